@@ -1,0 +1,95 @@
+"""One trained network turned into a family: a hypernetwork learns the weight manifold, `morph` hands back any size.
+
+Public names are loaded when they are first used: `import neumeta_hf` alone imports neither torch nor datasets. It also
+makes sure that transformers' Auto classes know NeuMeta checkpoints as soon as they exist.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from neumeta_hf._auto_classes import load_auto_classes, register_with_auto_classes
+
+if TYPE_CHECKING:
+    from neumeta_hf.calibration import calibrate
+    from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
+    from neumeta_hf.data import DataConfig, load_image_data
+    from neumeta_hf.errors import NeuMetaError
+    from neumeta_hf.evaluation import parse_widths, sweep
+    from neumeta_hf.hypernetworks import Hypernetwork, list_hypernetworks, register_hypernetwork
+    from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
+    from neumeta_hf.preparation import PreparationReport, prepare
+    from neumeta_hf.targets import TargetFamily, find_target, list_targets, register_target
+    from neumeta_hf.training import Recipe, load_recipe, train
+
+_HOMES = {
+    "DataConfig": "data",
+    "Hypernetwork": "hypernetworks",
+    "MorphConfig": "configuration_neumeta",
+    "NeuMetaConfig": "configuration_neumeta",
+    "NeuMetaError": "errors",
+    "NeuMetaForImageClassification": "modeling_neumeta",
+    "NeuMetaModel": "modeling_neumeta",
+    "PreparationReport": "preparation",
+    "Recipe": "training",
+    "SizeWarning": "modeling_neumeta",
+    "TargetFamily": "targets",
+    "calibrate": "calibration",
+    "find_target": "targets",
+    "list_hypernetworks": "hypernetworks",
+    "list_targets": "targets",
+    "load_image_data": "data",
+    "load_recipe": "training",
+    "parse_widths": "evaluation",
+    "prepare": "preparation",
+    "register_hypernetwork": "hypernetworks",
+    "register_target": "targets",
+    "sweep": "evaluation",
+    "train": "training",
+}
+
+__all__ = [
+    "DataConfig",
+    "Hypernetwork",
+    "MorphConfig",
+    "NeuMetaConfig",
+    "NeuMetaError",
+    "NeuMetaForImageClassification",
+    "NeuMetaModel",
+    "PreparationReport",
+    "Recipe",
+    "SizeWarning",
+    "TargetFamily",
+    "calibrate",
+    "find_target",
+    "list_hypernetworks",
+    "list_targets",
+    "load_image_data",
+    "load_recipe",
+    "parse_widths",
+    "prepare",
+    "register_hypernetwork",
+    "register_target",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("neumeta_hf")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'neumeta_hf' has no attribute {name!r}")
+    if _HOMES[name] not in ("errors", "data"):
+        load_auto_classes()
+    value = getattr(importlib.import_module(f"neumeta_hf.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+register_with_auto_classes()

@@ -1,0 +1,402 @@
+"""The `neumeta` command: train, prepare, morph, evaluate, info."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, SizeError
+
+_EPILOG = """\
+examples:
+  neumeta train --config examples/recipes/digits_lenet.yaml --set output_dir=outputs/digits
+  neumeta info outputs/digits
+  neumeta evaluate outputs/digits --widths 0.25:1.0:0.125
+  neumeta morph outputs/digits --width 0.5 --output outputs/digits-0.5
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command and its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="neumeta",
+        description="Turn one trained network into a family, and take any size of it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars, warnings and errors only")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train",
+        help="run a recipe: reference, preparation, hypernetwork",
+        description="Run a recipe, from data to a family in its output folder. For several processes use "
+        "`accelerate launch examples/train.py` with the same arguments.",
+    )
+    add_train_arguments(train)
+
+    prepare = commands.add_parser(
+        "prepare",
+        help="make a trained network smooth: fuse BatchNorm, order its channels",
+        description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
+        "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
+    )
+    prepare.add_argument("model", help="folder or Hub id of a transformers image classifier of a registered family")
+    prepare.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
+    prepare.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
+    prepare.add_argument(
+        "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
+    )
+    prepare.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+    morph = commands.add_parser(
+        "morph",
+        help="write a plain network of any size",
+        description="Write a plain transformers network of the asked size, with the family's image processor beside it.",
+    )
+    morph.add_argument("checkpoint", help="folder or Hub id of a family")
+    morph.add_argument(
+        "--width",
+        default="1.0",
+        help="a ratio for all width groups (0.5), or one per group (stage3=0.25,stage2=0.5); default: %(default)s",
+    )
+    morph.add_argument("--output", required=True, help="folder for the network; must not exist")
+    _add_sampling(morph)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure accuracy against size: table, JSON, CSV and picture",
+        description="Measure accuracy, loss, parameters and MACs at many widths on the test split of the data that the "
+        "family was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
+    )
+    evaluate.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
+    evaluate.add_argument(
+        "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
+    )
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
+    evaluate.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
+    evaluate.add_argument(
+        "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
+    )
+    evaluate.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
+    _add_sampling(evaluate)
+
+    info = commands.add_parser(
+        "info", help="what a family is: target, what is generated, trained range, sizes, preparation"
+    )
+    info.add_argument("checkpoint", help="folder or Hub id of a family")
+    info.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a training run, for the command and for `examples/train.py`.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument("--config", help="recipe, a YAML file; default: the embedded digits with a LeNet")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key of the recipe, for example --set train.epochs=3; may be given again",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-samples", type=int, default=1, help="noisy generations averaged per network; 1 is exact (default)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="where BatchNorm was kept: measure its statistics on so many training images at every size",
+    )
+
+
+def parse_width(text: str) -> float | dict[str, float]:
+    """Read the width of a morph.
+
+    Args:
+        text: "0.5", or "stage3=0.25,stage2=0.5".
+
+    Returns:
+        A ratio, or a ratio per width group.
+
+    Raises:
+        SizeError: The text is neither.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        return {group.strip(): float(ratio) for group, _, ratio in (part.partition("=") for part in text.split(","))}
+    except ValueError as error:
+        raise SizeError(
+            f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as stage3=0.25,stage2=0.5."
+        ) from error
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Run a recipe.
+
+    Args:
+        arguments: As from `add_train_arguments`.
+
+    Raises:
+        NeuMetaError: As `neumeta_hf.train`.
+    """
+    from neumeta_hf.training import load_recipe, train
+
+    output = train(load_recipe(arguments.config, arguments.overrides), resume=arguments.resume)
+    if output is not None and int(os.environ.get("RANK", "0")) == 0:
+        print(f"family saved in {output}: try `neumeta evaluate {output}`")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from transformers import AutoModelForImageClassification
+
+    from neumeta_hf.preparation import prepare
+
+    output = _new_folder(arguments.output)
+    model = _loaded(AutoModelForImageClassification, arguments.model)
+    prepared, report = prepare(
+        model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed
+    )
+    prepared.save_pretrained(output)
+    (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
+        f"{report.tv_after:.1f} ({report.tv_after / max(report.tv_before, 1e-12) - 1:+.1%}), largest relative change of the "
+        f"outputs {report.max_relative_error:.1e}\nprepared network saved in {output}"
+    )
+
+
+def _morph(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.evaluation import count_parameters
+
+    width = parse_width(arguments.width)
+    output = _new_folder(arguments.output)
+    family = _load_family(arguments.checkpoint)
+    model = family.morph(
+        width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
+    )
+    model.save_pretrained(output)
+    _copy_image_processor(arguments.checkpoint, output)
+    print(f"{type(model).__name__} with {count_parameters(model):,} parameters saved in {output}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from transformers import AutoModelForImageClassification
+
+    from neumeta_hf.data import load_image_data
+    from neumeta_hf.evaluation import parse_widths, sweep
+
+    widths = parse_widths(arguments.widths)
+    checkpoint = Path(arguments.checkpoint)
+    prefix = Path(arguments.output) if arguments.output else checkpoint / "sweep"
+    if not prefix.parent.is_dir():
+        raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
+    family = _load_family(arguments.checkpoint)
+    data_config = _recipe_of(checkpoint).data
+    if arguments.dataset:
+        data_config.dataset = arguments.dataset
+    data = load_image_data(data_config)
+    folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
+    reference = None
+    if arguments.reference or folder.is_dir():
+        reference = _loaded(AutoModelForImageClassification, str(folder))
+    result = sweep(
+        family,
+        data.test if arguments.split == "test" else data.validation,
+        widths,
+        reference=reference,
+        num_samples=arguments.num_samples,
+        seed=arguments.seed,
+        calibration=_calibration(arguments, family),
+        progress=not arguments.quiet,
+        facts={"checkpoint": checkpoint.name, "dataset": Path(data_config.dataset).name, "split": arguments.split},
+    )
+    Console().print(result.table())
+    for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
+        write(prefix.with_name(prefix.name + suffix))
+    print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from neumeta_hf.evaluation import count_parameters
+
+    family = _load_family(arguments.checkpoint)
+    config = family.config
+    num_channels = family.family.num_channels(config.target_config)
+    generated = sum(tensor.numel() for tensor in family.generate().values())
+    widths = config.trained_widths
+    facts = {
+        "target family": family.family.name,
+        "width groups": {group: num_channels[group] for group in family.width_groups},
+        "trained widths": list(widths),
+        "hypernetwork": config.hypernetwork,
+        "hypernetwork parameters": count_parameters(family.hypernetwork),
+        "generated parameters": generated,
+        "static parameters": sum(tensor.numel() for tensor in family.static.parameters()),
+        "hypernetwork / generated": round(count_parameters(family.hypernetwork) / generated, 2),
+        "normalization": config.normalization,
+        "widths with stored BatchNorm statistics": list(config.statistics_widths),
+        "coordinate noise (channels)": config.coordinate_noise,
+    }
+    if config.preparation:
+        facts["total variation before, after preparation"] = [
+            round(config.preparation["tv_before"], 2),
+            round(config.preparation["tv_after"], 2),
+        ]
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table(show_header=False, title=str(arguments.checkpoint))
+    for name, value in facts.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)
+
+
+def _loaded(auto_class, name: str):
+    try:
+        return auto_class.from_pretrained(name)
+    except NeuMetaError:
+        raise
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{name} cannot be loaded: {reason[:300]}") from error
+
+
+def _load_family(name: str):
+    from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+
+    return _loaded(NeuMetaForImageClassification, name)
+
+
+def _recipe_of(checkpoint: Path):
+    from neumeta_hf.training import load_recipe
+
+    path = checkpoint / "recipe.yaml"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder of "
+            "a training run."
+        )
+    return load_recipe(path)
+
+
+def _calibration(arguments: argparse.Namespace, family):
+    if not arguments.calibrate:
+        return None
+    if not family.statistic_names:
+        raise DataError("--calibrate: this family generates no BatchNorm, so there is nothing to calibrate. Drop it.")
+    from neumeta_hf.data import load_image_data
+    from neumeta_hf.training import calibration_batches
+
+    recipe = _recipe_of(Path(arguments.checkpoint))
+    if getattr(arguments, "dataset", None):
+        recipe.data.dataset = arguments.dataset
+    return calibration_batches(load_image_data(recipe.data).train, arguments.calibrate)
+
+
+def _new_folder(name: str) -> Path:
+    output = Path(name)
+    if output.exists():
+        raise RecipeError(f"--output {name} exists already: name a new folder, or remove it.")
+    return output
+
+
+def _copy_image_processor(checkpoint: str, output: Path) -> None:
+    from transformers import AutoImageProcessor
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+    except (OSError, ValueError):
+        print(f"note: {checkpoint} has no image processor, so none was written", file=sys.stderr)
+        return
+    processor.save_pretrained(output)
+
+
+_RUN = {"train": run_train, "prepare": _prepare, "morph": _morph, "evaluate": _evaluate, "info": _info}
+
+
+def setup_logging(*, quiet: bool = False) -> None:
+    """Let the library's log through, and silence what others say without being asked.
+
+    Args:
+        quiet: Warnings and errors only, no progress bars of others.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+
+
+def run(function, arguments: argparse.Namespace) -> int:
+    """Call a command's function; an error of the library becomes one line.
+
+    Args:
+        function: Takes the arguments.
+        arguments: Parsed ones.
+
+    Returns:
+        Exit code: 0, 2 for bad input, 130 when interrupted.
+    """
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    setup_logging(quiet=getattr(arguments, "quiet", False))
+    try:
+        with logging_redirect_tqdm():
+            function(arguments)
+    except NeuMetaError as error:
+        print(f"neumeta: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("neumeta: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command.
+
+    Args:
+        argv: Arguments; None: those of the process.
+
+    Returns:
+        Exit code: 0, or 2 after bad input.
+    """
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.version:
+        import neumeta_hf
+
+        print(f"neumeta_hf {neumeta_hf.__version__}")
+        return 0
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    return run(_RUN[arguments.command], arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

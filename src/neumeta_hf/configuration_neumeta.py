@@ -1,0 +1,102 @@
+"""What a NeuMeta checkpoint says of itself, and what a morph may be asked for."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from neumeta_hf.errors import CheckpointError, SizeError
+
+FORMAT_VERSION = 1
+"""Raised when a checkpoint's meaning changes; other formats are refused by name."""
+
+
+@strict
+class NeuMetaConfig(PreTrainedConfig):
+    """Configuration of a `NeuMetaModel`.
+
+    Attributes:
+        target_config: Config of the reference: the prepared target at width 1.0, of any registered family.
+        hypernetwork: `{"type": name, ...options}` as `build_hypernetwork` takes it.
+        generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns ("*").
+            The rest is static: saved in the checkpoint as it is.
+        width_groups: Groups of channels whose number a size may change. None: every group all of whose parameters are
+            generated.
+        normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are generated
+            or static like others, and its running statistics are stored per size).
+        trained_widths: Uniform widths that training drew; sizes outside their range warn.
+        statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores.
+        coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.
+        coordinate_noise: Noise of training in channels, which the mean of several samples uses again.
+        alignment: "corner" (`c / C`, the paper's) or "center" (`(c + 0.5) / C`).
+        clamp_sizes: Whether a size outside the trained range keeps the nearest trained size as its size coordinate.
+        preparation: Report of the preparation: orders, total variation before and after.
+        format_version: Format of the checkpoint.
+    """
+
+    model_type = "neumeta"
+    sub_configs_defaults = {"target_config": SubConfigSpec(AutoConfig, model_type="resnet")}  # noqa: RUF012
+
+    target_config: dict | PreTrainedConfig | None = None
+    hypernetwork: dict = dataclasses.field(default_factory=lambda: {"type": "inr"})
+    generated: list[str] | tuple[str, ...] = ("*",)
+    width_groups: list[str] | tuple[str, ...] | None = None
+    normalization: str = "fuse"
+    trained_widths: list[float | int] | tuple[float | int, ...] = ()
+    statistics_widths: list[float | int] | tuple[float | int, ...] = ()
+    coordinate_scale: int | None = None
+    coordinate_noise: float | int = 1.0
+    alignment: str = "corner"
+    clamp_sizes: bool = True
+    preparation: dict | None = None
+    format_version: int = FORMAT_VERSION
+
+    def validate_neumeta(self):
+        """Refuse values that no model can be built from.
+
+        Raises:
+            CheckpointError: Naming the field, its value and what it may be.
+        """
+        if self.format_version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"format_version={self.format_version}: this neumeta_hf reads format {FORMAT_VERSION}. "
+                "Install the release of neumeta_hf that wrote the checkpoint."
+            )
+        for name, allowed in (("normalization", ("fuse", "keep")), ("alignment", ("corner", "center"))):
+            if getattr(self, name) not in allowed:
+                raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
+        if not 0 <= self.coordinate_noise <= 4:
+            raise CheckpointError(
+                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the paper uses 1."
+            )
+        for name in ("trained_widths", "statistics_widths"):
+            if bad := [width for width in getattr(self, name) if not 0 < width <= 4]:
+                raise CheckpointError(f"{name} holds {bad}: widths are ratios in (0, 4], where 1.0 is the reference.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MorphConfig:
+    """One morph: how large, and how its weights are sampled.
+
+    Attributes:
+        width: A ratio for all width groups, or a ratio per group; groups not named keep 1.0.
+        num_samples: 1 asks for the exact coordinates; K > 1 for the mean of K noisy generations (cross-model smoothness).
+        noise: Width of that noise in channels; None: the training's.
+        seed: Of the noise.
+    """
+
+    width: float | Mapping[str, float] = 1.0
+    num_samples: int = 1
+    noise: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
+            raise SizeError(f"num_samples={self.num_samples!r}: give a whole number of at least 1 (1 is exact, no noise).")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        return dataclasses.asdict(self)

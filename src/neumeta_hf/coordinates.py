@@ -1,0 +1,197 @@
+"""Where every weight of a network lies: from `{name: shape}` to coordinates.
+
+The coordinate of one weight in one network is, after "Neural Metamorphosis" (Yang and Wang, ECCV 2024),
+
+    (l / L, c_out / C_out, c_in / C_in, L / N, C_out / N, C_in / N)
+
+with `l` the number of the tensor, `L` how many tensors are generated, `c_out` and `c_in` the channels that the weight
+joins, `C_out` and `C_in` how many there are, and `N` a constant. One coordinate stands for the whole kernel of a channel
+pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each, so a tensor's
+coordinates are kept as two vectors and four scalars, never as rows: memory grows with `C_out + C_in`, not with their product.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from neumeta_hf.errors import HypernetworkError
+
+COORD_DIM = 6
+
+Alignment = Literal["corner", "center"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorCoordinates:
+    """The coordinates of one generated tensor.
+
+    Attributes:
+        layer: Which of the generated tensors this is, from 0: it routes to the hypernetwork's part and is never noisy.
+        shape: Shape of the tensor to make.
+        layer_position: `l / L`.
+        out_positions: `c_out / C_out` of each output channel, `[num_out]`.
+        in_positions: `c_in / C_in` of each input channel, `[num_in]`; one zero for vectors.
+        layer_size: `L / N`.
+        out_size: `C_out / N`.
+        in_size: `C_in / N`.
+    """
+
+    layer: int
+    shape: tuple[int, ...]
+    layer_position: float
+    out_positions: Tensor
+    in_positions: Tensor
+    layer_size: float
+    out_size: float
+    in_size: float
+
+    @property
+    def num_out(self) -> int:
+        return self.shape[0]
+
+    @property
+    def num_in(self) -> int:
+        return self.shape[1] if len(self.shape) > 1 else 1
+
+    @property
+    def kernel_size(self) -> tuple[int, int]:
+        return (self.shape[2], self.shape[3]) if len(self.shape) == 4 else (1, 1)
+
+    @property
+    def num_weights(self) -> int:
+        return math.prod(self.shape)
+
+    def rows(self) -> Tensor:
+        """One row per channel pair, `[num_out * num_in, 6]`, in the order in which the tensor stores them.
+
+        Only for looking at: generation never builds it.
+        """
+        out, in_ = torch.meshgrid(self.out_positions, self.in_positions, indexing="ij")
+        constants = (self.layer_position, self.layer_size, self.out_size, self.in_size)
+        layer, layer_size, out_size, in_size = (torch.full_like(out, value) for value in constants)
+        return torch.stack((layer, out, in_, layer_size, out_size, in_size), dim=-1).reshape(-1, COORD_DIM)
+
+
+def make_coordinates(
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    scale: int,
+    alignment: Alignment = "corner",
+    smallest: Mapping[str, tuple[int, ...]] | None = None,
+    largest: Mapping[str, tuple[int, ...]] | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, TensorCoordinates]:
+    """Coordinates of every tensor in `shapes`, numbered in the order given.
+
+    Args:
+        shapes: Name to shape of each generated tensor: vectors, matrices or two-dimensional kernels.
+        scale: The constant `N` that sizes are divided by.
+        alignment: Where in its channel a position lies: "corner" is the paper's `c / C`; "center" is `(c + 0.5) / C`,
+            for which coordinate noise of one channel covers [0, 1] exactly once at every size.
+        smallest: Shapes at the smallest trained size. A size coordinate below it is raised to it, since the
+            hypernetwork has never seen a smaller one; positions and divisors keep the true size. None: as is.
+        largest: Shapes at the largest trained size, likewise.
+        device: Where the positions are kept.
+
+    Returns:
+        Name to coordinates, in the order of `shapes`.
+
+    Raises:
+        HypernetworkError: A tensor is neither vector, matrix nor two-dimensional kernel, or has an empty axis.
+    """
+    coordinates = {}
+    for layer, (name, shape) in enumerate(shapes.items()):
+        if len(shape) not in (1, 2, 4) or 0 in shape:
+            raise HypernetworkError(
+                f"{name} has shape {tuple(shape)}: only vectors, matrices and two-dimensional kernels with no empty axis "
+                "can be generated. Leave it out of `generated`, then it stays static."
+            )
+        num_out, num_in = shape[0], shape[1] if len(shape) > 1 else 1
+        out_size, in_size = num_out, num_in
+        if smallest is not None:
+            out_size, in_size = max(out_size, smallest[name][0]), max(in_size, (*smallest[name], 1)[1])
+        if largest is not None:
+            out_size, in_size = min(out_size, largest[name][0]), min(in_size, (*largest[name], 1)[1])
+        offset = 0.5 if alignment == "center" else 0.0
+        coordinates[name] = TensorCoordinates(
+            layer=layer,
+            shape=tuple(shape),
+            layer_position=layer / len(shapes),
+            out_positions=(torch.arange(num_out, device=device, dtype=torch.float32) + offset) / num_out,
+            in_positions=(torch.arange(num_in, device=device, dtype=torch.float32) + offset) / num_in,
+            layer_size=len(shapes) / scale,
+            out_size=out_size / scale,
+            in_size=in_size / scale,
+        )
+    return coordinates
+
+
+def add_noise(
+    coordinates: Mapping[str, TensorCoordinates], noise: float, *, scale: int, generator: torch.Generator
+) -> dict[str, TensorCoordinates]:
+    """Move each coordinate by uniform noise: cross-model smoothness (Yang and Wang, ECCV 2024).
+
+    Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels, and so does each size. One draw
+    serves all weights of a channel (the paper draws per weight), which keeps the first layer of a hypernetwork a sum of
+    per-axis terms. The layer number is never moved, so noise cannot send a weight to another tensor's part of the
+    hypernetwork, and shapes (the divisor among them) are never touched. An axis with one entry is a vector's missing
+    axis or has nothing beside it: it stays where it is.
+
+    Args:
+        coordinates: As from `make_coordinates`; not modified.
+        noise: Full width of the noise, in channels.
+        scale: The constant `N` that sizes were divided by.
+        generator: A CPU generator, so that one seed gives one network on every device.
+
+    Returns:
+        New coordinates.
+
+    Raises:
+        HypernetworkError: `noise` is negative or no number.
+    """
+    if not (noise >= 0 and math.isfinite(noise)):
+        raise HypernetworkError(f"noise={noise} is no width: coordinate noise is given in channels, from 0 (none) up.")
+    if noise == 0:
+        return dict(coordinates)
+
+    def moved(positions: Tensor, size: float) -> tuple[Tensor, float]:
+        if len(positions) == 1:
+            return positions, size
+        draws = (torch.rand(len(positions) + 1, generator=generator) - 0.5) * noise
+        return positions + (draws[:-1] / len(positions)).to(positions.device), size + draws[-1].item() / scale
+
+    noisy = {}
+    for name, tensor in coordinates.items():
+        out_positions, out_size = moved(tensor.out_positions, tensor.out_size)
+        in_positions, in_size = moved(tensor.in_positions, tensor.in_size)
+        noisy[name] = dataclasses.replace(
+            tensor, out_positions=out_positions, out_size=out_size, in_positions=in_positions, in_size=in_size
+        )
+    return noisy
+
+
+def centre_crop(kernel_size: Sequence[int], largest: Sequence[int]) -> list[int]:
+    """Which entries of a flattened `largest` kernel make up its two-dimensional centre of `kernel_size`.
+
+    Args:
+        kernel_size: Height and width wanted.
+        largest: Height and width that the hypernetwork writes.
+
+    Returns:
+        Indices into the flattened kernel, row by row: 3x3 of 5x5 gives 6, 7, 8, 11, 12, 13, 16, 17, 18.
+
+    Raises:
+        HypernetworkError: The wanted kernel is larger than what is written.
+    """
+    (height, width), (max_height, max_width) = kernel_size, largest
+    if height > max_height or width > max_width:
+        raise HypernetworkError(
+            f"a {height}x{width} kernel cannot be cropped from {max_height}x{max_width}: the hypernetwork must be built "
+            "with the largest kernel among the generated tensors."
+        )
+    top, left = (max_height - height) // 2, (max_width - width) // 2
+    return [row * max_width + column for row in range(top, top + height) for column in range(left, left + width)]

@@ -1,0 +1,97 @@
+"""Augmentation as a pure function of seed, epoch and image: no random state to save, to split between processes, or to lose."""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+_STREAMS = {"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5}
+
+
+def draws(indices: np.ndarray, *, seed: int, epoch: int, stream: str) -> np.ndarray:
+    """One uniform number per image, by hashing (SplitMix64, Steele et al. 2014).
+
+    Args:
+        indices: Numbers of the images in their data set, `[batch]`.
+        seed: Of the run.
+        epoch: Of the run.
+        stream: What the number is for; streams are independent.
+
+    Returns:
+        Numbers in [0, 1), `[batch]`: the same for an image whatever batch or process it is in.
+    """
+    with np.errstate(over="ignore"):
+        state = np.asarray(indices, dtype=np.uint64)
+        for word in (seed, epoch, _STREAMS[stream]):
+            state = _mix(state ^ np.uint64(word % 2**64) * np.uint64(0xD6E8FEB86659FD93))
+    return (state >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _mix(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tensor:
+    """Pad with black by an eighth of the size, and crop the size back at random.
+
+    Args:
+        images: `[batch, channels, height, width]`, any type.
+        indices: Numbers of the images in their data set, `[batch]`.
+        seed: Of the run.
+        epoch: Of the run.
+
+    Returns:
+        As `images`.
+    """
+    height, width = images.shape[-2:]
+    pad = max(1, height // 8)
+    padded = torch.nn.functional.pad(images, (pad,) * 4).numpy()
+    top = np.floor(draws(indices, seed=seed, epoch=epoch, stream="row") * (2 * pad + 1)).astype(np.int64)
+    left = np.floor(draws(indices, seed=seed, epoch=epoch, stream="column") * (2 * pad + 1)).astype(np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    return torch.from_numpy(windows[np.arange(len(images)), :, top, left])
+
+
+def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tensor:
+    """Mirror half of the images left to right.
+
+    Args:
+        images: `[batch, channels, height, width]`, any type.
+        indices: Numbers of the images in their data set, `[batch]`.
+        seed: Of the run.
+        epoch: Of the run.
+
+    Returns:
+        As `images`.
+    """
+    mirrored = torch.from_numpy(draws(indices, seed=seed, epoch=epoch, stream="flip") < 0.5)
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+
+
+def random_resized_crop(image: Image.Image, index: int, *, size: int, seed: int, epoch: int) -> Image.Image:
+    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 and resize it (Szegedy et al. 2015, arXiv:1409.4842).
+
+    Args:
+        image: Of any size.
+        index: Number of the image in its data set.
+        size: Height and width of the result.
+        seed: Of the run.
+        epoch: Of the run.
+
+    Returns:
+        The crop. A crop that would not fit is cut to the image.
+    """
+    number = np.array([index])
+    area, ratio, row, column = (
+        float(draws(number, seed=seed, epoch=epoch, stream=stream)[0]) for stream in ("area", "ratio", "row", "column")
+    )
+    wanted = (0.08 + 0.92 * area) * image.width * image.height
+    aspect = float(np.exp(np.log(3 / 4) + ratio * (np.log(4 / 3) - np.log(3 / 4))))
+    width = min(image.width, max(1, round((wanted * aspect) ** 0.5)))
+    height = min(image.height, max(1, round((wanted / aspect) ** 0.5)))
+    left, top = int(column * (image.width - width + 1)), int(row * (image.height - height + 1))
+    box = (left, top, left + width, top + height)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

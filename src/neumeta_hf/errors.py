@@ -1,0 +1,33 @@
+"""The errors that this library raises: each message gives the value, the rule and the way out."""
+
+
+class NeuMetaError(ValueError):
+    """Base of all errors of this library; the `neumeta` command turns it into one line and exit code 2."""
+
+
+class SizeError(NeuMetaError):
+    """A width or a number of channels that no network of the family can have."""
+
+
+class TargetError(NeuMetaError):
+    """An unknown target family, or a config or weights that do not fit the family."""
+
+
+class PreparationError(NeuMetaError):
+    """A reference that cannot be prepared, or whose function preparation would change."""
+
+
+class HypernetworkError(NeuMetaError):
+    """An unknown hypernetwork, or options and coordinates that do not fit it."""
+
+
+class CheckpointError(NeuMetaError):
+    """A checkpoint that lacks something, has something too much, or is of another kind."""
+
+
+class RecipeError(NeuMetaError):
+    """A recipe with an unknown key, a missing key or a value of the wrong kind."""
+
+
+class DataError(NeuMetaError):
+    """A data set that cannot be read as the recipe says."""

@@ -1,0 +1,36 @@
+"""What a network costs: parameters and multiply-accumulates, always of the whole network."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters, BatchNorm's affine ones included; buffers are none.
+
+    Args:
+        model: Any module.
+
+    Returns:
+        The number.
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image.
+
+    Args:
+        model: Any module; it is copied to the meta device, so nothing is computed.
+        example_inputs: `[batch, channels, height, width]`; the first image counts.
+
+    Returns:
+        The number: half of the floating-point operations that torch counts.
+    """
+    with torch.no_grad():
+        abstract = copy.deepcopy(model).to("meta").eval()
+        with FlopCounterMode(display=False) as counter:
+            abstract(example_inputs[:1].to("meta"))
+    return counter.get_total_flops() // 2

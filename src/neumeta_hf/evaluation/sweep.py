@@ -1,0 +1,208 @@
+"""Accuracy against size: measure a family at many widths, as a table, as files, and as a picture."""
+
+import csv
+import dataclasses
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from neumeta_hf.data import ImageSplit
+from neumeta_hf.evaluation.classification import evaluate_classifier
+from neumeta_hf.evaluation.cost import count_macs, count_parameters
+from neumeta_hf.evaluation.environment import environment_facts
+from neumeta_hf.evaluation.plots import plot_sweep
+from neumeta_hf.files import write_beside
+from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One size.
+
+    Attributes:
+        width: The ratio, or a ratio per width group.
+        accuracy: As a ratio.
+        loss: Mean cross-entropy, in nats.
+        num_parameters: Of the whole network.
+        macs: Multiply-accumulates of the whole network for one image.
+        compression_rate: 1 minus the share of the full-size network's parameters that is left; of the whole network.
+        trained: Whether training drew this very width.
+        in_range: Whether every width group lies between the smallest and the largest that training drew.
+    """
+
+    width: float | Mapping[str, float]
+    accuracy: float
+    loss: float
+    num_parameters: int
+    macs: int
+    compression_rate: float
+    trained: bool
+    in_range: bool
+
+    @property
+    def kind(self) -> str:
+        """"trained", "untrained" (between trained widths) or "outside" (of their range)."""
+        return "trained" if self.trained else "untrained" if self.in_range else "outside"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Sweep:
+    """A family at many sizes.
+
+    Attributes:
+        rows: One per size, in the order asked for.
+        reference: The network that the family was made from, if it was given.
+        facts: Where, when and on what it was measured.
+    """
+
+    rows: list[SweepRow]
+    reference: SweepRow | None
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Facts, reference and rows as plain values."""
+        return {
+            "facts": self.facts,
+            "reference": dataclasses.asdict(self.reference) if self.reference else None,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+        }
+
+    def save_json(self, path: str | Path) -> None:
+        """Write `to_dict()`.
+
+        Args:
+            path: The file; replaced only when the new one is complete.
+        """
+        with write_beside(path) as beside:
+            beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write one line per size.
+
+        Args:
+            path: The file; replaced only when the new one is complete.
+        """
+        names = [field.name for field in dataclasses.fields(SweepRow)]
+        with write_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(dataclasses.asdict(row) for row in self.rows)
+
+    def plot(self, path: str | Path) -> None:
+        """Draw accuracy against parameters.
+
+        Args:
+            path: The PNG; replaced only when the new one is complete.
+        """
+        with write_beside(path) as beside:
+            plot_sweep(self.to_dict(), beside)
+
+    def table(self) -> Table:
+        """The rows for a terminal, the reference first."""
+        table = Table(title=" ".join(str(self.facts[key]) for key in ("checkpoint", "split") if key in self.facts) or None)
+        for name in ("width", "accuracy", "loss", "parameters", "MACs", "compression", "size"):
+            table.add_column(name, justify="left" if name == "size" else "right")
+        for row in [self.reference, *self.rows]:
+            if row is None:
+                continue
+            table.add_row(
+                "reference" if row is self.reference else format_width(row.width),
+                f"{row.accuracy:.2%}",
+                f"{row.loss:.4f}",
+                f"{row.num_parameters:,}",
+                f"{row.macs:,}",
+                f"{row.compression_rate:.1%}",
+                "" if row is self.reference else row.kind,
+                end_section=row is self.reference,
+            )
+        return table
+
+
+def format_width(width: float | Mapping[str, float]) -> str:
+    """A width in a few characters.
+
+    Args:
+        width: A ratio, or a ratio per width group.
+
+    Returns:
+        Such as "0.5" or "stage3=0.25".
+    """
+    if isinstance(width, Mapping):
+        return ", ".join(f"{group}={ratio:g}" for group, ratio in width.items())
+    return f"{width:g}"
+
+
+def sweep(
+    model: NeuMetaModel,
+    split: ImageSplit,
+    widths: Sequence[float | Mapping[str, float]],
+    *,
+    reference: PreTrainedModel | None = None,
+    num_samples: int = 1,
+    seed: int = 0,
+    calibration: Iterable[Tensor] | None = None,
+    batch_size: int = 500,
+    progress: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> Sweep:
+    """Morph a family to each width and measure it.
+
+    Args:
+        model: The family.
+        split: Images to measure on.
+        widths: Ratios, or ratios per width group.
+        reference: The network that the family was made from, measured too.
+        num_samples: Noisy generations averaged per morph; 1 is exact.
+        seed: Of that noise.
+        calibration: Batches to measure BatchNorm statistics on, at every size.
+        batch_size: Images per forward pass.
+        progress: Whether to show a progress bar.
+        facts: Kept with the result, beside the environment's.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        SizeError: A width is impossible.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
+        DataError: The split is empty.
+    """
+    config = model.config
+    example = model.family.example_inputs(config.target_config, batch_size=1)
+    full_size = count_parameters(model.skeleton_at(config.target_config))
+    calibration = list(calibration) if calibration is not None else None
+
+    def measure(network: PreTrainedModel, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
+        scores = evaluate_classifier(network, split, batch_size=batch_size, device=model.device)
+        num_parameters = count_parameters(network)
+        return SweepRow(
+            width=width,
+            accuracy=scores["accuracy"],
+            loss=scores["loss"],
+            num_parameters=num_parameters,
+            macs=count_macs(network, example),
+            compression_rate=1 - num_parameters / full_size,
+            trained=trained,
+            in_range=in_range,
+        )
+
+    rows = []
+    bar = tqdm(widths, desc="sweep", disable=not progress)
+    for width in bar:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SizeWarning)  # the row says it
+            network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
+        trained = not isinstance(width, Mapping) and any(abs(width - other) < 1e-9 for other in config.trained_widths)
+        row = measure(network, width, trained=trained, in_range=model.is_in_trained_range(network.config))
+        bar.set_postfix(width=format_width(width), accuracy=f"{row.accuracy:.2%}")
+        rows.append(row)
+    measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
+    sampling = {"num_samples": num_samples, "seed": seed, "num_images": len(split)}
+    return Sweep(rows=rows, reference=measured, facts={**environment_facts(), **sampling, **(facts or {})})

@@ -1,0 +1,11 @@
+"""Hypernetworks: maps from the coordinates of weights to their values. Adding one is adding a file here."""
+
+from neumeta_hf.hypernetworks.base import (
+    Hypernetwork,
+    build_hypernetwork,
+    list_hypernetworks,
+    register_hypernetwork,
+)
+from neumeta_hf.hypernetworks.inr import INR
+
+__all__ = ["INR", "Hypernetwork", "build_hypernetwork", "list_hypernetworks", "register_hypernetwork"]

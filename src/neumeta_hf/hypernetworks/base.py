@@ -1,0 +1,89 @@
+"""What every hypernetwork is: a map from coordinates to weights, behind one interface and one registry."""
+
+import abc
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor, nn
+
+from neumeta_hf.coordinates import TensorCoordinates
+from neumeta_hf.errors import HypernetworkError
+
+
+class Hypernetwork(nn.Module, abc.ABC):
+    """Maps the coordinates of a network's tensors to their values.
+
+    A subclass is registered with `register_hypernetwork`. Its constructor takes `full_size` (the coordinates of the
+    reference, whose order numbers the tensors) and keyword-only options, which are what a checkpoint's config stores. It knows where
+    weights lie, never what they are called.
+    """
+
+    @abc.abstractmethod
+    def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:
+        """Generate tensors; differentiable in the parameters, and changes none of its arguments.
+
+        Args:
+            coordinates: Of the tensors wanted, any subset in any order.
+
+        Returns:
+            Values of the shape that each of `coordinates` names.
+        """
+
+    @abc.abstractmethod
+    def initialize(self, module: nn.Module) -> None:
+        """Give one of this hypernetwork's submodules its first values.
+
+        Must use `transformers.initialization`, which leaves alone what was loaded from a checkpoint.
+        """
+
+
+_REGISTRY: dict[str, Callable[..., Hypernetwork]] = {}
+
+
+def register_hypernetwork(name: str) -> Callable[[type[Hypernetwork]], type[Hypernetwork]]:
+    """Class decorator: makes a hypernetwork known to configs as `{"type": name, ...}`.
+
+    Args:
+        name: The word that configs use.
+
+    Returns:
+        The decorator, which returns the class unchanged.
+
+    Raises:
+        HypernetworkError: Another class holds the name.
+    """
+
+    def register(cls: type[Hypernetwork]) -> type[Hypernetwork]:
+        if _REGISTRY.setdefault(name, cls) is not cls:
+            raise HypernetworkError(f"hypernetwork {name!r} is taken by {_REGISTRY[name].__name__}: choose another name.")
+        return cls
+
+    return register
+
+
+def list_hypernetworks() -> list[str]:
+    """Names of the registered hypernetworks."""
+    return sorted(_REGISTRY)
+
+
+def build_hypernetwork(options: Mapping, full_size: Sequence[TensorCoordinates]) -> Hypernetwork:
+    """Build a hypernetwork from what a config stores.
+
+    Args:
+        options: `{"type": name, ...}` with the options of that hypernetwork.
+        full_size: Coordinates of the reference's generated tensors, in order.
+
+    Returns:
+        The module, with fresh weights.
+
+    Raises:
+        HypernetworkError: The type is unknown, or an option is not one of its options.
+    """
+    options = dict(options)
+    name = options.pop("type", None)
+    if name not in _REGISTRY:
+        raise HypernetworkError(f"hypernetwork type {name!r} is unknown: choose one of {', '.join(list_hypernetworks())}.")
+    known = list(inspect.signature(_REGISTRY[name]).parameters)[1:]
+    if unknown := sorted(set(options) - set(known)):
+        raise HypernetworkError(f"hypernetwork {name!r} has no option {', '.join(unknown)}: it takes {', '.join(known)}.")
+    return _REGISTRY[name](full_size, **options)

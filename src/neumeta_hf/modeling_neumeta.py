@@ -1,0 +1,569 @@
+"""`NeuMetaModel`: a hypernetwork that holds a family of networks, and hands back any member of it."""
+
+import copy
+import fnmatch
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from neumeta_hf.calibration import calibrate
+from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
+from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
+from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.hypernetworks import build_hypernetwork
+from neumeta_hf.targets import find_target, resize
+from neumeta_hf.targets import ratios as find_ratios
+
+Width = float | Mapping[str, float] | PreTrainedConfig
+"""A ratio for all width groups, a ratio per group, or the config of a target of the family."""
+
+
+class SizeWarning(UserWarning):
+    """A morph outside the range of sizes that training drew."""
+
+
+class TensorTree(nn.Module):
+    """Named tensors that live in a checkpoint under their own dotted names.
+
+    Args:
+        parameters: Name to tensor; kept as parameters.
+        buffers: Name to tensor; kept as persistent buffers.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]):
+        super().__init__()
+        for tensors, is_parameter in ((parameters, True), (buffers, False)):
+            for name, tensor in tensors.items():
+                *path, leaf = name.split(".")
+                node = self
+                for part in path:
+                    if part not in node._modules:
+                        node.add_module(part, TensorTree({}, {}))
+                    node = node._modules[part]
+                assert isinstance(node, TensorTree)
+                if is_parameter:
+                    node.register_parameter(leaf, nn.Parameter(tensor))
+                else:
+                    node.register_buffer(leaf, tensor)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name to tensor, parameters with their gradients."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+
+
+class NeuMetaModel(PreTrainedModel):
+    """A family of networks in one checkpoint: the hypernetwork, and the tensors that it does not generate.
+
+    `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
+
+    Args:
+        config: Names the target family, the reference's config, the hypernetwork and what is generated.
+
+    Raises:
+        TargetError: `generated` matches nothing, a width group is unknown, or a static tensor would change its shape
+            with a size.
+    """
+
+    config_class = NeuMetaConfig
+    config: NeuMetaConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: NeuMetaConfig):
+        super().__init__(config)
+        if not isinstance(config.target_config, PreTrainedConfig):
+            raise TargetError("target_config is missing: give the config of the reference, or use from_reference().")
+        self.family = find_target(config.target_config)
+        # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
+        self.__dict__["_skeletons"] = {}
+        reference = self.family.build(copy.deepcopy(config.target_config))
+        self._sort_names(reference)
+        self.width_groups = self._find_width_groups()
+        full_size = self._make_coordinates(config.target_config)
+        self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
+        tensors = reference.state_dict()
+        parameters = {name for name, _ in reference.named_parameters()}
+        self.static = TensorTree(
+            {name: tensors[name].detach().clone() for name in self.static_names if name in parameters},
+            {name: tensors[name].clone() for name in self.static_names if name not in parameters},
+        )
+        for tensor in self.static.tensors().values():
+            if tensor.device.type != "meta":  # filled by the target's own initialisation: post_init must not refill it
+                tensor._is_hf_initialized = True
+        self._make_statistics()
+        self.post_init()
+
+    def _sort_names(self, reference: nn.Module) -> None:
+        """Tell apart what is generated, constant, measured per size, and static."""
+        patterns = tuple(self.config.generated)
+
+        def matches(name: str, pattern: str) -> bool:
+            return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
+
+        names = list(reference.state_dict())
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name in names):
+                raise TargetError(
+                    f"generated={pattern!r} matches no parameter of {self.family.name}: "
+                    f"give names, prefixes or patterns of {', '.join(names[:3])}, ..."
+                )
+        self.constants: dict[str, float] = {}
+        self.statistic_names: list[str] = []
+        for prefix, module in reference.named_modules():
+            if not isinstance(module, _BatchNorm):
+                continue
+            buffers = [f"{prefix}.{name}" for name, _ in module.named_buffers()]
+            if self.config.normalization == "fuse":
+                # An architecture that keeps its BatchNorm modules has them as "add a bias"; only the bias is free.
+                values = {"weight": (1 + module.eps) ** 0.5, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+                self.constants |= {f"{prefix}.{key}": value for key, value in values.items()}
+            elif any(matches(name, pattern) for name in buffers for pattern in patterns):
+                self.statistic_names += buffers
+        self.generated_names = [
+            name
+            for name, _ in reference.named_parameters()
+            if name not in self.constants and any(matches(name, pattern) for pattern in patterns)
+        ]
+        taken = {*self.generated_names, *self.constants, *self.statistic_names}
+        self.static_names = [name for name in names if name not in taken]
+
+    def _find_width_groups(self) -> list[str]:
+        """The groups of channels that a size may change; also guards that static tensors never change."""
+        reference = self.config.target_config
+        num_channels = self.family.num_channels(reference)
+        wanted = list(self.config.width_groups) if self.config.width_groups is not None else list(num_channels)
+        if unknown := [group for group in wanted if group not in num_channels]:
+            raise TargetError(f"width_groups names {unknown}: {self.family.name} has {', '.join(num_channels)}.")
+        full = self._shapes(reference)
+        may_change = {*self.generated_names, *self.constants, *self.statistic_names}
+        found = []
+        for group in wanted:
+            if num_channels[group] < 2:
+                continue
+            one_less = (num_channels[group] - 1) / num_channels[group]
+            try:
+                smaller = self._shapes(resize(reference, {group: one_less}, groups=[group]))
+            except SizeError:  # a group that cannot stand alone at this size, such as one padded up to another
+                continue
+            changed = {name for name, shape in smaller.items() if shape != full[name]}
+            if changed <= may_change:
+                found.append(group)
+            elif self.config.width_groups is not None:
+                raise TargetError(
+                    f"width group {group!r} changes the shape of {', '.join(sorted(changed - may_change))}, which "
+                    f"generated={list(self.config.generated)} leaves static: generate these too, or drop the group."
+                )
+        if not found:
+            raise TargetError(
+                f"generated={list(self.config.generated)} leaves no width group free: each of {', '.join(num_channels)} "
+                "also changes a static tensor. Generate whole blocks, or everything ('*')."
+            )
+        return found
+
+    @classmethod
+    def from_reference(cls, reference: PreTrainedModel, **fields) -> Self:
+        """A new family around a prepared reference, with a fresh hypernetwork.
+
+        Args:
+            reference: The prepared target at width 1.0; its static tensors are copied.
+            **fields: Of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
+
+        Returns:
+            The model, on the reference's device.
+
+        Raises:
+            TargetError: As for the constructor.
+        """
+        names = {key: getattr(reference.config, key) for key in ("id2label", "label2id")}
+        config = NeuMetaConfig(target_config=copy.deepcopy(reference.config), **names, **fields)
+        model = cls(config)
+        config.width_groups = model.width_groups
+        tensors = reference.state_dict()
+        with torch.no_grad():
+            for name, tensor in model.static.tensors().items():
+                tensor.copy_(tensors[name])
+        return model.to(reference.device)
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
+
+        Raises:
+            CheckpointError: Keys are missing from the checkpoint or unknown to the model.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if keys := sorted(map(str, info[kind])):
+                raise CheckpointError(
+                    f"{kind.replace('_', ' ')} in the checkpoint: {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''} "
+                    f"({len(keys)} in all). Its config.json and weights are not of one model: download or save it again."
+                )
+        # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
+        # aligned, so that a reloaded family generates the very same bits.
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+        return (model, info) if output_loading_info else model
+
+    # ------------------------------------------------------------------------------------------------ sizes
+
+    def target_config_at(self, width: Width = 1.0) -> PreTrainedConfig:
+        """Config of the target at a size.
+
+        Args:
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+
+        Returns:
+            A new config.
+
+        Raises:
+            SizeError: No network of the family has that size, or it changes what this checkpoint holds fixed.
+        """
+        reference = self.config.target_config
+        if not isinstance(width, PreTrainedConfig):
+            return resize(reference, width, groups=self.width_groups)
+        fixed = {
+            group: ratio
+            for group, ratio in find_ratios(width, reference).items()
+            if ratio != 1.0 and group not in self.width_groups
+        }
+        if fixed:
+            raise SizeError(
+                f"the config changes {', '.join(fixed)}, which this checkpoint holds fixed: only "
+                f"{', '.join(self.width_groups)} may differ from its target_config."
+            )
+        return copy.deepcopy(width)
+
+    def is_in_trained_range(self, target_config: PreTrainedConfig) -> bool:
+        """Whether every width group lies between the smallest and the largest size that training drew."""
+        if not self.config.trained_widths:
+            return False
+        low, high = (self.family.num_channels(config) for config in self._trained_extremes())
+        num_channels = self.family.num_channels(target_config)
+        return all(low[group] <= num_channels[group] <= high[group] for group in self.width_groups)
+
+    def _trained_extremes(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+        widths = self.config.trained_widths
+        return self.target_config_at(min(widths)), self.target_config_at(max(widths))
+
+    def _warn_outside(self, target_config: PreTrainedConfig) -> None:
+        if not self.is_in_trained_range(target_config):
+            widths = self.config.trained_widths
+            trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
+            num_channels = self.family.num_channels(target_config)
+            warnings.warn(
+                f"the size asked for ({', '.join(f'{group}={num_channels[group]}' for group in self.width_groups)} channels)"
+                f" lies outside the trained range: training drew {trained}. Expect lower accuracy, and measure it.",
+                SizeWarning,
+                stacklevel=3,
+            )
+
+    # ------------------------------------------------------------------------------------------------ generation
+
+    def skeleton_at(self, target_config: PreTrainedConfig) -> nn.Module:
+        """The target of a size on the meta device: its shapes and its forward pass, without any weight."""
+        key = tuple(self.family.num_channels(target_config).items())
+        if key not in self._skeletons:
+            with torch.device("meta"):
+                self._skeletons[key] = self.family.build(copy.deepcopy(target_config))
+        return self._skeletons[key]
+
+    def _shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self.skeleton_at(target_config).state_dict().items()}
+
+    def _generated_shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
+        shapes = self._shapes(target_config)
+        return {name: shapes[name] for name in self.generated_names}
+
+    @property
+    def coordinate_scale(self) -> int:
+        """The constant `N` that sizes are divided by."""
+        if self.config.coordinate_scale is not None:
+            return self.config.coordinate_scale
+        return max(max(shape[:2]) for shape in self._generated_shapes(self.config.target_config).values())
+
+    def _make_coordinates(self, target_config: PreTrainedConfig) -> dict[str, TensorCoordinates]:
+        smallest = largest = None
+        if self.config.clamp_sizes and self.config.trained_widths:
+            smallest, largest = (self._generated_shapes(config) for config in self._trained_extremes())
+        return make_coordinates(
+            self._generated_shapes(target_config),
+            scale=self.coordinate_scale,
+            alignment=self.config.alignment,  # pyright: ignore[reportArgumentType]
+            smallest=smallest,
+            largest=largest,
+        )
+
+    def generate(
+        self, width: Width = 1.0, *, noise: float = 0.0, num_samples: int = 1, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """Ask the hypernetwork for every generated tensor of a size.
+
+        The one road from coordinates to weights: training and morphing both take it. Differentiable in the
+        hypernetwork's parameters.
+
+        Args:
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Full width of the uniform coordinate noise, in channels; 0 is exact.
+            num_samples: How many noisy generations are averaged; time grows with it, memory does not.
+            seed: Of the noise: the same seed gives the same weights on every device.
+
+        Returns:
+            Parameter name to tensor, of the shape that the target of that size declares.
+
+        Raises:
+            SizeError: No network of the family has that size.
+        """
+        coordinates = self._make_coordinates(self.target_config_at(width))
+        generator = torch.Generator().manual_seed(seed)
+        total: list[Tensor] = []
+        for _ in range(num_samples if noise else 1):
+            moved = add_noise(coordinates, noise, scale=self.coordinate_scale, generator=generator)
+            values = self.hypernetwork(list(moved.values()))
+            total = [a + b for a, b in zip(total, values, strict=True)] if total else values
+        if noise and num_samples > 1:
+            total = [tensor / num_samples for tensor in total]
+        return dict(zip(coordinates, total, strict=True))
+
+    def complete(self, generated: Mapping[str, Tensor], target_config: PreTrainedConfig) -> dict[str, Tensor]:
+        """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
+
+        Args:
+            generated: As from `generate`.
+            target_config: Of the size that they were generated for.
+
+        Returns:
+            Name to tensor. Statistics that no one has stored for the size are 0 and 1: fit for batch statistics only.
+        """
+        device, dtype = self.device, self.dtype
+        shapes = self._shapes(target_config)
+        tensors = {**self.static.tensors(), **generated}
+        for name, value in self.constants.items():
+            integral = name.endswith("num_batches_tracked")
+            tensors[name] = torch.full(shapes[name], value, device=device, dtype=torch.int64 if integral else dtype)
+        stored = self._stored_statistics(target_config) or {}
+        for name in self.statistic_names:
+            if name in stored:
+                tensors[name] = stored[name]
+            elif name.endswith("num_batches_tracked"):
+                tensors[name] = torch.zeros((), device=device, dtype=torch.int64)
+            else:
+                fill = 1.0 if name.endswith("running_var") else 0.0
+                tensors[name] = torch.full(shapes[name], fill, device=device, dtype=dtype)
+        return tensors
+
+    # ------------------------------------------------------------------------------------------------ use
+
+    def run(self, target_config: PreTrainedConfig, generated: Mapping[str, Tensor], **inputs) -> Any:
+        """Run the target of a size with the given weights, without making a module of it.
+
+        In training mode a BatchNorm that is generated uses its batch's statistics; static and fused ones never do.
+
+        Args:
+            target_config: Of the size.
+            generated: As from `generate`, at the same size.
+            **inputs: Of the target's forward pass.
+
+        Returns:
+            The target's output.
+        """
+        skeleton = self.skeleton_at(target_config)
+        skeleton.train(self.training)
+        measured = {name.rpartition(".")[0] for name in self.statistic_names}
+        for name, module in skeleton.named_modules():
+            if isinstance(module, _BatchNorm):
+                module.train(self.training and name in measured)
+        tensors = self.complete(generated, target_config)
+        return torch.func.functional_call(skeleton, tensors, (), inputs, strict=True)
+
+    def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
+        """Run the network of a size.
+
+        Args:
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            The target's output.
+
+        Raises:
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        target_config = self.target_config_at(width)
+        if not self.training:
+            self._warn_outside(target_config)
+            self._require_statistics(target_config)
+        generated = self.generate(target_config, noise=noise, seed=seed)
+        return self.run(target_config, generated, pixel_values=pixel_values, **inputs)
+
+    @torch.no_grad()
+    def morph(
+        self,
+        width: Width | MorphConfig = 1.0,
+        *,
+        num_samples: int = 1,
+        noise: float | None = None,
+        seed: int = 0,
+        calibration: Iterable[Tensor] | None = None,
+    ) -> PreTrainedModel:
+        """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
+
+        Args:
+            width: A ratio for all width groups; a ratio per group such as `{"stage3": 0.25}`; the config of a network
+                of the family; or a `MorphConfig` that holds all of these arguments.
+            num_samples: 1 asks for the exact coordinates, K > 1 for the mean of K noisy generations.
+            noise: Width of that noise in channels; None: the training's.
+            seed: Of the noise.
+            calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Needed
+                only where BatchNorm was kept and the checkpoint stores no statistics for the size.
+
+        Returns:
+            The stock class of the family wherever its config can express the size; all tensors are its own.
+
+        Raises:
+            SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
+            CheckpointError: BatchNorm was kept and there are neither statistics nor `calibration` for the size.
+        """
+        if isinstance(width, MorphConfig):
+            if (num_samples, noise, seed) != (1, None, 0):
+                raise SizeError("a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone.")
+            width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
+        else:
+            num_samples = MorphConfig(num_samples=num_samples).num_samples
+        target_config = self.target_config_at(width)
+        self._warn_outside(target_config)
+        if calibration is None:
+            self._require_statistics(target_config)
+        if num_samples == 1 and noise is None:
+            noise = 0.0
+        generated = self.generate(
+            target_config,
+            noise=self.config.coordinate_noise if noise is None else noise,
+            num_samples=num_samples,
+            seed=seed,
+        )
+        tensors = self.complete(generated, target_config)
+        with torch.device("meta"):
+            model = self.family.build(copy.deepcopy(target_config))
+        model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
+        model.eval()
+        return calibrate(model, calibration) if calibration is not None else model  # pyright: ignore[reportReturnType]
+
+    # ------------------------------------------------------------------------------------------------ statistics
+
+    def _make_statistics(self, measured: Sequence[Mapping[str, Tensor]] = ()) -> None:
+        """Hold one set of BatchNorm statistics per stored width; without `measured`, empty ones of the right shape."""
+        buffers = {}
+        for index, width in enumerate(self.config.statistics_widths):
+            shapes = self._shapes(self.target_config_at(width))
+            for name in self.statistic_names:
+                if measured:
+                    buffers[f"{index}.{name}"] = measured[index][name]
+                else:
+                    dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.get_default_dtype()
+                    buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
+        self.statistics = TensorTree({}, buffers)
+
+    def store_statistics(self, batches: Iterable[Tensor], widths: Sequence[float]) -> None:
+        """Measure the BatchNorm statistics of these uniform widths and keep them in the checkpoint.
+
+        Args:
+            batches: Normalised images as training saw them, `[batch, channels, height, width]` each.
+            widths: Ratios; they replace what was stored before.
+
+        Raises:
+            CheckpointError: This checkpoint has no generated BatchNorm.
+        """
+        if not self.statistic_names:
+            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
+        batches = list(batches)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SizeWarning)
+            measured = [self.morph(width, calibration=batches).state_dict() for width in widths]
+        self.config.statistics_widths = [float(width) for width in widths]
+        self._make_statistics(measured)
+
+    def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
+        num_channels = self.family.num_channels(target_config)
+        for index, width in enumerate(self.config.statistics_widths):
+            if self.family.num_channels(self.target_config_at(width)) == num_channels:
+                prefix = f"{index}."
+                return {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in self.statistics.tensors().items()
+                    if name.startswith(prefix)
+                }
+        return None
+
+    def _require_statistics(self, target_config: PreTrainedConfig) -> None:
+        if self.statistic_names and self._stored_statistics(target_config) is None:
+            stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
+            raise CheckpointError(
+                "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
+                f"{stored}). Pass morph(..., calibration=batches of images as training saw them), or store_statistics()."
+            )
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, TensorTree):
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    init.zeros_(tensor)
+        else:
+            self.hypernetwork.initialize(module)
+
+
+class NeuMetaForImageClassification(NeuMetaModel):
+    """A family of image classifiers; its checkpoints and those of `NeuMetaModel` are the same files."""
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        width: Width = 1.0,
+        noise: float = 0.0,
+        seed: int = 0,
+        **inputs,
+    ) -> ImageClassifierOutput:
+        """Classify images with the network of a size.
+
+        Args:
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            `logits`, `[batch, num_labels]`, and `loss` if there are labels.
+
+        Raises:
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
+        loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+AutoConfig.register(NeuMetaConfig.model_type, NeuMetaConfig)
+AutoModel.register(NeuMetaConfig, NeuMetaModel)
+AutoModelForImageClassification.register(NeuMetaConfig, NeuMetaForImageClassification)

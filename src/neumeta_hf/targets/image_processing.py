@@ -1,0 +1,63 @@
+"""From PIL images to `pixel_values`, for networks with one or three input channels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from transformers import ViTImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
+
+from neumeta_hf.errors import TargetError
+
+# ITU-R BT.601, as in PIL's own conversion.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class GrayscaleImageProcessor(ViTImageProcessorPil):
+    """Turns any image into one grey channel, then resizes, rescales and normalises it.
+
+    An image that is grey already, though stored as RGB, keeps its exact values. That matters because the pipelines of
+    transformers hand every image over as RGB.
+    """
+
+    def process_image(self, image, **kwargs) -> np.ndarray:
+        """One image to `[1, height, width]`, with values and type as they were."""
+        if isinstance(image, Image.Image):
+            image = image.convert("L")
+        array = super().process_image(image, **kwargs)
+        if array.shape[0] == 1:
+            return array
+        grey = np.tensordot(_LUMA, array[:3], axes=1)[None]
+        return (grey.round() if np.issubdtype(array.dtype, np.integer) else grey).astype(array.dtype)
+
+
+def build_image_processor(
+    *, num_channels: int, image_size: int | tuple[int, int], mean: Sequence[float], std: Sequence[float]
+) -> BaseImageProcessor:
+    """An image processor that `pipeline("image-classification")` and `AutoImageProcessor` can use.
+
+    It resizes to exactly `image_size` (bilinear, no crop), scales to [0, 1] and normalises.
+
+    Args:
+        num_channels: Input channels of the network: 1 (grey) or 3 (RGB).
+        image_size: Height and width, in pixels; one number for both.
+        mean: What is subtracted from each channel, on the scale of [0, 1].
+        std: What each channel is then divided by.
+
+    Returns:
+        A stock processor of transformers for 3 channels, a `GrayscaleImageProcessor` for 1.
+
+    Raises:
+        TargetError: Another number of channels, or `mean` or `std` are not as many.
+    """
+    if num_channels not in (1, 3):
+        raise TargetError(f"images with {num_channels} channels have no image processor: it takes 1 (grey) or 3 (RGB).")
+    if not len(mean) == len(std) == num_channels:
+        raise TargetError(
+            f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value a channel."
+        )
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    options = {"size": {"height": height, "width": width}, "image_mean": list(mean), "image_std": list(std)}
+    if num_channels == 1:
+        return GrayscaleImageProcessor(**options)
+    return ViTImageProcessorPil(do_convert_rgb=True, **options)

@@ -1,0 +1,149 @@
+"""The ResNet of transformers, at any width (He et al. 2016, arXiv:1512.03385).
+
+`ResNetForImageClassification` has one width a stage; `NeuMetaResNetForImageClassification` has one for the inside of
+each block, too. A size that the stock class can express keeps it: then only transformers is needed to load it.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+
+from neumeta_hf.errors import SizeError
+from neumeta_hf.targets.registry import TargetFamily, register_target
+from neumeta_hf.targets.sizes import shortest_ratio
+
+# The stock class has no word for it in its config.
+BOTTLENECK_REDUCTION = 4
+DEFAULT_IMAGE_SIZE = 224
+
+
+def _stage_sizes(config: ResNetConfig) -> list[int]:
+    return list(config.hidden_sizes or ())
+
+
+def _depths(config: ResNetConfig) -> list[int]:
+    return list(config.depths or ())
+
+
+def _stem_is_tied(config: ResNetConfig) -> bool:
+    # The stock block has a 1x1 shortcut wherever it strides or changes the width.
+    return not config.downsample_in_first_stage and config.embedding_size == _stage_sizes(config)[0]
+
+
+def _stock_inner_sizes(config: ResNetConfig) -> list[list[int]]:
+    reduction = BOTTLENECK_REDUCTION if config.layer_type == "bottleneck" else 1
+    return [[width // reduction] * depth for width, depth in zip(_stage_sizes(config), _depths(config), strict=True)]
+
+
+def _inner_sizes(config: ResNetConfig) -> list[list[int]]:
+    return getattr(config, "inner_sizes", None) or _stock_inner_sizes(config)
+
+
+@strict
+class NeuMetaResNetConfig(ResNetConfig):
+    """A `ResNetConfig` whose blocks may have any inner width.
+
+    Attributes:
+        inner_sizes: Channels inside each block, by stage: between the two convolutions of a basic block, before and
+            after the 3x3 convolution of a bottleneck. None: as in `ResNetConfig`.
+    """
+
+    model_type = "neumeta_resnet"
+
+    inner_sizes: list[list[int]] | None = None
+
+    def validate_inner_sizes(self):
+        """A positive count for every block."""
+        inner = self.inner_sizes
+        if inner is not None and ([len(s) for s in inner] != _depths(self) or min(map(min, inner)) < 1):
+            raise ValueError(f"inner_sizes={inner}: pass a count from 1 up for each of {self.depths} blocks.")
+
+
+def _resize_layer(layer: Any, in_channels: int, out_channels: int) -> None:
+    old = layer.convolution
+    layer.convolution = nn.Conv2d(in_channels, out_channels, old.kernel_size, old.stride, old.padding, bias=False)
+    layer.normalization = nn.BatchNorm2d(out_channels)
+
+
+class NeuMetaResNetForImageClassification(ResNetForImageClassification):
+    """`ResNetForImageClassification` with its own width inside every block."""
+
+    config: NeuMetaResNetConfig
+
+    def __init__(self, config: NeuMetaResNetConfig):
+        super().__init__(config)
+        stages: Any = self.resnet.encoder.stages
+        for stage, inner_sizes in zip(stages, _inner_sizes(config), strict=True):
+            for block, inner in zip(stage.layers, inner_sizes, strict=True):
+                first, *middle, last = block.layer
+                _resize_layer(first, first.convolution.in_channels, inner)
+                for layer in middle:
+                    _resize_layer(layer, inner, inner)
+                _resize_layer(last, inner, last.convolution.out_channels)
+        self.post_init()
+
+
+def _as_class(config: ResNetConfig, cls: type[ResNetConfig], **inner_sizes: Any) -> ResNetConfig:
+    fields = config.to_dict()
+    fields.pop("inner_sizes", None)
+    if fields.pop("model_type") != cls.model_type:
+        fields["architectures"] = None
+    return cls(**fields, **inner_sizes)
+
+
+def _vanished_shortcut(config: ResNetConfig, count: int) -> str:
+    full = _stage_sizes(config)[0]
+    choices = [f"{n} (a ratio of {shortest_ratio(full, n)})" for n in (count - 1, count + 1) if n > 0]
+    return (
+        f"'stage1' cannot have {count} channels while 'embedding' has as many: the 1x1 convolution between the two "
+        f"would vanish. Take {' or '.join(choices)} for 'stage1'."
+    )
+
+
+@register_target
+class ResNetFamily(TargetFamily):
+    """One width group for each stage's residual stream, one inside every block, and one for the stem where it is free.
+
+    The stem is tied to the first stage where an identity shortcut joins the two.
+    """
+
+    name = "resnet"
+    model_types = ("resnet", "neumeta_resnet")
+
+    def num_channels(self, config: ResNetConfig) -> dict[str, int]:
+        counts = {} if _stem_is_tied(config) else {"embedding": config.embedding_size}
+        for stage, (width, inner) in enumerate(zip(_stage_sizes(config), _inner_sizes(config), strict=True), start=1):
+            counts[f"stage{stage}"] = width
+            counts |= {f"stage{stage}.block{block}": count for block, count in enumerate(inner, start=1)}
+        return counts
+
+    def parents(self, config: ResNetConfig) -> dict[str, str]:
+        return {group: group.split(".")[0] for group in self.num_channels(config) if "." in group}
+
+    def with_num_channels(self, config: ResNetConfig, num_channels: Mapping[str, int]) -> ResNetConfig:
+        counts = self.check_channels(config, num_channels)
+        stages = [counts[f"stage{stage}"] for stage in range(1, len(_depths(config)) + 1)]
+        inner = [
+            [counts[f"stage{stage}.block{block}"] for block in range(1, depth + 1)]
+            for stage, depth in enumerate(_depths(config), start=1)
+        ]
+        resized = copy.deepcopy(config)
+        resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])
+        if _stem_is_tied(resized) and not _stem_is_tied(config):
+            raise SizeError(_vanished_shortcut(config, stages[0]))
+        is_stock = inner == _stock_inner_sizes(resized)
+        return (
+            _as_class(resized, ResNetConfig) if is_stock else _as_class(resized, NeuMetaResNetConfig, inner_sizes=inner)
+        )
+
+    def image_shape(self, config: ResNetConfig) -> tuple[int, int, int]:
+        size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
+        return config.num_channels, size, size
+
+
+AutoConfig.register(NeuMetaResNetConfig.model_type, NeuMetaResNetConfig)
+AutoModelForImageClassification.register(NeuMetaResNetConfig, NeuMetaResNetForImageClassification)

@@ -1,0 +1,21 @@
+"""Training: recipes, the sizes of a step, losses, the loop, and a whole run."""
+
+from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
+from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
+from neumeta_hf.training.run import calibration_batches, load_target, train, training_widths
+from neumeta_hf.training.sampling import SizeSampler
+
+__all__ = [
+    "LoopRecipe",
+    "NeuMetaObjective",
+    "Recipe",
+    "ReferenceObjective",
+    "SizeSampler",
+    "calibration_batches",
+    "fit_to_reference",
+    "load_recipe",
+    "load_target",
+    "recipe_from_dict",
+    "train",
+    "training_widths",
+]

@@ -1,0 +1,316 @@
+"""A training run as data: nested dataclasses, read from one YAML file and `key=value` overrides.
+
+No default hides in the training code: what a run does is its recipe, and the resolved recipe is saved beside the result.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from neumeta_hf.data.config import DataConfig
+from neumeta_hf.errors import RecipeError
+
+_FORBID = ConfigDict(extra="forbid", strict=False)
+
+
+@dataclasses.dataclass(kw_only=True)
+class TargetRecipe:
+    """The network to make a family of.
+
+    Attributes:
+        family: Name of a registered target family.
+        config: Fields of the family's config; `num_labels` comes from the data.
+        checkpoint: Trained weights to start from: a folder or Hub id of a transformers model, or a safetensors file
+            with the usual names of CIFAR-10 ResNets. None: random weights.
+    """
+
+    __pydantic_config__ = _FORBID
+    family: str = "lenet"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimizerRecipe:
+    """The optimiser.
+
+    Attributes:
+        name: "adamw" or "sgd".
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled for AdamW, L2 for SGD.
+        momentum: Of SGD, with Nesterov's form.
+    """
+
+    __pydantic_config__ = _FORBID
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclasses.dataclass(kw_only=True)
+class ScheduleRecipe:
+    """How the learning rate moves; all positions are fractions of the run.
+
+    Attributes:
+        name: "constant", "cosine", "one_cycle" (linear up, linear down) or "multi_step".
+        warmup: Fraction of the run in which the rate rises linearly from 0; of "one_cycle", where its peak lies.
+        milestones: For "multi_step": where the rate is multiplied by `gamma`.
+        gamma: For "multi_step".
+    """
+
+    __pydantic_config__ = _FORBID
+    name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
+    warmup: float = 0.0
+    milestones: list[float] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
+    gamma: float = 0.1
+
+
+@dataclasses.dataclass(kw_only=True)
+class LoopRecipe:
+    """A training loop, of the reference or of the hypernetwork.
+
+    Attributes:
+        epochs: Passes over the training split.
+        batch_size: Images per process and step.
+        gradient_accumulation_steps: Batches per optimiser step.
+        optimizer: The optimiser.
+        schedule: The learning rate over the run.
+        clip: Largest norm of the gradient, or largest absolute entry where `clip_by` is "value". None: no clipping.
+        clip_by: "norm" or "value".
+        ema_decay: Decay of the exponential moving average of the weights, which is what is evaluated and saved. It is
+            lower in the first steps, `(1 + step) / (10 + step)`. None: no average.
+        evaluate_every: Epochs between two evaluations on the validation split; the best decides what is kept.
+        checkpoint_every: Epochs between two states to resume from.
+        stop_after_steps: Stop cleanly after so many optimiser steps, for schedulers with a time limit; `--resume`
+            goes on from there.
+        num_workers: Processes that load data.
+    """
+
+    __pydantic_config__ = _FORBID
+    epochs: int = 10
+    batch_size: int = 128
+    gradient_accumulation_steps: int = 1
+    optimizer: OptimizerRecipe = dataclasses.field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = dataclasses.field(default_factory=ScheduleRecipe)
+    clip: float | None = None
+    clip_by: Literal["norm", "value"] = "norm"
+    ema_decay: float | None = None
+    evaluate_every: int = 1
+    checkpoint_every: int = 1
+    stop_after_steps: int | None = None
+    num_workers: int = 0
+
+
+@dataclasses.dataclass(kw_only=True)
+class PreparationRecipe:
+    """How the trained reference becomes smooth.
+
+    Attributes:
+        normalization: "fuse" folds BatchNorm into the convolutions; "keep" keeps it.
+        order: "path" (Shortest Hamiltonian Path), "random", "identity" or "importance".
+    """
+
+    __pydantic_config__ = _FORBID
+    normalization: Literal["fuse", "keep"] = "fuse"
+    order: Literal["path", "random", "identity", "importance"] = "path"
+
+
+@dataclasses.dataclass(kw_only=True)
+class FamilyRecipe:
+    """The hypernetwork and what it generates; see `NeuMetaConfig` for each field."""
+
+    __pydantic_config__ = _FORBID
+    hypernetwork: dict[str, Any] = dataclasses.field(default_factory=lambda: {"type": "inr"})
+    generated: list[str] = dataclasses.field(default_factory=lambda: ["*"])
+    width_groups: list[str] | None = None
+    coordinate_noise: float = 1.0
+    alignment: Literal["corner", "center"] = "corner"
+    clamp_sizes: bool = True
+
+
+@dataclasses.dataclass(kw_only=True)
+class SizesRecipe:
+    """Which sizes a step trains at.
+
+    Attributes:
+        widths: The uniform widths to draw from: a list, or a range "first:last:step".
+        sampler: "uniform" draws `num_random` widths per step (the paper: one); "sandwich" adds the largest and the
+            smallest to them.
+        num_random: Random widths per step.
+        per_group: Draw the random ones for every width group on its own.
+    """
+
+    __pydantic_config__ = _FORBID
+    widths: list[float] | str = "0.25:1.0:0.0625"
+    sampler: Literal["uniform", "sandwich"] = "uniform"
+    num_random: int = 1
+    per_group: bool = False
+
+
+@dataclasses.dataclass(kw_only=True)
+class LossesRecipe:
+    """Weights of the losses; 0 switches one off.
+
+    Attributes:
+        task: Cross-entropy.
+        reconstruction: Squared distance to the reference's weights, weighted by their magnitude, at full size only.
+        regularization: Sum of the norms of the generated tensors.
+        distillation: Divergence from the reference's predictions.
+        temperature: Of the distillation.
+    """
+
+    __pydantic_config__ = _FORBID
+    task: float = 1.0
+    reconstruction: float = 1.0
+    regularization: float = 1e-4
+    distillation: float = 0.0
+    temperature: float = 1.0
+
+
+@dataclasses.dataclass(kw_only=True)
+class FitRecipe:
+    """Before training: fit the hypernetwork to the reference's weights alone, which needs no data.
+
+    Attributes:
+        steps: Steps of AdamW; 0 skips the fit.
+        learning_rate: Peak of its one-cycle schedule.
+    """
+
+    __pydantic_config__ = _FORBID
+    steps: int = 0
+    learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(kw_only=True)
+class Recipe:
+    """One run from data to checkpoint.
+
+    Attributes:
+        output_dir: Where the checkpoint, the reference, the log and the state to resume from go.
+        seed: Of everything random.
+        mixed_precision: "no" or "bf16", of both loops; evaluation is in full precision.
+        data: The data set.
+        target: The network to make a family of.
+        pretrain: Trains the reference first, or fine-tunes the target's checkpoint. None: taken as it is.
+        preparation: How the reference becomes smooth.
+        family: The hypernetwork and what it generates.
+        sizes: Which sizes a step trains at.
+        losses: Weights of the losses.
+        fit: The fit before training.
+        train: The training loop of the hypernetwork.
+        validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
+        statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, or None
+            for the trained ones.
+        statistics_images: Training images that statistics are measured on.
+        trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".
+        num_samples: Noisy generations averaged per morph in validation; 1 is exact.
+    """
+
+    __pydantic_config__ = _FORBID
+    output_dir: str = "outputs/run"
+    seed: int = 0
+    mixed_precision: Literal["no", "bf16"] = "no"
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
+    target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
+    pretrain: LoopRecipe | None = None
+    preparation: PreparationRecipe = dataclasses.field(default_factory=PreparationRecipe)
+    family: FamilyRecipe = dataclasses.field(default_factory=FamilyRecipe)
+    sizes: SizesRecipe = dataclasses.field(default_factory=SizesRecipe)
+    losses: LossesRecipe = dataclasses.field(default_factory=LossesRecipe)
+    fit: FitRecipe = dataclasses.field(default_factory=FitRecipe)
+    train: LoopRecipe = dataclasses.field(default_factory=LoopRecipe)
+    validation_widths: list[float] | None = None
+    statistics_widths: list[float] | str | None = None
+    statistics_images: int = 2048
+    trackers: list[str] = dataclasses.field(default_factory=list)
+    num_samples: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain values, ready for YAML."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        path: YAML file. None: the defaults.
+        overrides: "key.inner=value" each, the value read as YAML; later ones win.
+
+    Returns:
+        The recipe, every field filled.
+
+    Raises:
+        RecipeError: The file cannot be read, a key is unknown, or a value is of the wrong kind; the message names the
+            key, and for an unknown one its nearest relative.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise RecipeError(f"recipe {path} cannot be read ({error.strerror}): give the path of a YAML file.") from error
+        except yaml.YAMLError as error:
+            raise RecipeError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict):
+            raise RecipeError(f"recipe {path} holds a {type(values).__name__}: it must map keys to values.")
+    for override in overrides:
+        _set(values, override)
+    return recipe_from_dict(values)
+
+
+def recipe_from_dict(values: dict[str, Any]) -> Recipe:
+    """Check plain values and make a recipe of them.
+
+    Args:
+        values: As from YAML.
+
+    Returns:
+        The recipe, every field filled.
+
+    Raises:
+        RecipeError: As for `load_recipe`.
+    """
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        raise RecipeError("; ".join(_explain(entry) for entry in error.errors()[:3])) from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {override!r}: write key=value, for example train.epochs=3.")
+    *path, leaf = key.strip().split(".")
+    node = values
+    for part in path:
+        if node.get(part) is None:
+            node[part] = {}
+        node = node[part]
+        if not isinstance(node, dict):
+            raise RecipeError(f"override {override!r}: {part} holds a value, no keys.")
+    try:
+        node[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {override!r}: {text!r} is no YAML value.") from error
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    if error["type"] != "unexpected_keyword_argument":
+        return f"recipe key {'.'.join(path)}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    node: Any = Recipe
+    for part in path[:-1]:
+        field = {field.name: field for field in dataclasses.fields(node)}.get(part)
+        options = (field.type, *getattr(field.type, "__args__", ())) if field else ()
+        node = next((option for option in options if dataclasses.is_dataclass(option)), node)
+    known = [field.name for field in dataclasses.fields(node)]
+    close = difflib.get_close_matches(path[-1], known, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
+    return f"recipe key {'.'.join(path)} is unknown: {advice}"

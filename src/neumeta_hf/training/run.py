@@ -1,0 +1,413 @@
+"""One run, from a recipe to a checkpoint: reference, preparation, hypernetwork, selection."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import gather_object, set_seed
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+
+from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
+from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_classifier, parse_widths
+from neumeta_hf.files import replace_folder
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
+from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.targets import build_image_processor, find_target
+from neumeta_hf.targets.cifar_resnet import load_checkpoint
+from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
+from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
+from neumeta_hf.training.recipe import LoopRecipe, Recipe
+from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.tracking import JSONLTracker, check_trackers
+
+logger = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
+    """Run a recipe.
+
+    The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
+    folder), the image processor, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders `reference` (the prepared
+    network, a plain transformers model), `last` (the family after the last step) and `state` (to resume from).
+
+    Args:
+        recipe: The run.
+        resume: Go on with the run in the output folder; it ends bit-equal to one that was never interrupted.
+
+    Returns:
+        The output folder, or None where the run stopped at `stop_after_steps`.
+
+    Raises:
+        RecipeError: The output folder holds another run, a tracker is missing, or the processes do not see each other.
+        CheckpointError: There is nothing to resume.
+        DataError: The data cannot be read as the recipe says.
+        TargetError: The target's config or checkpoint does not fit.
+        PreparationError: Preparation would change the reference's function.
+    """
+    started = time.time()
+    output = Path(recipe.output_dir)
+    accelerator = _make_accelerator(recipe, output)
+    _claim_output(recipe, output, resume=resume, accelerator=accelerator)
+    accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
+    data = load_image_data(recipe.data)
+    try:
+        reference, report = _make_reference(recipe, data, output, resume=resume, accelerator=accelerator)
+        model = _train_family(recipe, data, reference, report, output, resume=resume, accelerator=accelerator)
+    except StoppedEarly as stop:
+        logger.warning("%s", stop)
+        accelerator.end_training()
+        return None
+    if accelerator.is_main_process:
+        _write_result(recipe, data, reference, model, output, seconds=time.time() - started)
+    accelerator.end_training()
+    accelerator.wait_for_everyone()
+    return output
+
+
+def training_widths(recipe: Recipe) -> list[float]:
+    """The uniform widths that a recipe trains at.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        Ratios in ascending order.
+    """
+    widths = recipe.sizes.widths
+    return sorted(parse_widths(widths) if isinstance(widths, str) else widths)
+
+
+def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> list[Tensor]:
+    """Images as training sees them, augmentation included, to measure BatchNorm statistics on.
+
+    Args:
+        split: The training split.
+        num_images: How many; all of them where there are fewer.
+        batch_size: Images per batch.
+
+    Returns:
+        Normalised batches, `[batch, channels, height, width]`.
+    """
+    chosen = split.with_augmentation(True).subset(min(num_images, len(split)), seed=0)
+    indices = list(range(len(chosen)))
+    return [
+        chosen.__getitems__(indices[start : start + batch_size])["pixel_values"]
+        for start in range(0, len(indices), batch_size)
+    ]
+
+
+def _make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
+    check_trackers(recipe.trackers)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]
+        project_dir=str(output),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+    )
+    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != expected:
+        # Each would believe to be alone and write over the others' files.
+        raise RecipeError(
+            f"the launcher started {expected} processes that do not see each other. On CPUs set ACCELERATE_USE_CPU=true "
+            "and launch with --multi_gpu --num_processes N, or use torchrun."
+        )
+    return accelerator
+
+
+def _claim_output(recipe: Recipe, output: Path, *, resume: bool, accelerator: Accelerator) -> None:
+    written = output / "recipe.yaml"
+    if resume and not written.is_file():
+        raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
+    if not resume and output.exists() and any(output.iterdir()):
+        raise RecipeError(
+            f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another folder."
+        )
+    values = recipe.to_dict()
+    if resume:
+        before = yaml.safe_load(written.read_text(encoding="utf-8"))
+        changed = _differences(before, values)
+        allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every")
+        if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
+            raise RecipeError(
+                f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
+                f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
+            )
+    elif accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        written.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    accelerator.wait_for_everyone()
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = {**before, **after}
+        return [
+            key for name in keys for key in _differences(before.get(name), after.get(name), f"{prefix}{name}.")
+        ]
+    return [] if before == after else [prefix.rstrip(".")]
+
+
+# ---------------------------------------------------------------------------------------------------- the reference
+
+
+def load_target(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel:
+    """The unprepared target: fresh, or from its checkpoint.
+
+    Args:
+        recipe: The run.
+        label_names: Names of the data's classes.
+
+    Returns:
+        The network at full size.
+
+    Raises:
+        TargetError: The family has no such config field, the checkpoint is of another family or has another number of
+            classes than the data.
+    """
+    target = recipe.target
+    family = find_target(target.family)
+    if target.checkpoint is None:
+        defaults = AutoConfig.for_model(family.model_types[0])
+        if unknown := sorted(set(target.config) - {field.name for field in dataclasses.fields(defaults)}):  # pyright: ignore
+            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        config = AutoConfig.for_model(
+            family.model_types[0],
+            **{**target.config, "id2label": dict(enumerate(label_names))},
+            label2id={name: index for index, name in enumerate(label_names)},
+        )
+        return family.build(config)
+    if target.config:
+        raise TargetError("target.config and target.checkpoint were both given: a checkpoint brings its own config.")
+    if target.checkpoint.endswith(".safetensors"):
+        if target.family != "cifar_resnet":
+            raise TargetError(
+                f"target.checkpoint={target.checkpoint}: bare safetensors files are read for cifar_resnet alone. "
+                "Give the folder of a transformers model."
+            )
+        model = load_checkpoint(target.checkpoint)
+    else:
+        model = AutoModelForImageClassification.from_pretrained(target.checkpoint)
+    if not family.accepts(model.config):
+        raise TargetError(f"target.checkpoint is a {model.config.model_type}, target.family is {target.family}.")
+    if model.config.num_labels != len(label_names):
+        raise TargetError(
+            f"target.checkpoint tells {model.config.num_labels} classes apart, the data set has {len(label_names)}: "
+            "fine-tune it on the data first, or choose the data that it was trained on."
+        )
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {name: index for index, name in enumerate(label_names)}
+    return model
+
+
+def _make_reference(
+    recipe: Recipe, data: ImageData, output: Path, *, resume: bool, accelerator: Accelerator
+) -> tuple[PreTrainedModel, PreparationReport]:
+    folder = output / "reference"
+    if not folder.is_dir():
+        set_seed(recipe.seed)
+        target = load_target(recipe, data.label_names)
+        if recipe.pretrain is not None:
+            target = _pretrain(recipe, recipe.pretrain, target, data, output, resume=resume, accelerator=accelerator)
+        elif recipe.target.checkpoint is None:
+            raise RecipeError("the target has neither a checkpoint nor a pretrain section: its weights would be random.")
+        if accelerator.is_main_process:
+            prepared, report = prepare(
+                target.cpu().float().eval(),
+                normalization=recipe.preparation.normalization,
+                order=recipe.preparation.order,
+                seed=recipe.seed,
+            )
+            beside = output / "reference.partial"
+            shutil.rmtree(beside, ignore_errors=True)
+            prepared.save_pretrained(beside)
+            _image_processor(recipe).save_pretrained(beside)
+            (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+            replace_folder(beside, folder)
+        accelerator.wait_for_everyone()
+    reference = AutoModelForImageClassification.from_pretrained(folder).to(accelerator.device).eval()
+    report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
+    logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
+    return reference, report
+
+
+def _pretrain(
+    recipe: Recipe,
+    loop: LoopRecipe,
+    target: PreTrainedModel,
+    data: ImageData,
+    output: Path,
+    *,
+    resume: bool,
+    accelerator: Accelerator,
+) -> PreTrainedModel:
+    best, state = output / "pretrained", output / "state-pretrain"
+    objective = ReferenceObjective(target.train())
+
+    def validate() -> tuple[float, dict[str, float]]:
+        if not accelerator.is_main_process:
+            return _from_main({}, accelerator)
+        return _from_main(evaluate_classifier(target, data.validation, device=accelerator.device), accelerator)
+
+    def keep(is_best: bool) -> None:
+        if is_best and accelerator.is_main_process:
+            _save_beside(target, best)
+        target.train()
+
+    training = TrainingLoop(
+        objective,
+        data.train,
+        loop,
+        accelerator=accelerator,
+        seed=recipe.seed,
+        state_dir=state,
+        validate=validate,
+        keep=keep,
+        name="pretrain",
+    )
+    training.run(resume=resume and state.is_dir())
+    accelerator.wait_for_everyone()
+    return AutoModelForImageClassification.from_pretrained(best)
+
+
+def _from_main(values: dict[str, float], accelerator: Accelerator) -> tuple[float, dict[str, float]]:
+    """Score and values of the main process, on every process."""
+    values = next(entry for entry in gather_object([values]) if entry) if accelerator.num_processes > 1 else values
+    values = {name: values[name] for name in ("accuracy", "loss")}
+    return values["accuracy"], values
+
+
+def _image_processor(recipe: Recipe):
+    data = recipe.data
+    return build_image_processor(
+        num_channels=data.num_channels, image_size=data.image_size, mean=list(data.mean), std=list(data.std)
+    )
+
+
+def _save_beside(model: PreTrainedModel, folder: Path) -> None:
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(beside)
+    replace_folder(beside, folder)
+
+
+# ---------------------------------------------------------------------------------------------------- the family
+
+
+def _train_family(
+    recipe: Recipe,
+    data: ImageData,
+    reference: PreTrainedModel,
+    report: PreparationReport,
+    output: Path,
+    *,
+    resume: bool,
+    accelerator: Accelerator,
+) -> NeuMetaModel:
+    widths = training_widths(recipe)
+    set_seed(recipe.seed)
+    model = NeuMetaForImageClassification.from_reference(
+        reference,
+        normalization=recipe.preparation.normalization,
+        trained_widths=widths,
+        preparation=report.to_dict(),
+        **dataclasses.asdict(recipe.family),
+    )
+    state = output / "state"
+    resume = resume and state.is_dir()
+    if recipe.fit.steps and not resume:
+        bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
+        error = fit_to_reference(
+            model,
+            reference,
+            steps=recipe.fit.steps,
+            learning_rate=recipe.fit.learning_rate,
+            progress=bar,  # pyright: ignore[reportArgumentType]
+        )
+        logger.info("fit: relative error of the generated weights %.4f", error)
+        accelerator.log({"fit/relative_error": error}, step=0)
+    sampler = SizeSampler(
+        widths,
+        sampler=recipe.sizes.sampler,
+        num_random=recipe.sizes.num_random,
+        groups=model.width_groups if recipe.sizes.per_group else (),
+        seed=recipe.seed,
+    )
+    objective = NeuMetaObjective(
+        model,
+        reference,
+        losses=recipe.losses,
+        sampler=sampler,
+        seed=recipe.seed,
+        rank=accelerator.process_index,
+    )
+    chosen = recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
+    batches = None
+    if model.statistic_names:
+        batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
+
+    def validate() -> tuple[float, dict[str, float]]:
+        mine = {}
+        for width in chosen[accelerator.process_index :: accelerator.num_processes]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SizeWarning)
+                morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
+            scores = evaluate_classifier(morph, data.validation, device=accelerator.device)
+            mine[f"accuracy@{width:g}"] = scores["accuracy"]
+        values = {name: score for part in gather_object([mine]) for name, score in part.items()}
+        mean = sum(values.values()) / len(values)
+        return mean, {"accuracy": mean, **values}
+
+    def keep(is_best: bool) -> None:
+        if accelerator.is_main_process:
+            for folder in ("best", "last") if is_best else ("last",):
+                _save_beside(model, output / folder)
+
+    training = TrainingLoop(
+        objective,
+        data.train,
+        recipe.train,
+        accelerator=accelerator,
+        seed=recipe.seed,
+        state_dir=state,
+        validate=validate,
+        keep=keep,
+        name="train",
+    )
+    training.run(resume=resume)
+    accelerator.wait_for_everyone()
+    return NeuMetaForImageClassification.from_pretrained(output / "best").to(accelerator.device)
+
+
+def _write_result(
+    recipe: Recipe, data: ImageData, reference: PreTrainedModel, model: NeuMetaModel, output: Path, *, seconds: float
+) -> None:
+    if model.statistic_names:
+        wanted = recipe.statistics_widths
+        widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
+        model.store_statistics(calibration_batches(data.train, recipe.statistics_images), widths)
+    model.save_pretrained(output)
+    _image_processor(recipe).save_pretrained(output)
+    facts = {
+        "environment": environment_facts(),
+        "seconds": round(seconds, 1),
+        "seed": recipe.seed,
+        "num_parameters": {
+            "hypernetwork": count_parameters(model.hypernetwork),
+            "reference": count_parameters(reference),
+            "generated": sum(tensor.numel() for tensor in model.generate().values()),
+        },
+    }
+    (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

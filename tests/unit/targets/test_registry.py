@@ -1,0 +1,62 @@
+import pytest
+from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
+
+from neumeta_hf.errors import TargetError
+from neumeta_hf.targets import LeNetConfig, TargetFamily, find_target, list_targets, register_target, registry
+
+
+class OtherFamily(TargetFamily):
+    name = "other"
+    model_types = ("other",)
+
+    def num_channels(self, config):
+        return {}
+
+    def with_num_channels(self, config, num_channels):
+        return config
+
+    def image_shape(self, config):
+        return 1, 8, 8
+
+
+@pytest.fixture(autouse=True)
+def _restore_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+
+
+def test_the_families_of_this_library_are_registered():
+    assert list_targets() == ["cifar_resnet", "lenet", "resnet"]
+
+
+def test_a_registered_family_is_found_by_name_and_by_config():
+    class OtherConfig(PreTrainedConfig):
+        model_type = "other"
+
+    assert register_target(OtherFamily) is OtherFamily
+    assert type(find_target("other")) is OtherFamily
+    assert find_target(OtherConfig()) is find_target("other")
+    assert find_target(LeNetConfig()).name == "lenet"
+    assert find_target(ResNetConfig()).name == "resnet"
+
+
+def test_registering_a_class_again_changes_nothing():
+    register_target(OtherFamily)
+    first = find_target("other")
+    register_target(OtherFamily)
+    assert find_target("other") is first
+
+
+def test_a_taken_name_is_refused_and_keeps_its_family():
+    class Impostor(OtherFamily):
+        name = "lenet"
+
+    before = find_target("lenet")
+    with pytest.raises(TargetError, match="'lenet' is taken by LeNetFamily: choose another name"):
+        register_target(Impostor)
+    assert find_target("lenet") is before
+
+
+@pytest.mark.parametrize(("wanted", "said"), [("vgg", "'vgg'"), (ViTConfig(), "of model type 'vit'")])
+def test_an_unknown_family_lists_the_known_ones(wanted, said):
+    with pytest.raises(TargetError, match=f"{said} is registered: there is cifar_resnet, lenet, resnet"):
+        find_target(wanted)

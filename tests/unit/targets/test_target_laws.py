@@ -1,0 +1,278 @@
+"""The laws that every target family keeps, at every size; the family of docs/new_target.md is one of them."""
+
+import copy
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForImageClassification, ResNetConfig
+
+from neumeta_hf.errors import SizeError
+from neumeta_hf.targets import (
+    CifarResNetConfig,
+    LeNetConfig,
+    NeuMetaResNetConfig,
+    find_target,
+    list_targets,
+    ratios,
+    registry,
+    resize,
+    scale_channels,
+)
+
+GUIDE = Path(__file__).parents[3] / "docs" / "new_target.md"
+
+
+def cifar(**options):
+    return CifarResNetConfig(
+        num_blocks=[1, 2, 1], stage_channels=[4, 8, 16], image_size=8, **{"num_labels": 3, **options}
+    )
+
+
+def resnet(cls=ResNetConfig, **options):
+    sizes = {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 2], "image_size": 32, "num_labels": 3}
+    return cls(**{**sizes, **options})
+
+
+CASES = {
+    "lenet": lambda: LeNetConfig(hidden_channels=[4, 8, 12], image_size=8, num_labels=3),
+    "lenet_batch_norm": lambda: LeNetConfig(
+        hidden_channels=[4, 8, 12], kernel_size=3, batch_norm=True, num_input_channels=3, image_size=9, num_labels=3
+    ),
+    "cifar_resnet_identity": lambda: cifar(shortcut="identity"),
+    "cifar_resnet_projection": lambda: cifar(shortcut="projection"),
+    "cifar_resnet_inner": lambda: cifar(inner_channels=[[6], [4, 10], [16]]),
+    "cifar_resnet_fused": lambda: cifar(batch_norm=False),
+    "resnet_basic": lambda: resnet(layer_type="basic", hidden_sizes=[8, 16]),
+    "resnet_basic_free_stem": lambda: resnet(layer_type="basic", embedding_size=5),
+    "resnet_bottleneck": lambda: resnet(downsample_in_bottleneck=True),
+    "resnet_strided_stem": lambda: resnet(layer_type="basic", hidden_sizes=[8, 16], downsample_in_first_stage=True),
+    "resnet_inner": lambda: resnet(NeuMetaResNetConfig, inner_sizes=[[6], [4, 10]]),
+    "guide": lambda: sys.modules["residual_mlp"].ResidualMlpConfig(num_labels=3),
+}
+
+
+def code_blocks():
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """The guide's file as an imported module; its family is registered for this test module only."""
+    path = tmp_path_factory.mktemp("guide") / "residual_mlp.py"
+    path.write_text(code_blocks()[0])
+    spec = importlib.util.spec_from_file_location("residual_mlp", path)
+    sys.modules["residual_mlp"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del registry._REGISTRY["residual_mlp"], sys.modules["residual_mlp"]
+
+
+@pytest.fixture(params=CASES)
+def config(request):
+    if request.param == "guide":
+        request.getfixturevalue("guide")
+    return CASES[request.param]()
+
+
+def shapes(config):
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in find_target(config).build(config).state_dict().items()}
+
+
+def logits(model, config):
+    with torch.no_grad():
+        return model(find_target(config).example_inputs(config)).logits
+
+
+def test_every_registered_family_is_a_case():
+    families = {find_target(make()).name for name, make in CASES.items() if name != "guide"}
+    assert families == set(list_targets())
+
+
+def test_num_channels_round_trip(config):
+    family = find_target(config)
+    same = family.with_num_channels(config, family.num_channels(config))
+    assert type(same) is type(config)
+    assert same.to_dict() == config.to_dict()
+    assert same is not config
+
+
+def test_counts_of_any_integer_type_become_int(config):
+    family = find_target(config)
+    counts = {group: torch.tensor(count) for group, count in family.num_channels(config).items()}
+    same = family.with_num_channels(config, counts)
+    assert {type(count) for count in family.num_channels(same).values()} == {int}
+
+
+@pytest.mark.parametrize("change", [lambda c: c.popitem(), lambda c: c.update(nowhere=4)], ids=["missing", "unknown"])
+def test_a_missing_or_unknown_group_is_refused(config, change):
+    family = find_target(config)
+    counts = family.num_channels(config)
+    change(counts)
+    with pytest.raises(SizeError, match=", ".join(family.num_channels(config))):
+        family.with_num_channels(config, counts)
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True, "8", None])
+def test_a_count_that_is_none_is_refused(config, count):
+    family = find_target(config)
+    counts = family.num_channels(config)
+    group = list(counts)[-1]
+    with pytest.raises(SizeError, match=f"{group!r} cannot have {count!r} channels"):
+        family.with_num_channels(config, {**counts, group: count})
+
+
+def test_parents_are_groups(config):
+    family = find_target(config)
+    groups = set(family.num_channels(config))
+    for child, parent in family.parents(config).items():
+        assert {child, parent} <= groups
+        assert child != parent
+
+
+@pytest.mark.parametrize("width", [0.5, 0.75, 1.0, 1.25])
+def test_uniform_width_scales_every_group_and_runs(config, width):
+    family = find_target(config)
+    resized = resize(config, width)
+    expected = {group: scale_channels(count, width) for group, count in family.num_channels(config).items()}
+    assert family.num_channels(resized) == expected
+    assert list(shapes(resized)) == list(shapes(config))
+    output = logits(family.build(resized), resized)
+    assert output.shape == (2, 3)
+    assert output.isfinite().all()
+
+
+def test_each_group_changes_its_followers_only_and_some_shape(config):
+    family = find_target(config)
+    full, parents = family.num_channels(config), family.parents(config)
+    for group in full:
+        resized = resize(config, {group: 0.75})
+        changed = {group} | {child for child, parent in parents.items() if parent == group}
+        expected = {g: scale_channels(n, 0.75) if g in changed else n for g, n in full.items()}
+        assert family.num_channels(resized) == expected
+        before, after = shapes(config), shapes(resized)
+        assert list(before) == list(after)
+        assert before != after
+        assert logits(family.build(resized), resized).isfinite().all()
+
+
+def test_named_children_and_groups_are_obeyed(config):
+    family = find_target(config)
+    full, parents = family.num_channels(config), family.parents(config)
+    for child, parent in parents.items():
+        alone = family.num_channels(resize(config, {parent: 0.75, child: 1.0}))
+        assert alone[child] == full[child]
+        assert alone[parent] == scale_channels(full[parent], 0.75)
+        kept = family.num_channels(resize(config, 0.75, groups=[parent]))
+        assert kept == {**full, parent: scale_channels(full[parent], 0.75)}
+
+
+def test_ratios_invert_resize(config):
+    for width in (0.5, 1.0, {list(find_target(config).num_channels(config))[-1]: 0.5}):
+        resized = resize(config, width)
+        assert resize(config, ratios(resized, config)).to_dict() == resized.to_dict()
+
+
+def test_config_is_never_mutated(config):
+    family, before = find_target(config), copy.deepcopy(config.to_dict())
+    family.build(config).config.num_labels = 7
+    family.parents(config)
+    family.fused_config(config).num_labels = 7
+    family.example_inputs(config)
+    ratios(resize(config, 0.5), config)
+    family.with_num_channels(config, family.num_channels(config)).num_labels = 7
+    assert config.to_dict() == before
+
+
+@pytest.mark.parametrize("width", [1.0, 0.75])
+def test_save_and_reload_is_bit_equal(config, width, tmp_path):
+    resized = resize(config, width)
+    model = find_target(config).build(resized).eval()
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and "running_var" not in name:
+            value.normal_()
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(reloaded) is type(model)
+    assert find_target(config).num_channels(reloaded.config) == find_target(config).num_channels(resized)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in reloaded.state_dict().items())
+    assert torch.equal(logits(reloaded, resized), logits(model, resized))
+    assert set(ratios(reloaded.config, config)) == set(find_target(config).num_channels(config))
+
+
+def test_meta_build_has_the_same_tensors(config):
+    family = find_target(config)
+    with torch.device("meta"):
+        skeleton = family.build(config).state_dict()
+    model = family.build(config).state_dict()
+    assert {n: (v.shape, v.dtype) for n, v in skeleton.items()} == {n: (v.shape, v.dtype) for n, v in model.items()}
+    assert {value.device.type for value in skeleton.values()} == {"meta"}
+
+
+def test_fused_config_has_the_same_size_and_keeps_the_function_expressible(config):
+    family = find_target(config)
+    fused = family.fused_config(config)
+    assert family.num_channels(fused) == family.num_channels(config)
+    assert family.fused_config(fused).to_dict() == fused.to_dict()
+    before, after = shapes(config), shapes(fused)
+    weights = {name: shape for name, shape in before.items() if len(shape) > 1}
+    assert {name: shape for name, shape in after.items() if len(shape) > 1} == weights
+    modules = family.build(fused).modules()
+    if after != before:
+        convolutions = [module for module in modules if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+        assert all(getattr(module, "bias", None) is not None for module in convolutions)
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in convolutions)
+
+
+def test_example_inputs_are_the_same_each_time_and_leave_the_global_generator_alone(config):
+    family, state = find_target(config), torch.get_rng_state()
+    first, second = family.example_inputs(config, 3), family.example_inputs(config, 3)
+    assert first.shape == (3, *family.image_shape(config))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    with torch.device("meta"):
+        assert family.example_inputs(config).device.type == "cpu"
+
+
+def test_every_parameter_gets_a_gradient(config):
+    family = find_target(config)
+    model = family.build(resize(config, 0.75)).train()
+    torch.manual_seed(0)
+    output = model(torch.randn(8, *family.image_shape(config)), labels=torch.tensor([0, 1, 2, 0, 1, 2, 0, 1]))
+    output.loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+def test_fresh_weights_keep_the_scale_of_the_signal(config):
+    torch.manual_seed(0)
+    output = logits(find_target(config).build(config).train(), config)
+    assert 0.02 < output.std() < 20
+
+
+def test_export_with_a_dynamic_batch(config):
+    resized = resize(config, 0.75)
+    family = find_target(config)
+    model = family.build(resized).eval()
+    images = family.example_inputs(resized)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+    images = family.example_inputs(resized, batch_size=5)
+    assert torch.allclose(program(images).logits, model(images).logits, atol=1e-5)
+
+
+def test_guide_says_what_its_resizes_give(guide):
+    example = code_blocks()[1]
+    lines = re.findall(r"^resize\((.*)\)\s+# (.*)$", example, flags=re.MULTILINE)
+    assert len(lines) == 3
+    names = {"reference": guide.ResidualMlpConfig(num_labels=10), "resize": resize}
+    exec(example.replace("import residual_mlp", ""), {"residual_mlp": guide})
+    sizes = [eval(f"resize({call})", names) for call, _ in lines]
+    assert [(s.hidden_size, s.inner_sizes) for s in sizes] == [(32, [64, 64]), (32, [64, 64]), (64, [128, 32])]
+    assert lines[0][1] == "hidden_size=32, inner_sizes=[64, 64]"
+    assert lines[2][1] == "hidden_size=64, inner_sizes=[128, 32]"
