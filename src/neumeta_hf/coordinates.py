@@ -38,6 +38,9 @@ class TensorCoordinates:
         layer_size: `L / N`.
         out_size: `C_out / N`.
         in_size: `C_in / N`.
+        offset: Where in its channel a position lies: 0 at its beginning, 0.5 in its centre.
+        out_varies: Whether a size may change the number of output channels.
+        in_varies: Whether a size may change the number of input channels.
     """
 
     layer: int
@@ -48,6 +51,9 @@ class TensorCoordinates:
     layer_size: float
     out_size: float
     in_size: float
+    offset: float = 0.0
+    out_varies: bool = True
+    in_varies: bool = True
 
     @property
     def num_out(self) -> int:
@@ -83,6 +89,7 @@ def make_coordinates(
     alignment: Alignment = "corner",
     smallest: Mapping[str, tuple[int, ...]] | None = None,
     largest: Mapping[str, tuple[int, ...]] | None = None,
+    varying: Mapping[str, tuple[bool, bool]] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, TensorCoordinates]:
     """Coordinates of every tensor in `shapes`, numbered in the order given.
@@ -95,6 +102,7 @@ def make_coordinates(
         smallest: Shapes at the smallest trained size. A size coordinate below it is raised to it, since the
             hypernetwork has never seen a smaller one; positions and divisors keep the true size. None: as is.
         largest: Shapes at the largest trained size, likewise.
+        varying: Whether sizes change a tensor's output and input channels. None: both, for all.
         device: Where the positions are kept.
 
     Returns:
@@ -126,6 +134,9 @@ def make_coordinates(
             layer_size=len(shapes) / scale,
             out_size=out_size / scale,
             in_size=in_size / scale,
+            offset=offset,
+            out_varies=varying is None or varying[name][0],
+            in_varies=varying is None or varying[name][1],
         )
     return coordinates
 
@@ -138,8 +149,8 @@ def add_noise(
     Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels, and so does each size. One draw
     serves all weights of a channel (the paper draws per weight), which keeps the first layer of a hypernetwork a sum of
     per-axis terms. The layer number is never moved, so noise cannot send a weight to another tensor's part of the
-    hypernetwork, and shapes (the divisor among them) are never touched. An axis with one entry is a vector's missing
-    axis or has nothing beside it: it stays where it is.
+    hypernetwork, and shapes (the divisor among them) are never touched. Axes that no size changes (an image's colours,
+    the classes, a vector's missing axis) have no neighbouring size to be smooth towards: they stay where they are.
 
     Args:
         coordinates: As from `make_coordinates`; not modified.
@@ -158,16 +169,16 @@ def add_noise(
     if noise == 0:
         return dict(coordinates)
 
-    def moved(positions: Tensor, size: float) -> tuple[Tensor, float]:
-        if len(positions) == 1:
+    def moved(positions: Tensor, size: float, varies: bool) -> tuple[Tensor, float]:
+        if not varies:
             return positions, size
         draws = (torch.rand(len(positions) + 1, generator=generator) - 0.5) * noise
         return positions + (draws[:-1] / len(positions)).to(positions.device), size + draws[-1].item() / scale
 
     noisy = {}
     for name, tensor in coordinates.items():
-        out_positions, out_size = moved(tensor.out_positions, tensor.out_size)
-        in_positions, in_size = moved(tensor.in_positions, tensor.in_size)
+        out_positions, out_size = moved(tensor.out_positions, tensor.out_size, tensor.out_varies)
+        in_positions, in_size = moved(tensor.in_positions, tensor.in_size, tensor.in_varies)
         noisy[name] = dataclasses.replace(
             tensor, out_positions=out_positions, out_size=out_size, in_positions=in_positions, in_size=in_size
         )

@@ -151,6 +151,7 @@ class NeuMetaModel(PreTrainedModel):
         full = self._shapes(reference)
         may_change = {*self.generated_names, *self.constants, *self.statistic_names}
         found = []
+        self._varying = dict.fromkeys(self.generated_names, (False, False))
         for group in wanted:
             if num_channels[group] < 2:
                 continue
@@ -162,6 +163,9 @@ class NeuMetaModel(PreTrainedModel):
             changed = {name for name, shape in smaller.items() if shape != full[name]}
             if changed <= may_change:
                 found.append(group)
+                for name in changed & set(self.generated_names):
+                    axes = [a != b for a, b in zip((*full[name], 1)[:2], (*smaller[name], 1)[:2], strict=True)]
+                    self._varying[name] = (self._varying[name][0] or axes[0], self._varying[name][1] or axes[1])
             elif self.config.width_groups is not None:
                 raise TargetError(
                     f"width group {group!r} changes the shape of {', '.join(sorted(changed - may_change))}, which "
@@ -176,7 +180,9 @@ class NeuMetaModel(PreTrainedModel):
 
     @classmethod
     def from_reference(cls, reference: PreTrainedModel, **fields) -> Self:
-        """A new family around a prepared reference, with a fresh hypernetwork.
+        """A new family around a prepared reference.
+
+        The hypernetwork starts at the reference where it can hold it exactly, and is fresh otherwise.
 
         Args:
             reference: The prepared target at width 1.0; its static tensors are copied.
@@ -196,6 +202,7 @@ class NeuMetaModel(PreTrainedModel):
         with torch.no_grad():
             for name, tensor in model.static.tensors().items():
                 tensor.copy_(tensors[name])
+        model.hypernetwork.start_at([tensors[name] for name in model.generated_names])
         return model.to(reference.device)
 
     @classmethod
@@ -305,6 +312,7 @@ class NeuMetaModel(PreTrainedModel):
             alignment=self.config.alignment,  # pyright: ignore[reportArgumentType]
             smallest=smallest,
             largest=largest,
+            varying=self._varying,
         )
 
     def generate(

@@ -1,4 +1,8 @@
-"""Augmentation as a pure function of seed, epoch and image: no random state to save, to split between processes, or to lose."""
+"""Augmentation as a pure function of seed, epoch and image.
+
+There is no random state to save, to lose, or to split between processes: resuming is exact, and two processes equal
+one.
+"""
 
 import numpy as np
 import torch
@@ -38,7 +42,7 @@ def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
     """Pad with black by an eighth of the size, and crop the size back at random.
 
     Args:
-        images: `[batch, channels, height, width]`, any type.
+        images: `[batch, channels, height, width]`, any type, on the CPU.
         indices: Numbers of the images in their data set, `[batch]`.
         seed: Of the run.
         epoch: Of the run.
@@ -72,10 +76,12 @@ def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
 
 
 def random_resized_crop(image: Image.Image, index: int, *, size: int, seed: int, epoch: int) -> Image.Image:
-    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 and resize it (Szegedy et al. 2015, arXiv:1409.4842).
+    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, and resize it.
+
+    After Szegedy et al. 2015 (arXiv:1409.4842), section 6.
 
     Args:
-        image: Of any size.
+        image: Of any size, grey or RGB: others are not interpolated.
         index: Number of the image in its data set.
         size: Height and width of the result.
         seed: Of the run.

@@ -58,7 +58,7 @@ class DecodingSource:
         dataset: A `datasets.Dataset` with an image column.
         image_column: Its name.
         labels: int64, `[images]`.
-        config: Size and colours wanted.
+        config: Size and colours wanted, and the crop of training images.
     """
 
     def __init__(self, dataset: Any, image_column: str, labels: Tensor, config: DataConfig):
@@ -71,46 +71,78 @@ class DecodingSource:
         return len(self._labels)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
-        size = self._config.image_size
-        wanted = self._dataset[list(indices)][self._image_column]
-        if split.augmented and self._config.augmentation == "random_resized_crop_flip":
-            cropped = [
-                random_resized_crop(image, index, size=size, seed=self._config.data_seed, epoch=split.epoch)
-                for image, index in zip(wanted, indices, strict=True)
-            ]
-            return torch.stack([to_bytes(image, size, self._config.num_channels) for image in cropped])
-        return torch.stack([to_bytes(image, size, self._config.num_channels) for image in wanted])
+        config = self._config
+        images = [to_colours(image, config.num_channels) for image in self._dataset[list(indices)][self._image_column]]
+        by_area = config.augmentation == "random_resized_crop_flip"
+        if by_area and split.augmented:
+            moment = {"size": config.image_size, "seed": config.data_seed, "epoch": split.epoch}
+            images = [random_resized_crop(image, index, **moment) for image, index in zip(images, indices, strict=True)]
+        else:
+            images = [to_size(image, config.image_size, centre_crop=by_area) for image in images]
+        return torch.stack([to_bytes(image) for image in images])
 
     def labels(self, indices: Sequence[int]) -> Tensor:
         return self._labels[torch.as_tensor(indices)]
 
 
-def to_bytes(image: Image.Image, size: int, num_channels: int) -> Tensor:
-    """Bring an image to the size and colours that the network gets.
-
-    A square image is resized as it is. Of any other the shorter side is resized to 8/7 of the size (256 for 224) and the
-    centre is cropped, as is usual for ImageNet.
+def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
+    """Bring an image to the colours that the network gets.
 
     Args:
-        image: Any.
-        size: Height and width wanted.
+        image: Of any mode with 8 bits per channel; transparency is dropped.
         num_channels: 1 for grey, 3 for RGB.
 
     Returns:
-        uint8, `[num_channels, size, size]`.
+        The image, of mode "L" or "RGB".
+
+    Raises:
+        DataError: The image is missing, or has more than 8 bits per channel, of which PIL would cut off the bright ones.
     """
-    image = image.convert("L" if num_channels == 1 else "RGB")
-    if image.width != image.height:
-        shorter = round(size * 8 / 7)
+    if image is None:
+        raise DataError("an image of the data set is missing (None): filter such rows out.")
+    if image.mode[0] in "IF":
+        raise DataError(
+            f"an image is of mode {image.mode}: only 8 bits per channel are read. Scale and convert it first."
+        )
+    mode = "L" if num_channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def to_size(image: Image.Image, size: int, *, centre_crop: bool = False) -> Image.Image:
+    """Bring an image to the size that the network gets.
+
+    A square image is resized whole. Of any other, or with `centre_crop`, the shorter side is resized to 256/224 of the
+    size and the centre is cropped, as is usual for ImageNet.
+
+    Args:
+        image: Grey or RGB.
+        size: Height and width wanted.
+        centre_crop: Crop square images too.
+
+    Returns:
+        The image, `size` high and wide; itself where nothing is to do.
+    """
+    if centre_crop or image.width != image.height:
+        shorter = round(size * 256 / 224)
         scale = shorter / min(image.size)
         width, height = max(shorter, round(image.width * scale)), max(shorter, round(image.height * scale))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
-        image = image.crop((left, top, left + size, top + size))
-    elif image.width != size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.crop((left, top, left + size, top + size))
+    return image if image.width == size else image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+def to_bytes(image: Image.Image) -> Tensor:
+    """Pixels of an image.
+
+    Args:
+        image: Grey or RGB.
+
+    Returns:
+        uint8, `[1 or 3, height, width]`.
+    """
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
-    return pixels[None] if num_channels == 1 else pixels.permute(2, 0, 1).contiguous()
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 class ImageSplit(Dataset):
@@ -139,11 +171,22 @@ class ImageSplit(Dataset):
         return len(self.indices)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose augmentation images get."""
+        """Choose the epoch whose augmentation images get.
+
+        Args:
+            epoch: From 0. Worker processes learn of it when the next pass over a `DataLoader` starts them.
+        """
         self.epoch = epoch
 
     def with_augmentation(self, augmented: bool) -> Self:
-        """The same images, augmented or not."""
+        """The same images, augmented or not.
+
+        Args:
+            augmented: Whether images are augmented, as the config says.
+
+        Returns:
+            Another split; this one does not change.
+        """
         other = copy.copy(self)
         other.augmented = augmented
         return other
@@ -176,12 +219,12 @@ class ImageSplit(Dataset):
         """A batch, already collated.
 
         Args:
-            positions: Positions in this split.
+            positions: Positions in this split, `[batch]`.
 
         Returns:
             "pixel_values", float32 `[batch, channels, size, size]`, and "labels", int64 `[batch]`.
         """
-        indices = self.indices[np.asarray(positions)]
+        indices = self.indices[np.asarray(positions, dtype=np.int64)]
         images = self.source.images(indices.tolist(), self)
         policy = self.config.augmentation if self.augmented else "none"
         moment = {"seed": self.config.data_seed, "epoch": self.epoch}
@@ -193,6 +236,13 @@ class ImageSplit(Dataset):
         return {"pixel_values": pixel_values, "labels": self.source.labels(indices.tolist())}
 
 
-def collate(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """For a `DataLoader` over an `ImageSplit`, whose batches come collated already."""
+def collate(batch: Any) -> dict[str, Tensor]:
+    """The `collate_fn` of a `DataLoader` over an `ImageSplit`, whose batches come collated already.
+
+    Args:
+        batch: As from `ImageSplit.__getitems__`.
+
+    Returns:
+        The batch.
+    """
     return batch

@@ -6,6 +6,7 @@ from neumeta_hf.hypernetworks.base import (
     list_hypernetworks,
     register_hypernetwork,
 )
+from neumeta_hf.hypernetworks.grid import Grid
 from neumeta_hf.hypernetworks.inr import INR
 
-__all__ = ["INR", "Hypernetwork", "build_hypernetwork", "list_hypernetworks", "register_hypernetwork"]
+__all__ = ["INR", "Grid", "Hypernetwork", "build_hypernetwork", "list_hypernetworks", "register_hypernetwork"]

@@ -29,6 +29,17 @@ class Hypernetwork(nn.Module, abc.ABC):
             Values of the shape that each of `coordinates` names.
         """
 
+    def start_at(self, values: Sequence[Tensor]) -> bool:
+        """Take over the reference's values, where the hypernetwork can hold them exactly.
+
+        Args:
+            values: Of the reference's generated tensors, in order.
+
+        Returns:
+            Whether full size now generates them; if not, they have to be fitted.
+        """
+        return False
+
     @abc.abstractmethod
     def initialize(self, module: nn.Module) -> None:
         """Give one of this hypernetwork's submodules its first values.

@@ -37,6 +37,20 @@ def positional_encoding(values: Tensor, num_frequencies: int) -> Tensor:
     return torch.cat((values.unsqueeze(-1), angles.sin(), angles.cos()), dim=-1)
 
 
+class OutputLayer(nn.Linear):
+    """The last layer of a `ResidualMLP`.
+
+    Args:
+        in_features: Width of the hidden layers.
+        out_features: Numbers written per channel pair.
+        scale: Standard deviation that these numbers start with.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, scale: float):
+        super().__init__(in_features, out_features)
+        self.scale = scale
+
+
 class ResidualMLP(nn.Module):
     """One tensor's MLP: `h <- h + scale * relu(linear(h))` between an input and an output layer.
 
@@ -46,10 +60,18 @@ class ResidualMLP(nn.Module):
         num_hidden_layers: Hidden layers, the first of which reads the encoding; the others are residual.
         kernel_area: Numbers written per channel pair.
         residual_scale: First value of each residual's learned scale.
+        output_scale: Standard deviation that the output starts with.
     """
 
     def __init__(
-        self, *, num_frequencies: int, hidden_size: int, num_hidden_layers: int, kernel_area: int, residual_scale: float
+        self,
+        *,
+        num_frequencies: int,
+        hidden_size: int,
+        num_hidden_layers: int,
+        kernel_area: int,
+        residual_scale: float,
+        output_scale: float,
     ):
         super().__init__()
         self.num_frequencies = num_frequencies
@@ -57,7 +79,7 @@ class ResidualMLP(nn.Module):
         self.first = nn.Linear(COORD_DIM * (2 * num_frequencies + 1), hidden_size)
         self.residuals = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(num_hidden_layers - 1))
         self.scales = nn.Parameter(torch.full((num_hidden_layers - 1,), residual_scale))
-        self.last = nn.Linear(hidden_size, kernel_area)
+        self.last = OutputLayer(hidden_size, kernel_area, scale=output_scale)
 
     def axis_terms(self, coordinates: TensorCoordinates) -> tuple[Tensor, Tensor]:
         """The first layer before its ReLU, split by axis; their broadcast sum is the layer.
@@ -149,8 +171,9 @@ class INR(Hypernetwork):
                 num_hidden_layers=num_hidden_layers,
                 kernel_area=math.prod(self.kernel_size),
                 residual_scale=residual_scale,
+                output_scale=_output_scale(tensor),
             )
-            for _ in full_size
+            for tensor in full_size
         )
 
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:
@@ -173,9 +196,22 @@ class INR(Hypernetwork):
         return (values.to(mlp.first.weight.dtype) / tensor.num_in).reshape(tensor.shape)
 
     def initialize(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
+        if isinstance(module, OutputLayer):
+            # Hidden activations start with a mean square of about 1/10 (a ReLU of a sum of sines and cosines).
+            init.normal_(module.weight, std=module.scale * (10 / module.in_features) ** 0.5)
+            init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, ResidualMLP):
             init.constant_(module.scales, module.residual_scale)
+
+
+def _output_scale(tensor: TensorCoordinates) -> float:
+    """Output scale at which signals keep their size from layer to layer at the start.
+
+    The INR is smooth, so neighbouring channels start alike and their sum is coherent: divided by `C_in` it keeps the size
+    of one channel, and only the kernel's entries are independent (He et al. 2015 with the kernel as the fan-in).
+    """
+    return 0.1 if len(tensor.shape) == 1 else (2 / math.prod(tensor.kernel_size)) ** 0.5

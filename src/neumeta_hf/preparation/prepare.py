@@ -1,0 +1,194 @@
+"""From a trained network to a reference whose channels stand in a good order."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from neumeta_hf.errors import PreparationError
+from neumeta_hf.preparation.cliques import apply_order, find_cliques
+from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, model_outputs, relative_error
+from neumeta_hf.preparation.fusion import fuse_batch_norm, fuse_modules
+from neumeta_hf.preparation.order import OrderMethod, check_method, find_order
+from neumeta_hf.preparation.variation import total_variation
+from neumeta_hf.targets import find_target
+
+Normalization = Literal["fuse", "keep"]
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclasses.dataclass(frozen=True)
+class CliqueReport:
+    """What was done to one clique.
+
+    Attributes:
+        num_channels: How many channels it has.
+        members: Names of the tensors that it runs through; a tensor that it runs through along two axes stands twice.
+        order: For each place the number of the channel that now stands there.
+        tv_before: Total variation before it was ordered, running statistics left out.
+        tv_after: Total variation after.
+    """
+
+    num_channels: int
+    members: list[str]
+    order: list[int]
+    tv_before: float
+    tv_after: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparationReport:
+    """What `prepare` did.
+
+    Attributes:
+        normalization: `fuse` or `keep`.
+        method: How the channels were ordered.
+        seed: Seed of the order.
+        tv_before: Total variation over all cliques before they were ordered (and after BatchNorm was fused).
+        tv_after: Total variation after.
+        max_relative_error: Largest difference of an output on the example inputs, over the largest output.
+        cliques: One report for each clique, in the order in which they were treated.
+    """
+
+    normalization: str
+    method: str
+    seed: int
+    tv_before: float
+    tv_after: float
+    max_relative_error: float
+    cliques: list[CliqueReport]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "PreparationReport":
+        """The inverse of `to_dict`.
+
+        Raises:
+            PreparationError: A key is missing or unknown.
+        """
+        fields = _fields(cls, values)
+        fields["cliques"] = [CliqueReport(**_fields(CliqueReport, clique)) for clique in fields["cliques"]]
+        return cls(**fields)
+
+
+def prepare(
+    model: Model,
+    *,
+    normalization: Normalization = "fuse",
+    order: OrderMethod = "path",
+    seed: int = 0,
+    example_inputs: Tensor | None = None,
+) -> tuple[Model, PreparationReport]:
+    """Make a trained network ready to be the reference: same function, smoother weights.
+
+    Fuses BatchNorm (or keeps it), finds the cliques, and puts the channels of each into an order. Cliques are ordered
+    one after another. The order of one does not disturb that of another: it only permutes the features of the other's
+    slices, and an L1 distance does not depend on the order of the features.
+
+    Args:
+        model: The trained network, in float32 or float64; not modified.
+        normalization: `fuse` makes BatchNorm part of the convolutions, as the paper does; `keep` leaves it, with its
+            running statistics permuted along.
+        order: How to order the channels, see `find_order`.
+        seed: Seed of the order.
+        example_inputs: Inputs to trace and compare with, `[batch, channels, height, width]`. None: the family's own.
+
+    Returns:
+        A new model in evaluation mode, on the same device, and what was done.
+
+    Raises:
+        PreparationError: An option is unknown; the weights are not finite or in low precision; BatchNorm cannot be
+            fused; the outputs on the example inputs changed.
+        TargetError: The model belongs to no registered family, and that is needed: to fuse, or for example inputs.
+    """
+    if normalization not in get_args(Normalization):
+        raise PreparationError(
+            f"normalization={normalization!r} is unknown: choose one of {', '.join(get_args(Normalization))}."
+        )
+    check_method(order)
+    _check_weights(model)
+    if example_inputs is None:
+        config = getattr(model, "config", None)
+        if config is None:
+            raise PreparationError(
+                f"a {type(model).__name__} has no config to make example inputs from: pass example_inputs."
+            )
+        example_inputs = find_target(config).example_inputs(config)
+
+    parameter = next(model.parameters())
+    # On the CPU: a GPU's default precision in convolutions is far coarser than the errors looked for here.
+    original = copy.deepcopy(model).cpu().eval()
+    example_inputs = example_inputs.detach().to("cpu", parameter.dtype)
+    prepared = copy.deepcopy(original) if normalization == "keep" else _fused(original, example_inputs)
+
+    cliques = find_cliques(prepared, example_inputs)
+    weights = {name: tensor.detach() for name, tensor in prepared.state_dict().items()}
+    reports = []
+    for clique in cliques:
+        tv_before = total_variation(weights, [clique])
+        channels = find_order(clique, weights, method=order, seed=seed)
+        weights = apply_order(weights, clique, channels)
+        members = [member.name for member in clique.members]
+        reports.append(
+            CliqueReport(clique.num_channels, members, channels, tv_before, total_variation(weights, [clique]))
+        )
+    prepared.load_state_dict(weights)
+
+    with torch.no_grad():
+        error = relative_error(model_outputs(original(example_inputs)), model_outputs(prepared(example_inputs)))
+    if error > MAX_RELATIVE_ERROR:
+        raise PreparationError(
+            f"preparation changed the outputs on the example inputs by {error:.1e} of the largest, more than "
+            f"{MAX_RELATIVE_ERROR:.0e}: the network has a connection that is not understood. Prepare it with "
+            'order="identity", and with normalization="keep" if that is not enough.'
+        )
+    report = PreparationReport(
+        normalization=normalization,
+        method=order,
+        seed=seed,
+        tv_before=sum(clique.tv_before for clique in reports),
+        tv_after=sum(clique.tv_after for clique in reports),
+        max_relative_error=error,
+        cliques=reports,
+    )
+    return cast(Model, prepared.to(parameter.device)), report
+
+
+def _fused(model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    if isinstance(model, PreTrainedModel):
+        return fuse_batch_norm(model, example_inputs)
+    return fuse_modules(model, example_inputs)
+
+
+def _check_weights(model: nn.Module) -> None:
+    if next(model.parameters(), None) is None:
+        raise PreparationError(f"a {type(model).__name__} has no parameters, so there is nothing to prepare.")
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise PreparationError(
+                f"{name!r} is in {tensor.dtype}, too coarse to see whether preparation changes the outputs: "
+                "prepare model.float(), and cast the result."
+            )
+        if not tensor.isfinite().all():
+            raise PreparationError(
+                f"{name!r} holds NaN or infinite values: take the weights of a training that did not diverge."
+            )
+
+
+def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(cls)]
+    if wrong := sorted(set(names) ^ set(values)):
+        raise PreparationError(
+            f"a {cls.__name__} has the keys {', '.join(names)}; missing or unknown: {', '.join(wrong)}. "
+            "Take the dict that `to_dict` made."
+        )
+    return dict(values)

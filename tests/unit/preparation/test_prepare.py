@@ -1,0 +1,191 @@
+import copy
+import importlib
+import json
+
+import preparation_networks as networks
+import pytest
+import torch
+from transformers import ResNetConfig
+
+from neumeta_hf.errors import PreparationError
+from neumeta_hf.preparation import Clique, CliqueMember, PreparationReport, apply_order, find_cliques, prepare
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, NeuMetaResNetConfig, find_target, list_targets
+
+CIFAR = {"num_blocks": [2, 1, 1], "stage_channels": [4, 6, 8], "image_size": 8, "num_labels": 3}
+STOCK = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [2, 1, 1], "num_labels": 5}
+# Family, config, and how many cliques there are: residual streams, then what lies inside each block.
+TARGETS = {
+    "lenet": ("lenet", LeNetConfig(hidden_channels=[4, 6, 8], image_size=8, num_labels=3), 3),
+    "cifar": ("cifar_resnet", CifarResNetConfig(**CIFAR, shortcut="projection"), 3 + 4),
+    "cifar, padded": ("cifar_resnet", CifarResNetConfig(**CIFAR, shortcut="identity"), 4),
+    "cifar, fused": ("cifar_resnet", CifarResNetConfig(**CIFAR, shortcut="projection", batch_norm=False), 3 + 4),
+    "basic": ("resnet", ResNetConfig(**STOCK, layer_type="basic"), 3 + 4),
+    "bottleneck": ("resnet", ResNetConfig(**STOCK, layer_type="bottleneck"), 3 + 2 * 4),
+    "own inner sizes": (
+        "resnet",
+        NeuMetaResNetConfig(**STOCK, layer_type="basic", inner_sizes=[[5, 7], [6], [9]]),
+        3 + 4,
+    ),
+}
+
+
+@pytest.fixture(params=TARGETS)
+def target(request):
+    _, config, num_cliques = TARGETS[request.param]
+    return networks.randomise(find_target(config).build(config), seed=0), num_cliques
+
+
+def outputs(model, inputs):
+    with torch.no_grad():
+        values = model(inputs)
+    return getattr(values, "logits", values)
+
+
+def relative_error(expected, actual):
+    return ((expected - actual).abs().max() / expected.abs().max()).item()
+
+
+def test_every_registered_family_is_a_case():
+    assert {family for family, _, _ in TARGETS.values()} == set(list_targets())
+
+
+@pytest.mark.parametrize("normalization", ["fuse", "keep"])
+def test_a_registered_target_keeps_its_function_and_gets_smoother(target, normalization):
+    model, num_cliques = target
+    model.train()
+    before = copy.deepcopy(model.state_dict())
+    config = copy.deepcopy(model.config.to_dict())
+    prepared, report = prepare(model, normalization=normalization)
+
+    family = find_target(model.config)
+    wanted_config = family.fused_config(model.config) if normalization == "fuse" else model.config
+    assert type(prepared.config) is type(wanted_config)
+    assert prepared.config.to_dict() == wanted_config.to_dict() | {"dtype": prepared.config.to_dict()["dtype"]}
+    assert not any(module.training for module in prepared.modules())
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.config.to_dict() == config
+
+    inputs = family.example_inputs(model.config, batch_size=5)
+    assert relative_error(outputs(copy.deepcopy(model).eval(), inputs), outputs(prepared, inputs)) < 1e-5
+    assert report.max_relative_error < 1e-5
+    assert len(report.cliques) == num_cliques
+    assert report.tv_after < report.tv_before
+    assert all(clique.tv_after <= clique.tv_before for clique in report.cliques)
+    assert {name for clique in report.cliques for name in clique.members} <= set(prepared.state_dict())
+
+
+@pytest.mark.parametrize("order", ["path", "random", "identity", "importance"])
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("network", networks.FREE + networks.PARTLY_FREE)
+def test_any_network_keeps_its_function(network, seed, order):
+    model, inputs = networks.make(network, seed)
+    normalization = "keep" if network is networks.Concatenation else "fuse"
+    prepared, report = prepare(model, normalization=normalization, order=order, seed=seed, example_inputs=inputs)
+    assert relative_error(outputs(model, inputs), outputs(prepared, inputs)) < 1e-5
+    assert report.tv_after <= report.tv_before or order in ("random", "importance")
+
+
+@pytest.mark.parametrize("network", networks.FREE)
+def test_the_identity_order_changes_no_bit(network):
+    model, inputs = networks.make(network)
+    prepared, report = prepare(model, normalization="keep", order="identity", example_inputs=inputs)
+    assert all(torch.equal(tensor, prepared.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert report.max_relative_error == 0
+    assert report.tv_after == report.tv_before > 0
+
+
+def test_the_same_call_gives_the_same_bits():
+    model, inputs = networks.make(networks.Depthwise)
+    first, second = (prepare(model, seed=5, example_inputs=inputs) for _ in range(2))
+    assert first[1] == second[1]
+    assert all(torch.equal(tensor, second[0].state_dict()[name]) for name, tensor in first[0].state_dict().items())
+
+
+def test_a_second_preparation_does_not_undo_the_first():
+    model, inputs = networks.make(networks.Residual)
+    prepared, first = prepare(model, example_inputs=inputs)
+    _, second = prepare(prepared, example_inputs=inputs)
+    assert second.tv_before == pytest.approx(first.tv_after, rel=1e-6)
+    assert second.tv_after <= second.tv_before
+
+
+def test_the_report_survives_json():
+    model, inputs = networks.make(networks.Concatenation)
+    _, report = prepare(model, normalization="keep", seed=7, example_inputs=inputs)
+    assert PreparationReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
+    assert (report.normalization, report.method, report.seed) == ("keep", "path", 7)
+    assert report.tv_after == pytest.approx(sum(clique.tv_after for clique in report.cliques))
+    with pytest.raises(PreparationError, match="missing or unknown: sede, seed"):
+        PreparationReport.from_dict({("sede" if k == "seed" else k): v for k, v in report.to_dict().items()})
+    broken = report.to_dict()
+    del broken["cliques"][0]["order"]
+    with pytest.raises(PreparationError, match="missing or unknown: order"):
+        PreparationReport.from_dict(broken)
+
+
+def test_the_reported_orders_lead_from_the_model_to_the_prepared_one():
+    model, inputs = networks.make(networks.Flattening)
+    prepared, report = prepare(model, normalization="keep", example_inputs=inputs)
+    order = report.cliques[0].order
+    assert torch.equal(prepared.conv.weight, model.conv.weight[order])
+    blocks = prepared.hidden.weight.view(9, 5, 16)[report.cliques[1].order.index(0)]
+    assert torch.equal(blocks, model.hidden.weight.view(9, 5, 16)[0][order])
+
+
+def test_float64_stays_float64():
+    model, inputs = networks.make(networks.Plain)
+    prepared, report = prepare(model.double(), example_inputs=inputs)
+    assert prepared.conv1.weight.dtype == torch.float64
+    assert report.max_relative_error < 1e-12
+
+
+@pytest.fixture
+def misled(monkeypatch):
+    """`prepare`, made to believe in a clique that is none."""
+    wrong = Clique(6, (CliqueMember("conv1.weight", 0, torch.arange(6)[:, None]),))
+    # By its full name: as an attribute of the package, `prepare` is the function.
+    module = importlib.import_module("neumeta_hf.preparation.prepare")
+    monkeypatch.setattr(module, "find_cliques", lambda model, inputs: [wrong])
+
+
+@pytest.mark.usefixtures("misled")
+def test_a_changed_function_is_refused_and_the_advice_works():
+    model, inputs = networks.make(networks.Plain)
+    with pytest.raises(PreparationError, match='changed the outputs.*order="identity"'):
+        prepare(model, order="random", example_inputs=inputs)
+    prepared, _ = prepare(model, order="identity", example_inputs=inputs)
+    assert relative_error(outputs(model, inputs), outputs(prepared, inputs)) < 1e-5
+
+
+def test_what_cannot_be_prepared_is_refused():
+    model, inputs = networks.make(networks.Plain)
+    with pytest.raises(PreparationError, match="normalization='fold'.*fuse, keep"):
+        prepare(model, normalization="fold", example_inputs=inputs)
+    with pytest.raises(PreparationError, match="order='best'.*path, random"):
+        prepare(model, order="best", example_inputs=inputs)
+    with pytest.raises(PreparationError, match="Plain has no config.*pass example_inputs"):
+        prepare(model)
+    with pytest.raises(PreparationError, match="Identity has no parameters"):
+        prepare(torch.nn.Identity(), example_inputs=inputs)
+    with pytest.raises(PreparationError, match=r"'conv1.weight' is in torch.bfloat16.*model.float\(\)"):
+        prepare(copy.deepcopy(model).bfloat16(), example_inputs=inputs)
+    model.bn2.running_var[1] = float("nan")
+    with pytest.raises(PreparationError, match=r"'bn2\.running_var' holds NaN"):
+        prepare(model, example_inputs=inputs)
+
+
+def test_advice_to_keep_batch_norm_works():
+    model, inputs = networks.make(networks.Concatenation)
+    with pytest.raises(PreparationError, match='normalization="keep"'):
+        prepare(model, example_inputs=inputs)
+    assert prepare(model, normalization="keep", example_inputs=inputs)[1].tv_after > 0
+
+
+def test_a_prepared_network_can_be_permuted_back():
+    model, inputs = networks.make(networks.Plain)
+    prepared, report = prepare(model, normalization="keep", example_inputs=inputs)
+    state = prepared.state_dict()
+    for clique, done in zip(find_cliques(prepared, inputs), report.cliques, strict=True):
+        state = apply_order(state, clique, torch.tensor(done.order).argsort().tolist())
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
