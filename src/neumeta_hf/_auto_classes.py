@@ -1,18 +1,29 @@
 """Makes transformers' Auto classes know this package's models, without importing transformers before anybody else does.
 
 `AutoModel.from_pretrained` must work after a mere `import neumeta_hf`, and that import must stay light. So registration
-waits for the module that holds the Auto classes, and happens right after it was loaded.
+waits for the modules that hold the Auto classes, and happens right after one of them was loaded.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 
 _AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+_WATCHED = (
+    _AUTO_CLASSES,
+    # These two may be used alone; but they are also loaded on the way to what our models are made of.
+    "transformers.models.auto.configuration_auto",
+    "transformers.models.auto.image_processing_auto",
+    # May be imported before all else, and is what our models need and what loads the Auto classes.
+    "neumeta_hf.targets",
+)
+_MODELS = "neumeta_hf.modeling_neumeta"
+_NEEDED_BY_MODELS = tuple(
+    f"neumeta_hf.{name}" for name in ("calibration", "configuration_neumeta", "coordinates", "hypernetworks", "targets")
+)
 
 
 class _LoadThenRegister(importlib.abc.Loader):
@@ -24,26 +35,33 @@ class _LoadThenRegister(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        _import_models()
+        if not _is_too_early(module):
+            importlib.import_module(_MODELS)
 
 
 class _AutoClassesFinder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _AUTO_CLASSES:
+        if fullname not in _WATCHED:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _LoadThenRegister(spec.loader)
         return spec
 
 
-def _import_models() -> None:
-    if "neumeta_hf.targets" in sys.modules or "neumeta_hf.modeling_neumeta" in sys.modules:
-        return  # Half-imported: one of them is what imports the Auto classes, and registers itself when it is done.
-    importlib.import_module("neumeta_hf.modeling_neumeta")
+def _is_too_early(loaded: ModuleType) -> bool:
+    """Whether something that our models need is still being imported, further up the stack than a watched module."""
+    needed = (_MODELS, *_NEEDED_BY_MODELS)
+    if loaded.__name__ not in (_AUTO_CLASSES, "neumeta_hf.targets"):  # with these the bases of transformers are loaded
+        needed += ("transformers.",)
+    return any(
+        name.startswith(needed)
+        and module is not loaded
+        and getattr(getattr(module, "__spec__", None), "_initializing", False)
+        for name, module in list(sys.modules.items())
+    )
 
 
 def load_auto_classes() -> None:
@@ -54,6 +72,6 @@ def load_auto_classes() -> None:
 def register_with_auto_classes() -> None:
     """Register now where the Auto classes are loaded, else as soon as they are."""
     if _AUTO_CLASSES in sys.modules:
-        _import_models()
+        importlib.import_module(_MODELS)
     else:
         sys.meta_path.insert(0, _AutoClassesFinder())

@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     morph = commands.add_parser(
         "morph",
         help="write a plain network of any size",
-        description="Write a plain transformers network of the asked size, with the family's image processor beside it.",
+        description="Write a plain transformers network of the size asked for, and the family's image processor beside "
+        "it.",
     )
     morph.add_argument("checkpoint", help="folder or Hub id of a family")
     morph.add_argument(
@@ -141,10 +142,16 @@ def parse_width(text: str) -> float | dict[str, float]:
     try:
         if "=" not in text:
             return float(text)
-        return {group.strip(): float(ratio) for group, _, ratio in (part.partition("=") for part in text.split(","))}
+        ratios = [
+            (group.strip(), float(ratio)) for group, _, ratio in (part.partition("=") for part in text.split(","))
+        ]
+        if len(dict(ratios)) < len(ratios):
+            raise ValueError("a group is named twice")
+        return dict(ratios)
     except ValueError as error:
         raise SizeError(
-            f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as stage3=0.25,stage2=0.5."
+            f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as "
+            "stage3=0.25,stage2=0.5."
         ) from error
 
 
@@ -171,15 +178,13 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     output = _new_folder(arguments.output)
     model = _loaded(AutoModelForImageClassification, arguments.model)
-    prepared, report = prepare(
-        model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed
-    )
+    prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     prepared.save_pretrained(output)
     (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
-        f"{report.tv_after:.1f} ({report.tv_after / max(report.tv_before, 1e-12) - 1:+.1%}), largest relative change of the "
-        f"outputs {report.max_relative_error:.1e}\nprepared network saved in {output}"
+        f"{report.tv_after:.1f} ({report.tv_after / max(report.tv_before, 1e-12) - 1:+.1%}), largest relative change "
+        f"of the outputs {report.max_relative_error:.1e}\nprepared network saved in {output}"
     )
 
 
@@ -207,7 +212,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     widths = parse_widths(arguments.widths)
     checkpoint = Path(arguments.checkpoint)
     prefix = Path(arguments.output) if arguments.output else checkpoint / "sweep"
-    if not prefix.parent.is_dir():
+    if arguments.output and not prefix.name:
+        raise RecipeError(f"--output {arguments.output}: name the files too, for example {prefix / 'sweep'}.")
+    if arguments.output and not prefix.parent.is_dir():
         raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
     family = _load_family(arguments.checkpoint)
     data_config = _recipe_of(checkpoint).data
@@ -227,7 +234,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         calibration=_calibration(arguments, family),
         progress=not arguments.quiet,
-        facts={"checkpoint": checkpoint.name, "dataset": Path(data_config.dataset).name, "split": arguments.split},
+        facts={
+            "checkpoint": checkpoint.resolve().name,
+            "dataset": Path(data_config.dataset).name,
+            "split": arguments.split,
+        },
     )
     Console().print(result.table())
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
@@ -273,20 +284,33 @@ def _info(arguments: argparse.Namespace) -> None:
     Console().print(table)
 
 
-def _loaded(auto_class, name: str):
+def _loaded(auto_class, name: str, **options):
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
     try:
-        return auto_class.from_pretrained(name)
+        return auto_class.from_pretrained(name, **options)
     except NeuMetaError:
         raise
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{name} cannot be loaded: {reason[:300]}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        reason = _one_line(error) or type(error).__name__
+        where = "" if Path(name).is_dir() else " (no folder of that name is here, so it was looked for on the Hub)"
+        raise CheckpointError(f"{name} cannot be loaded{where}: {reason[:300]}") from error
 
 
 def _load_family(name: str):
+    from transformers import AutoConfig
+
     from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 
-    return _loaded(NeuMetaForImageClassification, name)
+    model_type = _loaded(AutoConfig, name).model_type
+    if model_type != NeuMetaForImageClassification.config_class.model_type:
+        raise CheckpointError(
+            f"{name} is one network, of model type {model_type!r}, and no family: give the output folder of a training "
+            "run."
+        )
+    # Tensors of a wrong shape come back as keys, and from_pretrained names them; transformers' own error does not.
+    return _loaded(NeuMetaForImageClassification, name, ignore_mismatched_sizes=True)
 
 
 def _recipe_of(checkpoint: Path):
@@ -295,8 +319,8 @@ def _recipe_of(checkpoint: Path):
     path = checkpoint / "recipe.yaml"
     if not path.is_file():
         raise CheckpointError(
-            f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder of "
-            "a training run."
+            f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
+            "of a training run."
         )
     return load_recipe(path)
 
@@ -327,8 +351,10 @@ def _copy_image_processor(checkpoint: str, output: Path) -> None:
 
     try:
         processor = AutoImageProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError):
-        print(f"note: {checkpoint} has no image processor, so none was written", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(
+            f"note: no image processor is written, {checkpoint} has none to load: {_one_line(error)}", file=sys.stderr
+        )
         return
     processor.save_pretrained(output)
 
@@ -344,11 +370,15 @@ def setup_logging(*, quiet: bool = False) -> None:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
-    if "HF_HUB_DISABLE_PROGRESS_BARS" not in os.environ:
-        from transformers.utils import logging as transformers_logging
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {_one_line(message)}", file=sys.stderr)
+    from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # what does not fit is an error of ours, with less to read
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
 
 
 def run(function, arguments: argparse.Namespace) -> int:
@@ -361,14 +391,16 @@ def run(function, arguments: argparse.Namespace) -> int:
     Returns:
         Exit code: 0, 2 for bad input, 130 when interrupted.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     setup_logging(quiet=getattr(arguments, "quiet", False))
     try:
         with logging_redirect_tqdm():
             function(arguments)
-    except NeuMetaError as error:
-        print(f"neumeta: error: {' '.join(str(error).split())}", file=sys.stderr)
+    # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to.
+    except (NeuMetaError, StrictDataclassError, OSError) as error:
+        print(f"neumeta: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("neumeta: interrupted", file=sys.stderr)

@@ -95,7 +95,9 @@ class MorphConfig:
 
     def __post_init__(self):
         if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
-            raise SizeError(f"num_samples={self.num_samples!r}: give a whole number of at least 1 (1 is exact, no noise).")
+            raise SizeError(
+                f"num_samples={self.num_samples!r}: give a whole number of at least 1 (1 is exact, no noise)."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""

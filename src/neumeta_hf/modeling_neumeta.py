@@ -129,7 +129,12 @@ class NeuMetaModel(PreTrainedModel):
             buffers = [f"{prefix}.{name}" for name, _ in module.named_buffers()]
             if self.config.normalization == "fuse":
                 # An architecture that keeps its BatchNorm modules has them as "add a bias"; only the bias is free.
-                values = {"weight": (1 + module.eps) ** 0.5, "running_mean": 0, "running_var": 1, "num_batches_tracked": 0}
+                values = {
+                    "weight": (1 + module.eps) ** 0.5,
+                    "running_mean": 0,
+                    "running_var": 1,
+                    "num_batches_tracked": 0,
+                }
                 self.constants |= {f"{prefix}.{key}": value for key, value in values.items()}
             elif any(matches(name, pattern) for name in buffers for pattern in patterns):
                 self.statistic_names += buffers
@@ -451,7 +456,9 @@ class NeuMetaModel(PreTrainedModel):
         """
         if isinstance(width, MorphConfig):
             if (num_samples, noise, seed) != (1, None, 0):
-                raise SizeError("a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone.")
+                raise SizeError(
+                    "a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone."
+                )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
         else:
             num_samples = MorphConfig(num_samples=num_samples).num_samples

@@ -96,7 +96,7 @@ def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
         The image, of mode "L" or "RGB".
 
     Raises:
-        DataError: The image is missing, or has more than 8 bits per channel, of which PIL would cut off the bright ones.
+        DataError: The image is missing, or has more than 8 bits per channel, which PIL would clip at 255.
     """
     if image is None:
         raise DataError("an image of the data set is missing (None): filter such rows out.")

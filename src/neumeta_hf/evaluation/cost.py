@@ -23,7 +23,7 @@ def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image.
 
     Args:
-        model: Any module; it is copied to the meta device, so nothing is computed.
+        model: Any module that takes images; a copy runs on the meta device, so that nothing is computed.
         example_inputs: `[batch, channels, height, width]`; the first image counts.
 
     Returns:

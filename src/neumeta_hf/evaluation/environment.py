@@ -4,36 +4,65 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-_PACKAGES = ("neumeta_hf", "torch", "transformers", "accelerate", "datasets", "diffusers", "evaluate", "huggingface_hub")
+_PACKAGES = (
+    "neumeta_hf",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "diffusers",
+    "evaluate",
+    "huggingface_hub",
+)
+# An absolute path, or one that leaves the working folder, anywhere in an argument; the slashes of a Hub id, a fraction
+# or a web address are none.
+_FOREIGN_PATH = re.compile(r"(?:file://|(?<![\w.~/]))(?:/(?!/)|(?:\.\./)+|~/)[^\s'\",;:{}\[\]()]*")
 
 
-def environment_facts() -> dict[str, Any]:
+def environment_facts(device: torch.device | str | None = None) -> dict[str, Any]:
     """Versions, device, date and command, for a result file.
 
+    Args:
+        device: Where the result was computed. None: the first GPU where there is one.
+
     Returns:
-        Plain values. Absolute paths in the command are shortened to their last two parts, so that no machine's folders
-        get into a result.
+        Plain values. Absolute paths in the command, and those that start with "..", are shortened to their last two
+        parts, so that no machine's folders get into a result.
     """
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
     return {
         "command": " ".join([Path(sys.argv[0]).name, *(_shortened(argument) for argument in sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
-        "device": device,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _shortened(argument: str) -> str:
     key, equals, value = argument.rpartition("=")
-    if not Path(value).is_absolute() and not value.startswith(".."):
-        return argument
-    return f"{key}{equals}{'/'.join(Path(value).parts[-2:])}"
+    if Path(value).is_absolute():  # whole, for paths with spaces
+        return f"{key}{equals}{_last_parts(value)}"
+    return _FOREIGN_PATH.sub(lambda found: _last_parts(found[0]), argument)
+
+
+def _last_parts(path: str) -> str:
+    return "/".join([part for part in re.split(r"[/\\]", path) if part not in ("", "..", "~", "file:")][-2:])

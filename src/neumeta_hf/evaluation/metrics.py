@@ -13,9 +13,7 @@ class Accuracy(evaluate.Metric):
             description="Top-1 accuracy: the share of predictions that equal their reference.",
             citation="",
             inputs_description="predictions: class numbers; references: class numbers.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
+            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
         )
 
     def _compute(self, *, predictions, references) -> dict[str, float]:

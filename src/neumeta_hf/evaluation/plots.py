@@ -6,17 +6,21 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, NullLocator
 
-_MARKERS = {
-    "trained": {"marker": "o", "markerfacecolor": "#1f5fa8"},
-    "untrained": {"marker": "o", "markerfacecolor": "white"},
-    "outside": {"marker": "D", "markerfacecolor": "white", "markeredgecolor": "#c0392b"},
+_BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#555555"
+_MARKERS: dict[str, dict[str, Any]] = {
+    "trained": {"marker": "o", "markerfacecolor": _BLUE, "markeredgecolor": _BLUE, "markeredgewidth": 1.4},
+    "untrained": {"marker": "o", "markerfacecolor": "white", "markeredgecolor": _BLUE, "markeredgewidth": 1.4},
+    "outside": {"marker": "D", "markerfacecolor": "white", "markeredgecolor": _RED, "markeredgewidth": 1.4},
 }
 _LABELS = {
-    "trained": "width drawn in training",
-    "untrained": "between trained widths, never trained",
+    "trained": "size drawn in training",
+    "untrained": "within the trained range, never drawn",
     "outside": "outside the trained range",
 }
+_MOST_ANNOTATIONS = 16
 
 
 def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
@@ -26,59 +30,84 @@ def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
         result: As `Sweep.to_dict()` gives it, or a result file holds it.
         path: The PNG to write.
     """
+    figure = draw_sweep(result)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def draw_sweep(result: Mapping[str, Any]) -> Figure:
+    """The picture, as matplotlib holds it.
+
+    Points of sizes drawn in training are filled, all others hollow, and those outside the trained range are diamonds. A
+    line joins the uniform widths; the reference is a dashed line across. Parameters are on a logarithmic axis where
+    they span more than a factor of four, because they go with the square of the width.
+
+    Args:
+        result: As `Sweep.to_dict()` gives it, or a result file holds it.
+
+    Returns:
+        The figure; nothing of it lives in matplotlib's global state.
+    """
     rows = sorted(result["rows"], key=lambda row: row["num_parameters"])
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(
-        [row["num_parameters"] for row in rows],
-        [100 * row["accuracy"] for row in rows],
-        color="#1f5fa8",
-        linewidth=1.2,
-        zorder=1,
-    )
+    uniform = [row for row in rows if not isinstance(row["width"], Mapping)]
+    axes.plot(*_points(uniform), color=_BLUE, linewidth=1.2, zorder=1)
     for kind, style in _MARKERS.items():
-        chosen = [row for row in rows if _kind(row) == kind]
-        if not chosen:
-            continue
-        axes.plot(
-            [row["num_parameters"] for row in chosen],
-            [100 * row["accuracy"] for row in chosen],
-            linestyle="none",
-            markersize=7,
-            label=_LABELS[kind],
-            zorder=3,
-            **{"markeredgecolor": "#1f5fa8", "markeredgewidth": 1.4, **style},
-        )
+        if chosen := [row for row in rows if _kind(row) == kind]:
+            axes.plot(*_points(chosen), linestyle="none", markersize=7, label=_LABELS[kind], zorder=3, **style)
     if result.get("reference"):
         accuracy = 100 * result["reference"]["accuracy"]
-        axes.axhline(accuracy, color="#555555", linestyle="--", linewidth=1, label=f"reference, {accuracy:.2f} %")
-    if len(rows) <= 16:
-        for row in rows:
-            if not isinstance(row["width"], Mapping):
-                axes.annotate(
-                    f"{row['width']:g}",
-                    (row["num_parameters"], 100 * row["accuracy"]),
-                    xytext=(0, -14),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                )
-    axes.margins(x=0.06, y=0.14)
-    axes.set_xlabel("parameters of the whole network (points carry their width)")
+        axes.axhline(accuracy, color=_GREY, linestyle="--", linewidth=1, zorder=0, label=f"reference, {accuracy:.2f} %")
+    annotated = len(rows) <= _MOST_ANNOTATIONS
+    for row in rows if annotated else ():
+        axes.annotate(
+            _label(row["width"]),
+            (row["num_parameters"], 100 * row["accuracy"]),
+            xytext=(5, -5),  # below to the right, which a rising curve leaves free
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            zorder=2,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+    sizes = [row["num_parameters"] for row in rows]
+    if max(sizes) > 4 * min(sizes):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(lambda value, _: _in_units(value))
+    axes.margins(x=0.07, y=0.12)
+    axes.set_xlabel("parameters of the whole network" + (" (each point carries its width)" if annotated else ""))
     axes.set_ylabel("accuracy (%)")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k")
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    # Outside, where it covers no point whatever the curve does.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     facts = result.get("facts", {})
-    axes.set_title(
-        ", ".join(str(facts[key]) for key in ("title", "checkpoint", "dataset", "split") if facts.get(key)), fontsize=10
-    )
-    figure.savefig(path, dpi=150)
+    names = [str(facts[key]) for key in ("title", "checkpoint", "dataset", "split") if facts.get(key)]
+    axes.set_title(", ".join(names), fontsize=10)
+    return figure
+
+
+def _points(rows: list[Any]) -> tuple[list[int], list[float]]:
+    return [row["num_parameters"] for row in rows], [100 * row["accuracy"] for row in rows]
 
 
 def _kind(row: Mapping[str, Any]) -> str:
     return "trained" if row["trained"] else "untrained" if row["in_range"] else "outside"
+
+
+def _label(width: float | Mapping[str, float]) -> str:
+    if isinstance(width, Mapping):
+        return "\n".join(f"{group}={ratio:g}" for group, ratio in width.items())
+    return f"{width:g}"
+
+
+def _in_units(value: float) -> str:
+    for unit, factor in (("M", 1e6), ("k", 1e3)):
+        if value >= factor:
+            return f"{value / factor:g} {unit}"
+    return f"{value:g}"

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from neumeta_hf.data import ImageSplit
+from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation.classification import evaluate_classifier
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
@@ -48,7 +50,7 @@ class SweepRow:
 
     @property
     def kind(self) -> str:
-        """"trained", "untrained" (between trained widths) or "outside" (of their range)."""
+        """One of "trained", "untrained" (between trained widths) and "outside" (of their range)."""
         return "trained" if self.trained else "untrained" if self.in_range else "outside"
 
 
@@ -67,11 +69,11 @@ class Sweep:
     facts: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Facts, reference and rows as plain values."""
+        """Facts, reference and rows as plain values; a loss that is not finite becomes None, which JSON can hold."""
         return {
             "facts": self.facts,
-            "reference": dataclasses.asdict(self.reference) if self.reference else None,
-            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "reference": _plain(self.reference) if self.reference else None,
+            "rows": [_plain(row) for row in self.rows],
         }
 
     def save_json(self, path: str | Path) -> None:
@@ -79,34 +81,44 @@ class Sweep:
 
         Args:
             path: The file; replaced only when the new one is complete.
+
+        Raises:
+            OSError: The folder does not exist or cannot be written to.
         """
         with write_beside(path) as beside:
-            beside.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            beside.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def save_csv(self, path: str | Path) -> None:
-        """Write one line per size.
+        """Write one line per size; a width per group is written as the command takes it: "stage2=0.5,stage3=0.25".
 
         Args:
             path: The file; replaced only when the new one is complete.
+
+        Raises:
+            OSError: The folder does not exist or cannot be written to.
         """
         names = [field.name for field in dataclasses.fields(SweepRow)]
         with write_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows(dataclasses.asdict(row) for row in self.rows)
+            writer.writerows({**_plain(row), "width": format_width(row.width)} for row in self.rows)
 
     def plot(self, path: str | Path) -> None:
         """Draw accuracy against parameters.
 
         Args:
             path: The PNG; replaced only when the new one is complete.
+
+        Raises:
+            OSError: The folder does not exist or cannot be written to.
         """
         with write_beside(path) as beside:
             plot_sweep(self.to_dict(), beside)
 
     def table(self) -> Table:
         """The rows for a terminal, the reference first."""
-        table = Table(title=" ".join(str(self.facts[key]) for key in ("checkpoint", "split") if key in self.facts) or None)
+        names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
+        table = Table(title=", ".join(names) or None)
         for name in ("width", "accuracy", "loss", "parameters", "MACs", "compression", "size"):
             table.add_column(name, justify="left" if name == "size" else "right")
         for row in [self.reference, *self.rows]:
@@ -126,17 +138,22 @@ class Sweep:
 
 
 def format_width(width: float | Mapping[str, float]) -> str:
-    """A width in a few characters.
+    """A width as the command takes it.
 
     Args:
         width: A ratio, or a ratio per width group.
 
     Returns:
-        Such as "0.5" or "stage3=0.25".
+        Such as "0.5" or "stage2=0.5,stage3=0.25".
     """
     if isinstance(width, Mapping):
-        return ", ".join(f"{group}={ratio:g}" for group, ratio in width.items())
-    return f"{width:g}"
+        return ",".join(f"{group}={ratio}" for group, ratio in width.items())
+    return str(width)
+
+
+def _plain(row: SweepRow) -> dict[str, Any]:
+    values = dataclasses.asdict(row)
+    return {**values, "loss": row.loss if math.isfinite(row.loss) else None}
 
 
 def sweep(
@@ -148,7 +165,7 @@ def sweep(
     num_samples: int = 1,
     seed: int = 0,
     calibration: Iterable[Tensor] | None = None,
-    batch_size: int = 500,
+    batch_size: int = 512,
     progress: bool = True,
     facts: Mapping[str, Any] | None = None,
 ) -> Sweep:
@@ -158,7 +175,7 @@ def sweep(
         model: The family.
         split: Images to measure on.
         widths: Ratios, or ratios per width group.
-        reference: The network that the family was made from, measured too.
+        reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
         calibration: Batches to measure BatchNorm statistics on, at every size.
@@ -170,13 +187,16 @@ def sweep(
         The sweep.
 
     Raises:
-        SizeError: A width is impossible.
+        SizeError: A width is impossible, or there is none.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
         DataError: The split is empty.
     """
+    if not widths:
+        raise SizeError("widths is empty: give at least one ratio, such as [0.25, 0.5, 1.0].")
     config = model.config
-    example = model.family.example_inputs(config.target_config, batch_size=1)
-    full_size = count_parameters(model.skeleton_at(config.target_config))
+    full_config: Any = config.target_config
+    example = model.family.example_inputs(full_config, batch_size=1)
+    full_size = count_parameters(model.skeleton_at(full_config))
     calibration = list(calibration) if calibration is not None else None
 
     def measure(network: PreTrainedModel, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
@@ -193,16 +213,19 @@ def sweep(
             in_range=in_range,
         )
 
-    rows = []
-    bar = tqdm(widths, desc="sweep", disable=not progress)
-    for width in bar:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SizeWarning)  # the row says it
-            network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
-        trained = not isinstance(width, Mapping) and any(abs(width - other) < 1e-9 for other in config.trained_widths)
-        row = measure(network, width, trained=trained, in_range=model.is_in_trained_range(network.config))
-        bar.set_postfix(width=format_width(width), accuracy=f"{row.accuracy:.2%}")
-        rows.append(row)
+    # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
+    rows = []
+    with tqdm(widths, desc="sweep", disable=not progress) as bar:
+        for width in bar:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SizeWarning)  # the row says it
+                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
+            trained = not isinstance(width, Mapping) and any(
+                abs(width - other) < 1e-9 for other in config.trained_widths
+            )
+            row = measure(network, width, trained=trained, in_range=model.is_in_trained_range(network.config))
+            bar.set_postfix(width=format_width(width), accuracy=f"{row.accuracy:.2%}")
+            rows.append(row)
     sampling = {"num_samples": num_samples, "seed": seed, "num_images": len(split)}
-    return Sweep(rows=rows, reference=measured, facts={**environment_facts(), **sampling, **(facts or {})})
+    return Sweep(rows=rows, reference=measured, facts={**environment_facts(model.device), **sampling, **(facts or {})})

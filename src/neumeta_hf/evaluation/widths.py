@@ -15,17 +15,24 @@ def parse_widths(text: str) -> list[float]:
         Ratios, in the order given; decimals come out exact (0.1:0.3:0.1 is 0.1, 0.2, 0.3).
 
     Raises:
-        RecipeError: The text is neither.
+        RecipeError: The text is neither, a number is not finite, or the range has more than 10,000 widths.
     """
     try:
         if ":" not in text:
-            return [float(Decimal(part.strip())) for part in text.split(",")]
-        first, last, step = (Decimal(part.strip()) for part in text.split(":"))
-        if step <= 0 or last < first:
+            return [float(_number(part)) for part in text.split(",")]
+        first, last, step = (_number(part) for part in text.split(":"))
+        if step <= 0 or last < first or last - first >= 10_000 * step:
             raise ValueError
         return [float(first + step * number) for number in range(int((last - first) / step) + 1)]
     except (InvalidOperation, ValueError) as error:
         raise RecipeError(
-            f"widths {text!r}: write first:last:step with a positive step, such as 0.25:1.0:0.125, or a list such as "
-            "0.25,0.5,1.0."
+            f"widths {text!r}: write first:last:step with a positive step (10,000 widths at most), such as "
+            "0.25:1.0:0.125, or a list such as 0.25,0.5,1.0."
         ) from error
+
+
+def _number(text: str) -> Decimal:
+    number = Decimal(text.strip())
+    if not number.is_finite():
+        raise ValueError
+    return number

@@ -66,7 +66,9 @@ def register_hypernetwork(name: str) -> Callable[[type[Hypernetwork]], type[Hype
 
     def register(cls: type[Hypernetwork]) -> type[Hypernetwork]:
         if _REGISTRY.setdefault(name, cls) is not cls:
-            raise HypernetworkError(f"hypernetwork {name!r} is taken by {_REGISTRY[name].__name__}: choose another name.")
+            raise HypernetworkError(
+                f"hypernetwork {name!r} is taken by {_REGISTRY[name].__name__}: choose another name."
+            )
         return cls
 
     return register
@@ -93,8 +95,12 @@ def build_hypernetwork(options: Mapping, full_size: Sequence[TensorCoordinates])
     options = dict(options)
     name = options.pop("type", None)
     if name not in _REGISTRY:
-        raise HypernetworkError(f"hypernetwork type {name!r} is unknown: choose one of {', '.join(list_hypernetworks())}.")
+        raise HypernetworkError(
+            f"hypernetwork type {name!r} is unknown: choose one of {', '.join(list_hypernetworks())}."
+        )
     known = list(inspect.signature(_REGISTRY[name]).parameters)[1:]
     if unknown := sorted(set(options) - set(known)):
-        raise HypernetworkError(f"hypernetwork {name!r} has no option {', '.join(unknown)}: it takes {', '.join(known)}.")
+        raise HypernetworkError(
+            f"hypernetwork {name!r} has no option {', '.join(unknown)}: it takes {', '.join(known)}."
+        )
     return _REGISTRY[name](full_size, **options)

@@ -92,7 +92,8 @@ class ResidualMLP(nn.Module):
         """
         device = self.first.weight.device
         constants = torch.tensor(
-            [coordinates.layer_position, coordinates.layer_size, coordinates.out_size, coordinates.in_size], device=device
+            [coordinates.layer_position, coordinates.layer_size, coordinates.out_size, coordinates.in_size],
+            device=device,
         )
         layer, out, in_, layer_size, out_size, in_size = self.first.weight.chunk(COORD_DIM, dim=1)
         constant_weight = torch.cat((layer, layer_size, out_size, in_size), dim=1)
@@ -163,7 +164,9 @@ class INR(Hypernetwork):
                 raise HypernetworkError(f"{name}={value!r}: the INR needs a whole number of at least 1.")
         self.chunk_size = chunk_size
         self.recompute_above = recompute_above
-        self.kernel_size = tuple(max(sizes) for sizes in zip(*(tensor.kernel_size for tensor in full_size), strict=True))
+        self.kernel_size = tuple(
+            max(sizes) for sizes in zip(*(tensor.kernel_size for tensor in full_size), strict=True)
+        )
         self.mlps = nn.ModuleList(
             ResidualMLP(
                 num_frequencies=num_frequencies,

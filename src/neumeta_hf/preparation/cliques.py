@@ -278,6 +278,9 @@ class _Places:
                 if max(item.idxs) >= size:
                     reasons.append(f"{name}[{axis}] has {size} positions where {max(item.idxs) + 1} are needed")
                     continue
+                if None in item.root_idxs:
+                    reasons.append(f"{name}[{axis}] reads repeated heads, and which is whose is not known")
+                    continue
                 for position, channel in zip(item.idxs, item.root_idxs, strict=True):
                     for place in channels[channel]:
                         self._join(place, (name, axis, position))

@@ -128,7 +128,12 @@ class NeuMetaObjective(nn.Module):
 
 
 def fit_to_reference(
-    model: NeuMetaModel, reference: PreTrainedModel, *, steps: int, learning_rate: float, progress: Sequence | None = None
+    model: NeuMetaModel,
+    reference: PreTrainedModel,
+    *,
+    steps: int,
+    learning_rate: float,
+    progress: Sequence | None = None,
 ) -> float:
     """Fit the hypernetwork to the reference's weights at full size, without data and without noise.
 

@@ -255,7 +255,9 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
         except OSError as error:
-            raise RecipeError(f"recipe {path} cannot be read ({error.strerror}): give the path of a YAML file.") from error
+            raise RecipeError(
+                f"recipe {path} cannot be read ({error.strerror}): give the path of a YAML file."
+            ) from error
         except yaml.YAMLError as error:
             raise RecipeError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):

@@ -154,9 +154,7 @@ def _claim_output(recipe: Recipe, output: Path, *, resume: bool, accelerator: Ac
 def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         keys = {**before, **after}
-        return [
-            key for name in keys for key in _differences(before.get(name), after.get(name), f"{prefix}{name}.")
-        ]
+        return [key for name in keys for key in _differences(before.get(name), after.get(name), f"{prefix}{name}.")]
     return [] if before == after else [prefix.rstrip(".")]
 
 
@@ -222,7 +220,9 @@ def _make_reference(
         if recipe.pretrain is not None:
             target = _pretrain(recipe, recipe.pretrain, target, data, output, resume=resume, accelerator=accelerator)
         elif recipe.target.checkpoint is None:
-            raise RecipeError("the target has neither a checkpoint nor a pretrain section: its weights would be random.")
+            raise RecipeError(
+                "the target has neither a checkpoint nor a pretrain section: its weights would be random."
+            )
         if accelerator.is_main_process:
             prepared, report = prepare(
                 target.cpu().float().eval(),

@@ -22,7 +22,9 @@ class SizeSampler:
         seed: Of the draws.
     """
 
-    def __init__(self, widths: Sequence[float], *, sampler: str, num_random: int, groups: Sequence[str] = (), seed: int):
+    def __init__(
+        self, widths: Sequence[float], *, sampler: str, num_random: int, groups: Sequence[str] = (), seed: int
+    ):
         self.widths = sorted(widths)
         self.sampler = sampler
         self.num_random = num_random

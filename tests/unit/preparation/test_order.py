@@ -71,15 +71,24 @@ def test_the_path_is_never_longer_than_the_present_order(num, seed):
         assert total_variation(permuted, [clique]) <= total_variation(state, [clique])
 
 
-@pytest.mark.parametrize("num", [12, 30])
-def test_the_same_seed_gives_the_same_order_and_one_direction(num):
-    clique, state = rows(random_points(num, 5, 0))
-    order = find_order(clique, state, seed=3)
-    assert order == find_order(clique, state, seed=3)
-    assert order[0] < order[-1]
-    # The mirror image of the channels has the mirrored path, given in its own canonical direction.
-    mirrored = find_order(*rows(state["weight"].flip(0)), seed=3)
-    assert mirrored[0] < mirrored[-1]
+def test_a_fine_order_is_not_given_up_for_a_coarse_one():
+    # Beside a channel this far off, the others lie within one step of the solver's integers.
+    weight = torch.cat([torch.arange(24.0) * 1e-3, torch.tensor([1000.0])])[:, None]
+    assert find_order(*rows(weight)) == list(range(25))
+
+
+def test_the_same_seed_gives_the_same_order():
+    # With 60 channels, other seeds end in other orders.
+    clique, state = rows(random_points(60, 5, 0))
+    assert find_order(clique, state, seed=3) == find_order(clique, state, seed=3)
+
+
+@pytest.mark.parametrize("num", [5, 12, 25])
+def test_the_direction_is_fixed(num):
+    points = random_points(num, 5, 1)
+    for weight in (points, points.flip(0)):
+        order = find_order(*rows(weight))
+        assert order[0] < order[-1]
 
 
 def test_every_member_counts_and_statistics_do_not():
@@ -122,11 +131,11 @@ def test_unknown_methods_and_weights_that_are_no_numbers_are_refused():
 
 
 def test_a_wide_layer_takes_seconds():
-    # Generous beside the 1.5 s that it takes on one core: it is the order of magnitude that is guarded.
-    clique, state = rows(random_points(512, 4608, 0))
-    start = time.perf_counter()
+    # Generous beside the second that it takes on one core: it is the order of magnitude that is guarded.
+    clique, state = rows(random_points(512, 2304, 0))
+    start = time.process_time()
     order = find_order(clique, state)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert sorted(order) == list(range(512))
 
 

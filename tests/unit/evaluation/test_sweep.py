@@ -1,0 +1,210 @@
+import csv
+import dataclasses
+import io
+import json
+import math
+import types
+import warnings
+
+import pytest
+import torch
+from rich.console import Console
+
+from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.errors import DataError, SizeError
+from neumeta_hf.evaluation import Sweep, SweepRow, count_macs, count_parameters, evaluate_classifier, sweep
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, SizeWarning
+from neumeta_hf.targets import LeNetConfig, find_target, resize
+
+CONFIG = LeNetConfig(hidden_channels=[4, 8, 16], image_size=8, num_labels=10)
+
+
+class Family:
+    """What a sweep asks of a `NeuMetaModel`: random networks of any size, one seed per width."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, trained_widths=(0.25, 0.5, 1.0)):
+        self.config = types.SimpleNamespace(trained_widths=list(trained_widths), target_config=CONFIG)
+        self.family = find_target(CONFIG)
+        self.calls = []
+
+    def skeleton_at(self, config):
+        return self.family.build(config)
+
+    def is_in_trained_range(self, config):
+        low, high = (resize(CONFIG, pick(self.config.trained_widths)).hidden_channels for pick in (min, max))
+        return all(a <= b <= c for a, b, c in zip(low, config.hidden_channels, high, strict=True))
+
+    def morph(self, width, *, num_samples, seed, calibration):
+        self.calls.append({"width": width, "num_samples": num_samples, "seed": seed, "calibration": calibration})
+        warnings.warn("outside", SizeWarning, stacklevel=2)
+        torch.manual_seed(round(1000 * width) if isinstance(width, float) else 0)
+        return self.family.build(resize(CONFIG, width)).eval()
+
+
+@pytest.fixture(scope="module")
+def split():
+    return load_image_data(DataConfig()).test.subset(60, seed=0)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    torch.manual_seed(1)
+    return find_target(CONFIG).build(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def result(split, reference):
+    facts = {"checkpoint": "digits-lenet", "dataset": "digits", "split": "test"}
+    return sweep(Family(), split, [0.25, 0.5, 0.75, 1.0, 1.25], reference=reference, progress=False, facts=facts)
+
+
+def test_a_row_holds_what_the_morph_of_its_width_scores_and_costs(result, split):
+    row = result.rows[1]
+    with pytest.warns(SizeWarning):
+        network = Family().morph(0.5, num_samples=1, seed=0, calibration=None)
+    scores = evaluate_classifier(network, split)
+    assert (row.width, row.accuracy) == (0.5, scores["accuracy"])
+    assert row.loss == pytest.approx(scores["loss"])
+    assert row.num_parameters == count_parameters(network)
+    assert row.macs == count_macs(network, torch.zeros(1, 1, 8, 8))
+
+
+def test_compression_is_of_the_whole_network(result):
+    full = count_parameters(find_target(CONFIG).build(CONFIG))
+    for row in result.rows:
+        assert row.compression_rate == 1 - row.num_parameters / full
+    assert result.rows[3].compression_rate == 0
+    assert result.rows[0].compression_rate > 0.9
+    assert result.rows[4].compression_rate < 0
+
+
+def test_trained_and_untrained_widths_are_told_apart(result):
+    assert [row.kind for row in result.rows] == ["trained", "trained", "untrained", "trained", "outside"]
+
+
+def test_widths_count_as_trained_within_rounding(split):
+    rows = sweep(Family([0.1 + 0.2, 1.0]), split, [0.3, 0.31], progress=False).rows
+    assert [row.trained for row in rows] == [True, False]
+
+
+def test_a_width_per_group_is_in_range_where_each_group_is(split):
+    widths = [{"conv1": 0.25}, {"conv1": 1.5}]
+    rows = sweep(Family(), split, widths, progress=False).rows
+    assert [row.kind for row in rows] == ["untrained", "outside"]
+
+
+def test_a_family_that_was_never_trained_has_no_trained_row(split):
+    class Untrained(Family):
+        def is_in_trained_range(self, config):
+            return False
+
+    assert [row.kind for row in sweep(Untrained([]), split, [1.0], progress=False).rows] == ["outside"]
+
+
+def test_the_reference_is_measured_too(result, reference, split):
+    assert result.reference.accuracy == evaluate_classifier(reference, split)["accuracy"]
+    assert result.reference.compression_rate == 0
+
+
+def test_the_arguments_reach_every_morph_and_the_facts(split):
+    family = Family()
+    batches = (torch.zeros(1, 1, 8, 8) for _ in range(2))  # an iterator: every width must see all of it
+    facts = sweep(family, split, [0.5, 1.0], num_samples=3, seed=7, calibration=batches, progress=False).facts
+    assert [(call["num_samples"], call["seed"], len(call["calibration"])) for call in family.calls] == [(3, 7, 2)] * 2
+    assert (facts["num_samples"], facts["seed"], facts["num_images"]) == (3, 7, 60)
+    assert facts["device"] == "cpu"
+
+
+def test_warnings_of_sizes_outside_the_range_do_not_flood(split):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sweep(Family(), split, [0.5], progress=False)
+
+
+def test_a_progress_bar_names_the_width(split, capfd):
+    sweep(Family(), split, [0.5], progress=True)
+    assert "width=0.5" in capfd.readouterr().err
+    sweep(Family(), split, [0.5], progress=False)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_sweep_of_nothing_is_refused(split):
+    with pytest.raises(SizeError, match="widths is empty"):
+        sweep(Family(), split, [])
+    family = Family()
+    with pytest.raises(DataError, match="empty"):
+        sweep(family, split.subset(0, seed=0), [0.5], progress=False)
+
+
+def test_a_reference_that_does_not_fit_says_so_before_any_morph(split):
+    family = Family()
+    wrong = find_target(CONFIG).build(LeNetConfig(hidden_channels=[4, 8, 16], image_size=8, num_labels=2))
+    with pytest.raises(DataError, match="2 classes apart"):
+        sweep(family, split, [0.5], reference=wrong, progress=False)
+    assert family.calls == []
+
+
+def test_a_real_family_can_be_swept(split, reference):
+    model = NeuMetaForImageClassification.from_reference(
+        reference, hypernetwork={"type": "inr"}, trained_widths=[0.5, 1.0]
+    )
+    rows = sweep(model, split, [0.25, 0.5, 0.75], reference=reference, progress=False).rows
+    assert [row.kind for row in rows] == ["outside", "trained", "untrained"]
+    assert rows[1].num_parameters == count_parameters(model.morph(0.5))
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def test_json_holds_facts_reference_and_rows(result, tmp_path):
+    result.save_json(tmp_path / "sweep.json")
+    read = json.loads((tmp_path / "sweep.json").read_text())
+    assert read.keys() == {"facts", "reference", "rows"}
+    assert [SweepRow(**row) for row in read["rows"]] == result.rows
+    assert SweepRow(**read["reference"]) == result.reference
+    assert read["facts"]["checkpoint"] == "digits-lenet"
+
+
+def test_csv_has_the_same_columns(result, tmp_path):
+    result.save_csv(tmp_path / "sweep.csv")
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert list(read[0]) == [field.name for field in dataclasses.fields(SweepRow)]
+    assert [float(row["width"]) for row in read] == [0.25, 0.5, 0.75, 1.0, 1.25]
+    assert [float(row["accuracy"]) for row in read] == [row.accuracy for row in result.rows]
+
+
+def test_csv_writes_a_width_per_group_as_the_command_takes_it(result, tmp_path):
+    row = dataclasses.replace(result.rows[0], width={"conv1": 0.25, "conv2": 0.3333333333})
+    Sweep(rows=[row], reference=None, facts={}).save_csv(tmp_path / "sweep.csv")
+    assert '"conv1=0.25,conv2=0.3333333333"' in (tmp_path / "sweep.csv").read_text()
+
+
+def test_a_loss_that_is_not_finite_leaves_valid_json(result, tmp_path):
+    rows = [dataclasses.replace(result.rows[0], loss=loss) for loss in (math.inf, math.nan)]
+    Sweep(rows=rows, reference=None, facts={}).save_json(tmp_path / "sweep.json")
+    assert [row["loss"] for row in json.loads((tmp_path / "sweep.json").read_text())["rows"]] == [None, None]
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_file(result, tmp_path):
+    path = tmp_path / "sweep.json"
+    path.write_text("old")
+    broken = dataclasses.replace(result, facts={"seed": object()})
+    with pytest.raises(TypeError):
+        broken.save_json(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_shows_the_reference_first_and_every_row(result):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(result.table())
+    text = console.file.getvalue()
+    lines = [line for line in text.splitlines() if "%" in line]
+    assert len(lines) == 6
+    assert "reference" in lines[0]
+    assert f"{result.rows[0].num_parameters:,}" in lines[1]
+    assert "outside" in lines[5]
+    assert "digits-lenet, digits, test" in text

@@ -1,0 +1,402 @@
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from transformers import AutoModelForImageClassification
+
+from neumeta_hf import cli
+from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.errors import SizeError
+from neumeta_hf.evaluation import count_parameters, evaluate_classifier
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_processor, find_target
+from neumeta_hf.training import Recipe
+
+COMMANDS = ["train", "prepare", "morph", "evaluate", "info"]
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory):
+    """Output folder of a run, as `train` leaves it, without the training. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("runs") / "family"
+    torch.manual_seed(0)
+    config = LeNetConfig(hidden_channels=[4, 6, 8], kernel_size=3, image_size=8, num_labels=10)
+    reference = find_target(config).build(config).eval()
+    model = NeuMetaForImageClassification.from_reference(
+        reference, trained_widths=[0.5, 1.0], hypernetwork={"type": "grid"}
+    )
+    model.save_pretrained(folder)
+    reference.save_pretrained(folder / "reference")
+    build_image_processor(num_channels=1, image_size=8, mean=[0.5], std=[0.5]).save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(Recipe().to_dict()))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # A captured stream is no terminal, and rich would wrap at 80 columns.
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def changed(family, tmp_path):
+    """A copy of the family whose config.json has other values."""
+
+    def change(**values):
+        folder = shutil.copytree(family, tmp_path / "changed")
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **values}))
+        return folder
+
+    return change
+
+
+def refusal(capsys, *arguments):
+    """The one line that a refused command says."""
+    code = cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    assert code == 2, (out, err)
+    assert err.startswith("neumeta: error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    assert out == ""
+    return err
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+def test_help(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: neumeta")
+    if arguments == ["--help"]:
+        assert all(f"\n    {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["morph"], ["morph", "x", "--output", "y", "--seed", "z"], ["prepare", "x", "--order", "y"]]
+)
+def test_argparse_refuses_with_the_same_exit_code(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_command_prints_the_help_and_fails(capsys):
+    assert cli.main([]) == 2
+    assert capsys.readouterr().out.startswith("usage: neumeta")
+
+
+def test_version(capsys):
+    from neumeta_hf import __version__
+
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"neumeta_hf {__version__}\n"
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("command", ["info", "morph", "evaluate", "prepare"])
+def test_an_unknown_checkpoint_is_refused(command, capsys):
+    output = ["--output", "out"] if command in ("morph", "prepare") else []
+    said = refusal(capsys, command, "nowhere", *output)
+    assert "nowhere cannot be loaded (no folder of that name is here" in said
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize("command", ["info", "morph", "evaluate"])
+def test_a_plain_network_is_no_family(command, family, capsys):
+    said = refusal(capsys, command, family / "reference", *(["--output", "out"] if command == "morph" else []))
+    assert "one network, of model type 'neumeta_lenet', and no family" in said
+
+
+def test_a_checkpoint_cut_short_is_refused(changed, capsys):
+    weights = changed() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "changed cannot be loaded: " in refusal(capsys, "info", weights.parent)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"format_version": 99}, "this neumeta_hf reads format 1"),
+        ({"coordinate_scale": "wide"}, "coordinate_scale"),
+        ({"hypernetwork": {"type": "nope"}}, "choose one of grid, inr"),
+        ({"width_groups": ["conv9"]}, "lenet has conv1, conv2, conv3"),
+        (
+            {"target_config": {"model_type": "neumeta_lenet", "hidden_channels": [4, 6, 9], "num_labels": 10}},
+            "hypernetwork.tensors.0.values",
+        ),
+    ],
+)
+def test_a_config_with_a_bad_value_is_refused_by_name(values, said, changed, capsys):
+    assert said in refusal(capsys, "info", changed(**values))
+
+
+@pytest.mark.parametrize("command", ["morph", "prepare"])
+def test_what_exists_is_not_written_over(command, family, capsys, tmp_path):
+    (tmp_path / "out").mkdir()
+    checkpoint = family if command == "morph" else family / "reference"
+    assert "--output out exists already: name a new folder" in refusal(capsys, command, checkpoint, "--output", "out")
+    assert not os.listdir("out")
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        ("wide", "width 'wide' is no size: give a ratio such as 0.5"),
+        ("conv1=", "width 'conv1=' is no size"),
+        ("conv1=0.5,conv1=1", "no size"),
+        ("0", "must lie in (0, 4]"),
+        ("nan", "must lie in (0, 4]"),
+        ("8", "For 8 channels pass width=1.0"),
+        ("0.01", "smallest possible ratio is 0.125"),
+        ("conv9=0.5", "choose among conv1, conv2, conv3"),
+    ],
+)
+def test_a_width_that_no_network_has_is_refused(width, said, family, capsys):
+    # With "=", as argparse takes a text that starts with a dash for an option.
+    assert said in refusal(capsys, "morph", family, f"--width={width}", "--output", "out")
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--num-samples", "0"], "num_samples=0"),
+        (["--calibrate", "8"], "generates no BatchNorm"),
+    ],
+)
+def test_bad_sampling_is_refused(options, said, family, capsys):
+    assert said in refusal(capsys, "morph", family, "--output", "out", *options)
+
+
+@pytest.mark.parametrize("widths", ["", "a", "0.5;1", "1:0.5:0.1", "0.5:1", "0.5:1:0", "nan", "0.5:inf:0.1"])
+def test_widths_that_cannot_be_read_are_refused(widths, family, capsys):
+    assert f"widths {widths!r}: write first:last:step" in refusal(capsys, "evaluate", family, f"--widths={widths}")
+
+
+def test_an_impossible_width_stops_a_sweep_before_it_writes(family, capsys, tmp_path):
+    said = refusal(capsys, "-q", "evaluate", family, "--widths", "0.5,9", "--output", tmp_path / "sweep")
+    assert "width=9.0 is no ratio" in said
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [("nope/sweep", "the folder nope does not exist"), (".", "name the files too")]
+)
+def test_an_output_prefix_that_cannot_be_written_is_refused_first(output, said, capsys):
+    assert said in refusal(capsys, "evaluate", "nowhere", "--output", output)
+
+
+def test_evaluate_needs_the_recipe(changed, capsys):
+    folder = changed()
+    (folder / "recipe.yaml").unlink()
+    assert "changed has no recipe.yaml" in refusal(capsys, "evaluate", folder)
+    (folder / "recipe.yaml").write_text("data: {datset: digits}")
+    assert "data.datset is unknown: did you mean dataset?" in refusal(capsys, "evaluate", folder)
+
+
+def test_evaluate_names_what_it_cannot_find(family, capsys):
+    prefix = ["--widths", "1.0", "--output", "sweep"]
+    assert "nowhere cannot be loaded" in refusal(capsys, "-q", "evaluate", family, "--reference", "nowhere", *prefix)
+    said = refusal(capsys, "-q", "evaluate", family, "--dataset", "nowhere", *prefix)
+    assert "data set 'nowhere' cannot be loaded" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--config", "nowhere.yaml"], "recipe nowhere.yaml cannot be read"),
+        (["--set", "train.epochs"], "write key=value"),
+        (["--set", "=3"], "write key=value"),
+        (["--set", "seed={"], "no YAML value"),
+        (["--set", "trian.epochs=3"], "recipe key trian is unknown: did you mean train?"),
+        (["--set", "train.epohcs=3"], "recipe key train.epohcs is unknown: did you mean epochs?"),
+        (["--set", "train.epochs=many"], "recipe key train.epochs='many'"),
+        (["--set", "target.family=lenett"], "there is cifar_resnet, lenet, resnet"),
+        (["--resume"], "no run to resume"),
+    ],
+)
+def test_a_bad_recipe_is_refused(options, said, capsys):
+    assert said in refusal(capsys, "-q", "train", "--set", "output_dir=out", "--set", "pretrain={}", *options)
+
+
+def test_a_system_error_is_one_line_too(family, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refusal(capsys, "morph", family, "--output", "file/out")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+# ------------------------------------------------------------------------------------------------ what they do
+
+
+def test_info_counts_what_is_there(family, capsys):
+    assert cli.main(["info", str(family), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    total = count_parameters(AutoModelForImageClassification.from_pretrained(family / "reference"))
+    assert facts["target family"] == "lenet"
+    assert facts["width groups"] == {"conv1": 4, "conv2": 6, "conv3": 8}
+    assert facts["trained widths"] == [0.5, 1.0]
+    assert facts["generated parameters"] + facts["static parameters"] == total
+    assert cli.main(["info", str(family)]) == 0
+    table = capsys.readouterr().out
+    assert all(name in table for name in facts)
+
+
+def test_morph_writes_a_plain_network_that_a_new_process_classifies_with(family, capsys, tmp_path):
+    assert cli.main(["morph", str(family), "--width", "0.5", "--output", "half"]) == 0
+    half = NeuMetaForImageClassification.from_pretrained(family).morph(0.5)
+    assert f"{count_parameters(half):,} parameters saved in half" in capsys.readouterr().out
+    Image.effect_noise((8, 8), 100).save("digit.png")
+
+    program = """
+        import json, sys
+        import neumeta_hf
+        from transformers import AutoModelForImageClassification, pipeline
+        model = AutoModelForImageClassification.from_pretrained("half")
+        from PIL import Image
+        classify = pipeline("image-classification", model="half", device="cpu")
+        answers = classify(Image.open("digit.png"), top_k=10)
+        print(json.dumps({
+            "class": type(model).__name__,
+            "sum": sum(tensor.double().sum().item() for tensor in model.state_dict().values()),
+            "answers": {answer["label"]: answer["score"] for answer in answers},
+        }))
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["class"] == "LeNetForImageClassification"
+    assert found["sum"] == pytest.approx(sum(t.double().sum().item() for t in half.state_dict().values()))
+    processor = build_image_processor(num_channels=1, image_size=8, mean=[0.5], std=[0.5])
+    with torch.no_grad():
+        scores = half(**processor(Image.open("digit.png"), return_tensors="pt")).logits.softmax(-1)[0]
+    assert found["answers"] == pytest.approx({f"LABEL_{i}": score.item() for i, score in enumerate(scores)}, abs=1e-5)
+
+
+def test_morph_takes_a_width_per_group_and_warns_outside_the_trained_range(family, capsys):
+    assert cli.main(["morph", str(family), "--width", "conv1=0.25, conv3=0.5", "--output", "odd"]) == 0
+    config = AutoModelForImageClassification.from_pretrained("odd").config
+    assert config.hidden_channels == [1, 6, 4]
+    err = capsys.readouterr().err
+    assert err.startswith("warning: the size asked for (conv1=1, conv2=6, conv3=4 channels) lies outside")
+    assert err.count("\n") == 1
+
+
+def test_morph_without_an_image_processor_says_so(changed, capsys):
+    folder = changed()
+    (folder / "preprocessor_config.json").unlink()
+    assert cli.main(["morph", str(folder), "--output", "out"]) == 0
+    assert capsys.readouterr().err.startswith("note: no image processor is written")
+    assert "model.safetensors" in os.listdir("out")
+
+
+def test_morph_draws_its_samples_from_the_seed(family):
+    for name, options in (("a", ["--seed", "1"]), ("b", ["--seed", "1"]), ("c", ["--seed", "2"]), ("exact", [])):
+        samples = [] if name == "exact" else ["--num-samples", "2"]
+        assert cli.main(["morph", str(family), "--output", name, *samples, *options]) == 0
+    a, b, c, exact = (
+        AutoModelForImageClassification.from_pretrained(name).conv2.weight for name in ("a", "b", "c", "exact")
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    assert not torch.equal(a, exact)
+
+
+def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
+    assert cli.main(["-q", "evaluate", str(family), "--widths", "0.5:1:0.5", "--output", "sweep"]) == 0
+    out, err = capsys.readouterr()
+    assert sorted(os.listdir()) == ["sweep.csv", "sweep.json", "sweep.png"]
+    assert "reference" in out
+    assert err == ""
+    result = json.loads(open("sweep.json").read())
+    reference = AutoModelForImageClassification.from_pretrained(family / "reference")
+    data = load_image_data(DataConfig())
+    expected = evaluate_classifier(reference, data.test)
+    assert [row["width"] for row in result["rows"]] == [0.5, 1.0]
+    # The grid starts at the reference, so that the family at full size is the reference.
+    for row in (result["reference"], result["rows"][-1]):
+        assert row["accuracy"] == expected["accuracy"]
+        assert row["loss"] == pytest.approx(expected["loss"])
+    assert result["facts"]["num_images"] == len(data.test)
+    assert result["facts"]["checkpoint"] == "family"
+    assert result["facts"]["dataset"] == "digits"
+    assert str(family.parent) not in json.dumps(result)
+    assert [row["width"] for row in csv.DictReader(open("sweep.csv"))] == ["0.5", "1.0"]
+
+
+def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):
+    folder = changed()
+    shutil.rmtree(folder / "reference")
+    assert cli.main(["-q", "evaluate", str(folder), "--widths", "1", "--split", "validation"]) == 0
+    result = json.loads((folder / "sweep.json").read_text())
+    assert result["reference"] is None
+    assert result["facts"]["split"] == "validation"
+    assert result["facts"]["num_images"] == len(load_image_data(DataConfig()).validation)
+
+
+def test_prepare_writes_the_same_function(family, capsys):
+    assert cli.main(["-q", "prepare", str(family / "reference"), "--output", "prepared"]) == 0
+    assert "prepared network saved in prepared" in capsys.readouterr().out
+    before, after = (
+        AutoModelForImageClassification.from_pretrained(name) for name in (family / "reference", "prepared")
+    )
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(before.conv1.weight, after.conv1.weight)
+    with torch.no_grad():
+        assert torch.allclose(before(images).logits, after(images).logits, atol=1e-5)
+    report = json.loads(open("prepared/preparation.json").read())
+    assert report["tv_after"] < report["tv_before"]
+
+
+def test_calibrate_measures_batch_norm_where_no_statistics_are_stored(family, capsys):
+    torch.manual_seed(0)
+    config = CifarResNetConfig(
+        num_blocks=[1, 1, 1], stage_channels=[2, 4, 6], num_input_channels=1, num_labels=10, image_size=8
+    )
+    NeuMetaForImageClassification.from_reference(
+        find_target(config).build(config).eval(),
+        normalization="keep",
+        trained_widths=[0.5, 1.0],
+        hypernetwork={"type": "grid"},
+    ).save_pretrained("kept")
+    shutil.copy(family / "recipe.yaml", "kept")
+    assert "morph(..., calibration=" in refusal(capsys, "morph", "kept", "--output", "out")
+    assert cli.main(["-q", "morph", "kept", "--calibrate", "100", "--output", "out"]) == 0
+    assert AutoModelForImageClassification.from_pretrained("out").bn1.running_mean.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "width"), [("0.5", 0.5), ("1", 1.0), ("stage3=0.25", {"stage3": 0.25}), ("a=1, b = 2", {"a": 1, "b": 2})]
+)
+def test_parse_width(text, width):
+    assert cli.parse_width(text) == width
+
+
+def test_parse_width_names_what_it_takes():
+    with pytest.raises(SizeError, match=r"such as 0\.5, or one per width group such as stage3=0\.25,stage2=0\.5"):
+        cli.parse_width("half")
+
+
+def test_the_default_data_of_a_recipe_are_the_digits():
+    # `evaluate` above relies on it.
+    assert Recipe().data == replace(DataConfig())
