@@ -7,7 +7,7 @@ makes sure that transformers' Auto classes know NeuMeta checkpoints as soon as t
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from neumeta_hf._auto_classes import load_auto_classes, register_with_auto_classes
+from neumeta_hf._auto_classes import register_with_auto_classes
 
 if TYPE_CHECKING:
     from neumeta_hf.calibration import calibrate
@@ -81,8 +81,6 @@ def __getattr__(name: str) -> Any:
         return version("neumeta_hf")
     if name not in _HOMES:
         raise AttributeError(f"module 'neumeta_hf' has no attribute {name!r}")
-    if _HOMES[name] not in ("errors", "data"):
-        load_auto_classes()
     value = getattr(importlib.import_module(f"neumeta_hf.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -64,11 +64,6 @@ def _is_too_early(loaded: ModuleType) -> bool:
     )
 
 
-def load_auto_classes() -> None:
-    """Load the Auto classes, and with them this package's models, before any part of the package needs the other."""
-    importlib.import_module(_AUTO_CLASSES)
-
-
 def register_with_auto_classes() -> None:
     """Register now where the Auto classes are loaded, else as soon as they are."""
     if _AUTO_CLASSES in sys.modules:

@@ -8,8 +8,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, SizeError
+
+if TYPE_CHECKING:
+    from neumeta_hf.modeling_neumeta import NeuMetaModel
 
 _EPILOG = """\
 examples:
@@ -254,7 +258,8 @@ def _info(arguments: argparse.Namespace) -> None:
 
     family = _load_family(arguments.checkpoint)
     config = family.config
-    num_channels = family.family.num_channels(config.target_config)
+    full_config: Any = config.target_config
+    num_channels = family.family.num_channels(full_config)
     generated = sum(tensor.numel() for tensor in family.generate().values())
     widths = config.trained_widths
     facts = {
@@ -284,7 +289,7 @@ def _info(arguments: argparse.Namespace) -> None:
     Console().print(table)
 
 
-def _loaded(auto_class, name: str, **options):
+def _loaded(auto_class, name: str, **options) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -298,13 +303,14 @@ def _loaded(auto_class, name: str, **options):
         raise CheckpointError(f"{name} cannot be loaded{where}: {reason[:300]}") from error
 
 
-def _load_family(name: str):
+def _load_family(name: str) -> "NeuMetaModel":
     from transformers import AutoConfig
 
+    from neumeta_hf.configuration_neumeta import NeuMetaConfig
     from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 
     model_type = _loaded(AutoConfig, name).model_type
-    if model_type != NeuMetaForImageClassification.config_class.model_type:
+    if model_type != NeuMetaConfig.model_type:
         raise CheckpointError(
             f"{name} is one network, of model type {model_type!r}, and no family: give the output folder of a training "
             "run."
@@ -325,7 +331,7 @@ def _recipe_of(checkpoint: Path):
     return load_recipe(path)
 
 
-def _calibration(arguments: argparse.Namespace, family):
+def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel") -> Any:
     if not arguments.calibrate:
         return None
     if not family.statistic_names:

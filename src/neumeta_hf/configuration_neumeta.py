@@ -21,12 +21,12 @@ class NeuMetaConfig(PreTrainedConfig):
     Attributes:
         target_config: Config of the reference: the prepared target at width 1.0, of any registered family.
         hypernetwork: `{"type": name, ...options}` as `build_hypernetwork` takes it.
-        generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns ("*").
-            The rest is static: saved in the checkpoint as it is.
+        generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns
+            ("*"). The rest is static: saved in the checkpoint as it is.
         width_groups: Groups of channels whose number a size may change. None: every group all of whose parameters are
             generated.
-        normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are generated
-            or static like others, and its running statistics are stored per size).
+        normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are
+            generated or static like others, and its running statistics are stored per size).
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores.
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.
@@ -54,6 +54,10 @@ class NeuMetaConfig(PreTrainedConfig):
     preparation: dict | None = None
     format_version: int = FORMAT_VERSION
 
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.validate_neumeta()  # here too, where its error comes through as it is
+
     def validate_neumeta(self):
         """Refuse values that no model can be built from.
 
@@ -70,7 +74,8 @@ class NeuMetaConfig(PreTrainedConfig):
                 raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if not 0 <= self.coordinate_noise <= 4:
             raise CheckpointError(
-                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the paper uses 1."
+                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the "
+                "paper uses 1."
             )
         for name in ("trained_widths", "statistics_widths"):
             if bad := [width for width in getattr(self, name) if not 0 < width <= 4]:
@@ -83,7 +88,8 @@ class MorphConfig:
 
     Attributes:
         width: A ratio for all width groups, or a ratio per group; groups not named keep 1.0.
-        num_samples: 1 asks for the exact coordinates; K > 1 for the mean of K noisy generations (cross-model smoothness).
+        num_samples: 1 asks for the exact coordinates; K > 1 for the mean of K noisy generations (cross-model
+            smoothness).
         noise: Width of that noise in channels; None: the training's.
         seed: Of the noise.
     """

@@ -5,9 +5,10 @@ The coordinate of one weight in one network is, after "Neural Metamorphosis" (Ya
     (l / L, c_out / C_out, c_in / C_in, L / N, C_out / N, C_in / N)
 
 with `l` the number of the tensor, `L` how many tensors are generated, `c_out` and `c_in` the channels that the weight
-joins, `C_out` and `C_in` how many there are, and `N` a constant. One coordinate stands for the whole kernel of a channel
-pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each, so a tensor's
-coordinates are kept as two vectors and four scalars, never as rows: memory grows with `C_out + C_in`, not with their product.
+joins, `C_out` and `C_in` how many there are, and `N` a constant. One coordinate stands for the whole kernel of a
+channel pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each, so a
+tensor's coordinates are kept as two vectors and four scalars, never as rows: memory grows with `C_out + C_in`, not with
+their product.
 """
 
 import dataclasses
@@ -115,8 +116,8 @@ def make_coordinates(
     for layer, (name, shape) in enumerate(shapes.items()):
         if len(shape) not in (1, 2, 4) or 0 in shape:
             raise HypernetworkError(
-                f"{name} has shape {tuple(shape)}: only vectors, matrices and two-dimensional kernels with no empty axis "
-                "can be generated. Leave it out of `generated`, then it stays static."
+                f"{name} has shape {tuple(shape)}: only vectors, matrices and two-dimensional kernels with no empty "
+                "axis can be generated. Leave it out of `generated`, then it stays static."
             )
         num_out, num_in = shape[0], shape[1] if len(shape) > 1 else 1
         out_size, in_size = num_out, num_in
@@ -201,8 +202,8 @@ def centre_crop(kernel_size: Sequence[int], largest: Sequence[int]) -> list[int]
     (height, width), (max_height, max_width) = kernel_size, largest
     if height > max_height or width > max_width:
         raise HypernetworkError(
-            f"a {height}x{width} kernel cannot be cropped from {max_height}x{max_width}: the hypernetwork must be built "
-            "with the largest kernel among the generated tensors."
+            f"a {height}x{width} kernel cannot be cropped from {max_height}x{max_width}: the hypernetwork must be "
+            "built with the largest kernel among the generated tensors."
         )
     top, left = (max_height - height) // 2, (max_width - width) // 2
     return [row * max_width + column for row in range(top, top + height) for column in range(left, left + width)]

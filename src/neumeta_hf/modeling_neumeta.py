@@ -28,6 +28,8 @@ from neumeta_hf.hypernetworks import build_hypernetwork
 from neumeta_hf.targets import find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
+_MAX_SKELETONS = 64
+
 Width = float | Mapping[str, float] | PreTrainedConfig
 """A ratio for all width groups, a ratio per group, or the config of a target of the family."""
 
@@ -49,12 +51,11 @@ class TensorTree(nn.Module):
         for tensors, is_parameter in ((parameters, True), (buffers, False)):
             for name, tensor in tensors.items():
                 *path, leaf = name.split(".")
-                node = self
+                node: nn.Module = self
                 for part in path:
                     if part not in node._modules:
                         node.add_module(part, TensorTree({}, {}))
-                    node = node._modules[part]
-                assert isinstance(node, TensorTree)
+                    node = node.get_submodule(part)
                 if is_parameter:
                     node.register_parameter(leaf, nn.Parameter(tensor))
                 else:
@@ -82,18 +83,17 @@ class NeuMetaModel(PreTrainedModel):
     config: NeuMetaConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
+    _skeletons: dict[tuple, nn.Module]
 
     def __init__(self, config: NeuMetaConfig):
         super().__init__(config)
-        if not isinstance(config.target_config, PreTrainedConfig):
-            raise TargetError("target_config is missing: give the config of the reference, or use from_reference().")
-        self.family = find_target(config.target_config)
+        self.family = find_target(self.reference_config)
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
-        reference = self.family.build(copy.deepcopy(config.target_config))
+        reference = self.family.build(copy.deepcopy(self.reference_config))
         self._sort_names(reference)
         self.width_groups = self._find_width_groups()
-        full_size = self._make_coordinates(config.target_config)
+        full_size = self._make_coordinates(self.reference_config)
         self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
         tensors = reference.state_dict()
         parameters = {name for name, _ in reference.named_parameters()}
@@ -103,9 +103,16 @@ class NeuMetaModel(PreTrainedModel):
         )
         for tensor in self.static.tensors().values():
             if tensor.device.type != "meta":  # filled by the target's own initialisation: post_init must not refill it
-                tensor._is_hf_initialized = True
+                tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         self._make_statistics()
         self.post_init()
+
+    @property
+    def reference_config(self) -> PreTrainedConfig:
+        """Config of the target at width 1.0."""
+        if not isinstance(self.config.target_config, PreTrainedConfig):
+            raise TargetError("target_config is missing: give the config of the reference, or use from_reference().")
+        return self.config.target_config
 
     def _sort_names(self, reference: nn.Module) -> None:
         """Tell apart what is generated, constant, measured per size, and static."""
@@ -135,7 +142,7 @@ class NeuMetaModel(PreTrainedModel):
                     "running_var": 1,
                     "num_batches_tracked": 0,
                 }
-                self.constants |= {f"{prefix}.{key}": value for key, value in values.items()}
+                self.constants |= {name: value for key, value in values.items() if (name := f"{prefix}.{key}") in names}
             elif any(matches(name, pattern) for name in buffers for pattern in patterns):
                 self.statistic_names += buffers
         self.generated_names = [
@@ -148,7 +155,7 @@ class NeuMetaModel(PreTrainedModel):
 
     def _find_width_groups(self) -> list[str]:
         """The groups of channels that a size may change; also guards that static tensors never change."""
-        reference = self.config.target_config
+        reference = self.reference_config
         num_channels = self.family.num_channels(reference)
         wanted = list(self.config.width_groups) if self.config.width_groups is not None else list(num_channels)
         if unknown := [group for group in wanted if group not in num_channels]:
@@ -156,20 +163,16 @@ class NeuMetaModel(PreTrainedModel):
         full = self._shapes(reference)
         may_change = {*self.generated_names, *self.constants, *self.statistic_names}
         found = []
-        self._varying = dict.fromkeys(self.generated_names, (False, False))
+        self._varying: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
         for group in wanted:
-            if num_channels[group] < 2:
+            other = self._shapes_of_neighbour(group, num_channels[group])
+            if other is None:
                 continue
-            one_less = (num_channels[group] - 1) / num_channels[group]
-            try:
-                smaller = self._shapes(resize(reference, {group: one_less}, groups=[group]))
-            except SizeError:  # a group that cannot stand alone at this size, such as one padded up to another
-                continue
-            changed = {name for name, shape in smaller.items() if shape != full[name]}
+            changed = {name for name, shape in other.items() if shape != full[name]}
             if changed <= may_change:
                 found.append(group)
                 for name in changed & set(self.generated_names):
-                    axes = [a != b for a, b in zip((*full[name], 1)[:2], (*smaller[name], 1)[:2], strict=True)]
+                    axes = [a != b for a, b in zip((*full[name], 1)[:2], (*other[name], 1)[:2], strict=True)]
                     self._varying[name] = (self._varying[name][0] or axes[0], self._varying[name][1] or axes[1])
             elif self.config.width_groups is not None:
                 raise TargetError(
@@ -178,10 +181,20 @@ class NeuMetaModel(PreTrainedModel):
                 )
         if not found:
             raise TargetError(
-                f"generated={list(self.config.generated)} leaves no width group free: each of {', '.join(num_channels)} "
-                "also changes a static tensor. Generate whole blocks, or everything ('*')."
+                f"generated={list(self.config.generated)} leaves no width group free: each of "
+                f"{', '.join(num_channels)} also changes a static tensor. Generate whole blocks, or everything ('*')."
             )
         return found
+
+    def _shapes_of_neighbour(self, group: str, num_channels: int) -> dict[str, tuple[int, ...]] | None:
+        """Shapes with one channel less in a group, or one more where the architecture cannot have one less."""
+        for count in (num_channels - 1, num_channels + 1):
+            try:
+                resized = resize(self.reference_config, {group: count / num_channels}, groups=[group])
+            except SizeError:
+                continue
+            return self._shapes(resized)
+        return None
 
     @classmethod
     def from_reference(cls, reference: PreTrainedModel, **fields) -> Self:
@@ -194,21 +207,28 @@ class NeuMetaModel(PreTrainedModel):
             **fields: Of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
 
         Returns:
-            The model, on the reference's device.
+            The model, on the reference's device and of its dtype.
 
         Raises:
-            TargetError: As for the constructor.
+            TargetError: As for the constructor; or `normalization` is "fuse" and the reference's BatchNorm is not
+                fused.
         """
         names = {key: getattr(reference.config, key) for key in ("id2label", "label2id")}
         config = NeuMetaConfig(target_config=copy.deepcopy(reference.config), **names, **fields)
         model = cls(config)
         config.width_groups = model.width_groups
         tensors = reference.state_dict()
+        for name, value in model.constants.items():
+            if not name.endswith("num_batches_tracked") and (tensors[name] - value).abs().max() > 1e-3:
+                raise TargetError(
+                    f"the reference's {name} is not {value:g}: its BatchNorm was not fused. Pass it through "
+                    'prepare(reference, normalization="fuse") first, or say normalization="keep" here.'
+                )
         with torch.no_grad():
             for name, tensor in model.static.tensors().items():
                 tensor.copy_(tensors[name])
         model.hypernetwork.start_at([tensors[name] for name in model.generated_names])
-        return model.to(reference.device)
+        return model.to(device=reference.device, dtype=reference.dtype)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -217,12 +237,14 @@ class NeuMetaModel(PreTrainedModel):
         Raises:
             CheckpointError: Keys are missing from the checkpoint or unknown to the model.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info[kind])):
+                first = ", ".join(keys[:5]) + (" ..." if len(keys) > 5 else "")
                 raise CheckpointError(
-                    f"{kind.replace('_', ' ')} in the checkpoint: {', '.join(keys[:5])}{' ...' if len(keys) > 5 else ''} "
-                    f"({len(keys)} in all). Its config.json and weights are not of one model: download or save it again."
+                    f"{kind.replace('_', ' ')} in the checkpoint: {first} ({len(keys)} in all). Its config.json and "
+                    "weights are not of one model: download or save it again."
                 )
         # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
         # aligned, so that a reloaded family generates the very same bits.
@@ -244,7 +266,7 @@ class NeuMetaModel(PreTrainedModel):
         Raises:
             SizeError: No network of the family has that size, or it changes what this checkpoint holds fixed.
         """
-        reference = self.config.target_config
+        reference = self.reference_config
         if not isinstance(width, PreTrainedConfig):
             return resize(reference, width, groups=self.width_groups)
         fixed = {
@@ -276,9 +298,10 @@ class NeuMetaModel(PreTrainedModel):
             widths = self.config.trained_widths
             trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
             num_channels = self.family.num_channels(target_config)
+            size = ", ".join(f"{group}={num_channels[group]}" for group in self.width_groups)
             warnings.warn(
-                f"the size asked for ({', '.join(f'{group}={num_channels[group]}' for group in self.width_groups)} channels)"
-                f" lies outside the trained range: training drew {trained}. Expect lower accuracy, and measure it.",
+                f"the size asked for ({size} channels) lies outside the trained range: training drew {trained}. Expect "
+                "lower accuracy, and measure it.",
                 SizeWarning,
                 stacklevel=3,
             )
@@ -288,10 +311,14 @@ class NeuMetaModel(PreTrainedModel):
     def skeleton_at(self, target_config: PreTrainedConfig) -> nn.Module:
         """The target of a size on the meta device: its shapes and its forward pass, without any weight."""
         key = tuple(self.family.num_channels(target_config).items())
-        if key not in self._skeletons:
+        skeleton = self._skeletons.pop(key, None)
+        if skeleton is None:
             with torch.device("meta"):
-                self._skeletons[key] = self.family.build(copy.deepcopy(target_config))
-        return self._skeletons[key]
+                skeleton = self.family.build(copy.deepcopy(target_config))
+        self._skeletons[key] = skeleton
+        if len(self._skeletons) > _MAX_SKELETONS:  # sizes per group are too many to keep; the first is the oldest
+            del self._skeletons[next(iter(self._skeletons))]
+        return skeleton
 
     def _shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.skeleton_at(target_config).state_dict().items()}
@@ -305,7 +332,7 @@ class NeuMetaModel(PreTrainedModel):
         """The constant `N` that sizes are divided by."""
         if self.config.coordinate_scale is not None:
             return self.config.coordinate_scale
-        return max(max(shape[:2]) for shape in self._generated_shapes(self.config.target_config).values())
+        return max(max(shape[:2]) for shape in self._generated_shapes(self.reference_config).values())
 
     def _make_coordinates(self, target_config: PreTrainedConfig) -> dict[str, TensorCoordinates]:
         smallest = largest = None
@@ -395,11 +422,13 @@ class NeuMetaModel(PreTrainedModel):
         """
         skeleton = self.skeleton_at(target_config)
         skeleton.train(self.training)
-        measured = {name.rpartition(".")[0] for name in self.statistic_names}
+        measured = self._measured_modules()
         for name, module in skeleton.named_modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.training and name in measured)
         tensors = self.complete(generated, target_config)
+        if self.training:  # BatchNorm then writes into the statistics that it is given
+            tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         return torch.func.functional_call(skeleton, tensors, (), inputs, strict=True)
 
     def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
@@ -445,14 +474,16 @@ class NeuMetaModel(PreTrainedModel):
             noise: Width of that noise in channels; None: the training's.
             seed: Of the noise.
             calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Needed
-                only where BatchNorm was kept and the checkpoint stores no statistics for the size.
+                only where BatchNorm was kept and the checkpoint stores no statistics for the size. Static BatchNorm
+                keeps its own.
 
         Returns:
             The stock class of the family wherever its config can express the size; all tensors are its own.
 
         Raises:
             SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
-            CheckpointError: BatchNorm was kept and there are neither statistics nor `calibration` for the size.
+            CheckpointError: BatchNorm was kept and there are neither statistics nor `calibration` for the size; or
+                there is `calibration` and no generated BatchNorm.
         """
         if isinstance(width, MorphConfig):
             if (num_samples, noise, seed) != (1, None, 0):
@@ -466,6 +497,10 @@ class NeuMetaModel(PreTrainedModel):
         self._warn_outside(target_config)
         if calibration is None:
             self._require_statistics(target_config)
+        elif not self.statistic_names:
+            raise CheckpointError(
+                "this checkpoint generates no BatchNorm: there is nothing to calibrate, drop calibration."
+            )
         if num_samples == 1 and noise is None:
             noise = 0.0
         generated = self.generate(
@@ -479,7 +514,9 @@ class NeuMetaModel(PreTrainedModel):
             model = self.family.build(copy.deepcopy(target_config))
         model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
-        return calibrate(model, calibration) if calibration is not None else model  # pyright: ignore[reportReturnType]
+        if calibration is not None:
+            calibrate(model, calibration, modules=self._measured_modules())
+        return model
 
     # ------------------------------------------------------------------------------------------------ statistics
 
@@ -515,6 +552,10 @@ class NeuMetaModel(PreTrainedModel):
         self.config.statistics_widths = [float(width) for width in widths]
         self._make_statistics(measured)
 
+    def _measured_modules(self) -> set[str]:
+        """Names of the BatchNorm modules whose statistics belong to a size."""
+        return {name.rpartition(".")[0] for name in self.statistic_names}
+
     def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
         num_channels = self.family.num_channels(target_config)
         for index, width in enumerate(self.config.statistics_widths):
@@ -532,7 +573,8 @@ class NeuMetaModel(PreTrainedModel):
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
             raise CheckpointError(
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored}). Pass morph(..., calibration=batches of images as training saw them), or store_statistics()."
+                f"{stored}). Pass morph(..., calibration=batches of images as training saw them), or "
+                "store_statistics()."
             )
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,11 +1,13 @@
 import csv
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import textwrap
-from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -41,9 +43,22 @@ def family(tmp_path_factory):
     return folder
 
 
+class Records(logging.Handler):
+    """What transformers logs; its own handler writes past pytest's capture."""
+
+    said: ClassVar[list[str]] = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    monkeypatch.setattr(logger, "handlers", [Records()])
+    Records.said.clear()
     # A captured stream is no terminal, and rich would wrap at 80 columns.
     monkeypatch.setenv("COLUMNS", "200")
 
@@ -70,6 +85,7 @@ def refusal(capsys, *arguments):
     assert err.count("\n") == 1
     assert err.endswith("\n")
     assert out == ""
+    assert Records.said == []
     return err
 
 
@@ -328,7 +344,7 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
     assert sorted(os.listdir()) == ["sweep.csv", "sweep.json", "sweep.png"]
     assert "reference" in out
     assert err == ""
-    result = json.loads(open("sweep.json").read())
+    result = json.loads(Path("sweep.json").read_text())
     reference = AutoModelForImageClassification.from_pretrained(family / "reference")
     data = load_image_data(DataConfig())
     expected = evaluate_classifier(reference, data.test)
@@ -341,7 +357,7 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
     assert result["facts"]["checkpoint"] == "family"
     assert result["facts"]["dataset"] == "digits"
     assert str(family.parent) not in json.dumps(result)
-    assert [row["width"] for row in csv.DictReader(open("sweep.csv"))] == ["0.5", "1.0"]
+    assert [row["width"] for row in csv.DictReader(Path("sweep.csv").read_text().splitlines())] == ["0.5", "1.0"]
 
 
 def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):
@@ -364,7 +380,7 @@ def test_prepare_writes_the_same_function(family, capsys):
     assert not torch.equal(before.conv1.weight, after.conv1.weight)
     with torch.no_grad():
         assert torch.allclose(before(images).logits, after(images).logits, atol=1e-5)
-    report = json.loads(open("prepared/preparation.json").read())
+    report = json.loads(Path("prepared/preparation.json").read_text())
     assert report["tv_after"] < report["tv_before"]
 
 
@@ -399,4 +415,4 @@ def test_parse_width_names_what_it_takes():
 
 def test_the_default_data_of_a_recipe_are_the_digits():
     # `evaluate` above relies on it.
-    assert Recipe().data == replace(DataConfig())
+    assert Recipe().data == DataConfig()

@@ -112,7 +112,8 @@ def to_size(image: Image.Image, size: int, *, centre_crop: bool = False) -> Imag
     """Bring an image to the size that the network gets.
 
     A square image is resized whole. Of any other, or with `centre_crop`, the shorter side is resized to 256/224 of the
-    size and the centre is cropped, as is usual for ImageNet.
+    size and the centre is cropped, as is usual for ImageNet: to the pixel what transformers' ConvNextImageProcessor
+    does with `crop_pct=224/256`.
 
     Args:
         image: Grey or RGB.
@@ -123,9 +124,8 @@ def to_size(image: Image.Image, size: int, *, centre_crop: bool = False) -> Imag
         The image, `size` high and wide; itself where nothing is to do.
     """
     if centre_crop or image.width != image.height:
-        shorter = round(size * 256 / 224)
-        scale = shorter / min(image.size)
-        width, height = max(shorter, round(image.width * scale)), max(shorter, round(image.height * scale))
+        shorter = size * 256 // 224
+        width, height = (shorter * side // min(image.size) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         left, top = (width - size) // 2, (height - size) // 2
         return image.crop((left, top, left + size, top + size))

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#555555"
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -21,6 +24,8 @@ _LABELS = {
     "outside": "outside the trained range",
 }
 _MOST_ANNOTATIONS = 16
+# Where a width is written, in points from its point; the far places get a line to it.
+_PLACES = [(0, -8), (0, 8), (7, -7), (-7, 7), (4, -18), (-4, 18), (8, -30), (-8, 30), (8, -42), (-8, 42)]
 
 
 def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
@@ -49,7 +54,7 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     """
     rows = sorted(result["rows"], key=lambda row: row["num_parameters"])
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     uniform = [row for row in rows if not isinstance(row["width"], Mapping)]
     axes.plot(*_points(uniform), color=_BLUE, linewidth=1.2, zorder=1)
@@ -60,17 +65,6 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
         accuracy = 100 * result["reference"]["accuracy"]
         axes.axhline(accuracy, color=_GREY, linestyle="--", linewidth=1, zorder=0, label=f"reference, {accuracy:.2f} %")
     annotated = len(rows) <= _MOST_ANNOTATIONS
-    for row in rows if annotated else ():
-        axes.annotate(
-            _label(row["width"]),
-            (row["num_parameters"], 100 * row["accuracy"]),
-            xytext=(5, -5),  # below to the right, which a rising curve leaves free
-            textcoords="offset points",
-            va="top",
-            fontsize=8,
-            zorder=2,
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )
     sizes = [row["num_parameters"] for row in rows]
     if max(sizes) > 4 * min(sizes):
         axes.set_xscale("log")
@@ -89,7 +83,48 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     facts = result.get("facts", {})
     names = [str(facts[key]) for key in ("title", "checkpoint", "dataset", "split") if facts.get(key)]
     axes.set_title(", ".join(names), fontsize=10)
+    if annotated:
+        _annotate(axes, rows, canvas)
     return figure
+
+
+def _annotate(axes: Axes, rows: list[Any], canvas: FigureCanvasAgg) -> None:
+    """Write its width at each point, where it covers neither a point nor another width if there is such a place."""
+    figure = canvas.figure
+    figure.draw_without_rendering()  # the layout is final from here on
+    reach = 6 * figure.dpi / 72
+    centres = axes.transData.transform(list(zip(*_points(rows), strict=True)))
+    taken = [Bbox([centre - reach, centre + reach]) for centre in centres]
+    for row in rows:
+        note = axes.annotate(
+            _label(row["width"]),
+            (row["num_parameters"], 100 * row["accuracy"]),
+            xytext=(0, 0),
+            textcoords="offset points",
+            fontsize=8,
+            zorder=2,
+            arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+        note.set_in_layout(False)
+        overlaps = []
+        for place in _PLACES:
+            box = _put(note, place, canvas)
+            is_inside = figure.bbox.containsx(box.x1) and axes.bbox.containsy(box.y0)
+            overlaps.append(box.count_overlaps(taken) if is_inside else len(rows))
+            if overlaps[-1] == 0:
+                break
+        taken.append(_put(note, _PLACES[overlaps.index(min(overlaps))], canvas))
+
+
+def _put(note: Annotation, place: tuple[int, int], canvas: FigureCanvasAgg) -> Bbox:
+    right, up = place
+    note.xyann = place
+    note.set(ha="left" if right > 0 else "right" if right < 0 else "center", va="bottom" if up > 0 else "top")
+    if note.arrow_patch is not None:
+        note.arrow_patch.set_visible(abs(up) > 10)
+    note.update_positions(canvas.get_renderer())
+    return Text.get_window_extent(note)  # without the line, unlike Annotation's
 
 
 def _points(rows: list[Any]) -> tuple[list[int], list[float]]:

@@ -35,7 +35,7 @@ class SweepRow:
         num_parameters: Of the whole network.
         macs: Multiply-accumulates of the whole network for one image.
         compression_rate: 1 minus the share of the full-size network's parameters that is left; of the whole network.
-        trained: Whether training drew this very width.
+        trained: Whether training drew this very network: its channels are those of one of the uniform trained widths.
         in_range: Whether every width group lies between the smallest and the largest that training drew.
     """
 
@@ -199,6 +199,13 @@ def sweep(
     full_size = count_parameters(model.skeleton_at(full_config))
     calibration = list(calibration) if calibration is not None else None
 
+    def channels_at(width: float | Mapping[str, float]) -> dict[str, int]:
+        return model.family.num_channels(model.target_config_at(width))
+
+    # Two widths that round to the same channels are one network: one that was trained, if either was.
+    trained_channels = [channels_at(width) for width in config.trained_widths]
+    channels = [channels_at(width) for width in widths]  # an impossible width must not cost the sweep before it
+
     def measure(network: PreTrainedModel, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
         scores = evaluate_classifier(network, split, batch_size=batch_size, device=model.device)
         num_parameters = count_parameters(network)
@@ -217,14 +224,12 @@ def sweep(
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
     rows = []
     with tqdm(widths, desc="sweep", disable=not progress) as bar:
-        for width in bar:
+        for width, num_channels in zip(bar, channels, strict=True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SizeWarning)  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
-            trained = not isinstance(width, Mapping) and any(
-                abs(width - other) < 1e-9 for other in config.trained_widths
-            )
-            row = measure(network, width, trained=trained, in_range=model.is_in_trained_range(network.config))
+            in_range = model.is_in_trained_range(network.config)
+            row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)
             bar.set_postfix(width=format_width(width), accuracy=f"{row.accuracy:.2%}")
             rows.append(row)
     sampling = {"num_samples": num_samples, "seed": seed, "num_images": len(split)}

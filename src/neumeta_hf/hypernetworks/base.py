@@ -14,8 +14,8 @@ class Hypernetwork(nn.Module, abc.ABC):
     """Maps the coordinates of a network's tensors to their values.
 
     A subclass is registered with `register_hypernetwork`. Its constructor takes `full_size` (the coordinates of the
-    reference, whose order numbers the tensors) and keyword-only options, which are what a checkpoint's config stores. It knows where
-    weights lie, never what they are called.
+    reference, whose order numbers the tensors) and keyword-only options, which are what a checkpoint's config stores.
+    It knows where weights lie, never what they are called.
     """
 
     @abc.abstractmethod

@@ -1,12 +1,13 @@
 """A grid of learned values over the channel axes, resampled at the coordinates: an INR without a network behind it.
 
-Where the paper's INR is a multilayer perceptron of the coordinate, this one keeps the values themselves on a grid as fine
-as the reference and reads them with a box filter as wide as one channel of the size asked for, as grid-based neural fields
-do in space. That makes it as large as what it generates, start exactly at the reference, and train like plain weights.
+Where the paper's INR is a multilayer perceptron of the coordinate, this one keeps the values themselves on a grid as
+fine as the reference and reads them with a box filter as wide as one channel of the size asked for, as grid-based
+neural fields do in space. That makes it as large as what it generates, start exactly at the reference, and train like
+plain weights.
 
-With relative positions a small network is the large one with neighbouring channels merged: averaged over output channels,
-summed over input channels, which keeps what the network computes where neighbours agree. Detail that averages out within a
-channel of a small size is free to serve the larger sizes alone.
+With relative positions a small network is the large one with neighbouring channels merged: averaged over output
+channels, summed over input channels, which keeps what the network computes where neighbours agree. Detail that averages
+out within a channel of a small size is free to serve the larger sizes alone.
 """
 
 from collections.abc import Sequence
@@ -40,8 +41,9 @@ class Grid(Hypernetwork):
 
     Args:
         full_size: Coordinates of the reference's generated tensors; the grids are as fine as they are.
-        positions: "relative" reads at `c / C`: a small network merges neighbouring channels of the large one. "absolute"
-            reads at `c`: a small network is the large one's first channels (Yu and Huang 2019, arXiv:1903.05134).
+        positions: "relative" reads at `c / C`: a small network merges neighbouring channels of the large one.
+            "absolute" reads at `c`: a small network is the large one's first channels (Yu and Huang 2019,
+            arXiv:1903.05134).
 
     Raises:
         HypernetworkError: `positions` is neither.
@@ -58,8 +60,8 @@ class Grid(Hypernetwork):
 
     def start_at(self, values: Sequence[Tensor]) -> bool:
         with torch.no_grad():
-            for tensor, value in zip(self.tensors, values, strict=True):
-                tensor.values.copy_(value.reshape(tensor.values.shape))
+            for parameter, value in zip(self.parameters(), values, strict=True):
+                parameter.copy_(value.reshape(parameter.shape))
         return True
 
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:

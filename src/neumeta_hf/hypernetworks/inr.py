@@ -2,9 +2,9 @@
 
 Sinusoidal positional encoding, then one residual ReLU MLP per generated tensor; the output is divided by `C_in`. What
 differs from a literal reading is speed alone: the encoding of a coordinate is the concatenation of its six numbers'
-encodings, so the first linear layer is a sum of six terms, of which four are constant over a tensor and two vary along one
-axis. The layer is computed per axis and the sums are broadcast, which turns `C_out * C_in` rows of the widest matrix
-product into `C_out + C_in`.
+encodings, so the first linear layer is a sum of six terms, of which four are constant over a tensor and two vary along
+one axis. The layer is computed per axis and the sums are broadcast, which turns `C_out * C_in` rows of the widest
+matrix product into `C_out + C_in`.
 """
 
 import functools
@@ -78,7 +78,9 @@ class ResidualMLP(nn.Module):
         self.residual_scale = residual_scale
         self.first = nn.Linear(COORD_DIM * (2 * num_frequencies + 1), hidden_size)
         self.residuals = nn.ModuleList(nn.Linear(hidden_size, hidden_size) for _ in range(num_hidden_layers - 1))
-        self.scales = nn.Parameter(torch.full((num_hidden_layers - 1,), residual_scale))
+        # An empty parameter would never get a gradient.
+        scales = nn.Parameter(torch.full((num_hidden_layers - 1,), residual_scale)) if num_hidden_layers > 1 else None
+        self.scales: nn.Parameter | None = scales
         self.last = OutputLayer(hidden_size, kernel_area, scale=output_scale)
 
     def axis_terms(self, coordinates: TensorCoordinates) -> tuple[Tensor, Tensor]:
@@ -113,7 +115,7 @@ class ResidualMLP(nn.Module):
             `[num_out * num_in, kernel_area]`.
         """
         hidden = F.relu(out_term.unsqueeze(1) + in_term, inplace=True).flatten(0, 1)
-        for linear, scale in zip(self.residuals, self.scales, strict=True):
+        for linear, scale in zip(self.residuals, () if self.scales is None else self.scales, strict=True):
             hidden = torch.addcmul(hidden, F.relu(linear(hidden), inplace=True), scale.to(hidden.dtype))
         return F.linear(hidden, self.last.weight[kept], self.last.bias[kept])
 
@@ -133,7 +135,8 @@ class INR(Hypernetwork):
         num_hidden_layers: Hidden layers; the paper uses 4 or 5, at most 8.
         num_frequencies: Octaves of the positional encoding; the paper uses 16.
         residual_scale: First value of each residual's learned scale; the paper uses 0.1.
-        chunk_size: Channel pairs generated at a time, which bounds memory to about `12 * hidden_size * chunk_size` bytes.
+        chunk_size: Channel pairs generated at a time, which bounds memory to about `12 * hidden_size * chunk_size`
+            bytes.
         recompute_above: In training, a tensor with more channel pairs than this is recomputed chunk by chunk in the
             backward pass instead of kept.
 
@@ -207,14 +210,14 @@ class INR(Hypernetwork):
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
-        elif isinstance(module, ResidualMLP):
+        elif isinstance(module, ResidualMLP) and module.scales is not None:
             init.constant_(module.scales, module.residual_scale)
 
 
 def _output_scale(tensor: TensorCoordinates) -> float:
     """Output scale at which signals keep their size from layer to layer at the start.
 
-    The INR is smooth, so neighbouring channels start alike and their sum is coherent: divided by `C_in` it keeps the size
-    of one channel, and only the kernel's entries are independent (He et al. 2015 with the kernel as the fan-in).
+    The INR is smooth, so neighbouring channels start alike and their sum is coherent: divided by `C_in` it keeps the
+    size of one channel, and only the kernel's entries are independent (He et al. 2015 with the kernel as the fan-in).
     """
     return 0.1 if len(tensor.shape) == 1 else (2 / math.prod(tensor.kernel_size)) ** 0.5

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import SeedableRandomSampler
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
@@ -88,7 +90,6 @@ class TrainingLoop:
             )
         self.recipe = recipe
         self.accelerator = accelerator
-        self.seed = seed
         self.state_dir = state_dir
         self.validate = validate
         self.keep = keep
@@ -101,14 +102,15 @@ class TrainingLoop:
         loader = DataLoader(
             split,
             batch_size=recipe.batch_size,
-            shuffle=True,
+            sampler=SeedableRandomSampler(split, data_seed=seed),  # an order by epoch: no state to lose in a resume
             drop_last=True,
             collate_fn=collate,
             num_workers=recipe.num_workers,
         )
         optimizer = build_optimizer(objective.parameters(), recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.objective, self.optimizer, self.loader = accelerator.prepare(objective, optimizer, loader)
+        prepared: Any = accelerator.prepare(objective, optimizer, loader)
+        self.objective, self.optimizer, self.loader = prepared
         # One step of the optimiser every so many batches, and one for what is left at the end of an epoch.
         self.steps_per_epoch = -(-len(self.loader) // recipe.gradient_accumulation_steps)
         # Not prepared: Accelerate would step it once per process, and its length is that of the run, not of the data.
@@ -133,7 +135,7 @@ class TrainingLoop:
         Raises:
             StoppedEarly: The recipe's `stop_after_steps` was reached.
             CheckpointError: There is no state to resume from.
-            RecipeError: The loss is not finite.
+            RecipeError: The loss is not finite; the saved state is an earlier one.
         """
         if resume:
             if not self.state_dir.is_dir():
@@ -151,21 +153,25 @@ class TrainingLoop:
                 self._run_epoch(epoch, skip, bar)
                 skip = 0
                 is_last = epoch + 1 == self.recipe.epochs
+                stops = self.progress.step == self.recipe.stop_after_steps and not is_last
                 if is_last or (epoch + 1) % self.recipe.evaluate_every == 0:
                     self._evaluate(epoch)
                 self.progress.finished = is_last
-                if is_last or (epoch + 1) % self.recipe.checkpoint_every == 0:
+                if is_last or stops or (epoch + 1) % self.recipe.checkpoint_every == 0:
                     self.save_state()
+                if stops:
+                    raise self._stopped()
         return self.progress
 
     def _run_epoch(self, epoch: int, skip: int, bar: tqdm) -> None:
         accelerator, recipe = self.accelerator, self.recipe
         self.split.set_epoch(epoch)
         self.loader.set_epoch(epoch)
-        loader = accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
+        loader: Any = accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
         if skip:
             loader.set_epoch(epoch)
         self.objective.train()
+        losses = {}
         for batch in loader:
             # Convolutions are about twice as fast so, and the weights follow their input's layout.
             batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
@@ -187,17 +193,27 @@ class TrainingLoop:
                 self.average.step(self.parameters)
             if self.progress.step % 10 == 0 or self.progress.step == 1:
                 self._log(losses, bar)
-            if self.progress.step == recipe.stop_after_steps:
+            # At the end of an epoch there is an evaluation to do first, whose result decides what is kept.
+            if self.progress.step == recipe.stop_after_steps and self.progress.batch % len(self.loader):
+                self._check_finite(losses)
                 self.save_state()
-                raise StoppedEarly(f"{self.name} stopped after {self.progress.step} steps; --resume goes on from here.")
+                raise self._stopped()
+        self._check_finite(losses)
 
-    def _log(self, losses: dict[str, Any], bar: tqdm) -> None:
+    def _stopped(self) -> StoppedEarly:
+        return StoppedEarly(f"{self.name} stopped after {self.progress.step} steps; --resume goes on from here.")
+
+    def _check_finite(self, losses: dict[str, Any]) -> dict[str, float]:
         values = {name: value.item() for name, value in losses.items()}
-        if not all(value == value and abs(value) != float("inf") for value in values.values()):
+        if not all(map(math.isfinite, values.values())):
             raise RecipeError(
                 f"{self.name}: the loss is {values['loss']} at step {self.progress.step}. Lower the learning rate "
                 f"({self.recipe.optimizer.learning_rate}), add warm-up, or clip the gradient."
             )
+        return values
+
+    def _log(self, losses: dict[str, Any], bar: tqdm) -> None:
+        values = self._check_finite(losses)
         bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
         rate = self.optimizer.param_groups[0]["lr"]
         self.accelerator.log(

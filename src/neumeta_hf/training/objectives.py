@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.training.losses import distillation_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
@@ -53,7 +54,13 @@ class NeuMetaObjective(nn.Module):
         sampler: Draws the sizes of a step.
         seed: Of the coordinate noise.
         rank: Number of this process: noise differs between processes.
+
+    Raises:
+        RecipeError: No loss is left to minimise at sizes other than the reference's.
     """
+
+    _teacher: PreTrainedModel
+    _reference: dict[str, Tensor]
 
     def __init__(
         self,
@@ -66,6 +73,11 @@ class NeuMetaObjective(nn.Module):
         rank: int = 0,
     ):
         super().__init__()
+        if not (losses.task or losses.distillation or losses.regularization):
+            raise RecipeError(
+                "losses.task, losses.distillation and losses.regularization are all 0: below full size nothing is left "
+                "to minimise. Give one of them a weight, or use fit to fit the reference alone."
+            )
         self.model = model
         model.static.requires_grad_(False)
         self.losses = losses

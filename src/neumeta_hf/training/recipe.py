@@ -1,21 +1,26 @@
 """A training run as data: nested dataclasses, read from one YAML file and `key=value` overrides.
 
-No default hides in the training code: what a run does is its recipe, and the resolved recipe is saved beside the result.
+No default hides in the training code: what a run does is its recipe, and the resolved recipe is saved beside the
+result.
 """
 
 import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.errors import RecipeError
 
 _FORBID = ConfigDict(extra="forbid", strict=False)
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -48,9 +53,9 @@ class OptimizerRecipe:
 
     __pydantic_config__ = _FORBID
     name: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
+    learning_rate: Amount = 1e-3
+    weight_decay: Amount = 0.0
+    momentum: Fraction = 0.9
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -66,7 +71,7 @@ class ScheduleRecipe:
 
     __pydantic_config__ = _FORBID
     name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
-    warmup: float = 0.0
+    warmup: Fraction = 0.0
     milestones: list[float] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
     gamma: float = 0.1
 
@@ -93,18 +98,18 @@ class LoopRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    epochs: int = 10
-    batch_size: int = 128
-    gradient_accumulation_steps: int = 1
+    epochs: Count = 10
+    batch_size: Count = 128
+    gradient_accumulation_steps: Count = 1
     optimizer: OptimizerRecipe = dataclasses.field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = dataclasses.field(default_factory=ScheduleRecipe)
-    clip: float | None = None
+    clip: Amount | None = None
     clip_by: Literal["norm", "value"] = "norm"
-    ema_decay: float | None = None
-    evaluate_every: int = 1
-    checkpoint_every: int = 1
-    stop_after_steps: int | None = None
-    num_workers: int = 0
+    ema_decay: Fraction | None = None
+    evaluate_every: Count = 1
+    checkpoint_every: Count = 1
+    stop_after_steps: Count | None = None
+    num_workers: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -149,7 +154,7 @@ class SizesRecipe:
     __pydantic_config__ = _FORBID
     widths: list[float] | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
-    num_random: int = 1
+    num_random: Annotated[int, Field(ge=0)] = 1
     per_group: bool = False
 
 
@@ -166,11 +171,11 @@ class LossesRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    task: float = 1.0
-    reconstruction: float = 1.0
-    regularization: float = 1e-4
-    distillation: float = 0.0
-    temperature: float = 1.0
+    task: Amount = 1.0
+    reconstruction: Amount = 1.0
+    regularization: Amount = 1e-4
+    distillation: Amount = 0.0
+    temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -183,8 +188,8 @@ class FitRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    steps: int = 0
-    learning_rate: float = 1e-3
+    steps: Annotated[int, Field(ge=0)] = 0
+    learning_rate: Amount = 1e-3
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -214,7 +219,7 @@ class Recipe:
 
     __pydantic_config__ = _FORBID
     output_dir: str = "outputs/run"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     mixed_precision: Literal["no", "bf16"] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
     target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
@@ -227,9 +232,9 @@ class Recipe:
     train: LoopRecipe = dataclasses.field(default_factory=LoopRecipe)
     validation_widths: list[float] | None = None
     statistics_widths: list[float] | str | None = None
-    statistics_images: int = 2048
+    statistics_images: Count = 2048
     trackers: list[str] = dataclasses.field(default_factory=list)
-    num_samples: int = 1
+    num_samples: Count = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import gather_object, set_seed
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
-from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
+from neumeta_hf.errors import CheckpointError, RecipeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_classifier, parse_widths
 from neumeta_hf.files import replace_folder
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
@@ -60,9 +59,15 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     started = time.time()
     output = Path(recipe.output_dir)
     accelerator = _make_accelerator(recipe, output)
-    _claim_output(recipe, output, resume=resume, accelerator=accelerator)
-    accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
+    _check_output(recipe, output, resume=resume)
+    accelerator.wait_for_everyone()  # all have looked before one writes
     data = load_image_data(recipe.data)
+    if (
+        accelerator.is_main_process and not resume
+    ):  # only now: data that cannot be read must not leave half a run behind
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
+    accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
     try:
         reference, report = _make_reference(recipe, data, output, resume=resume, accelerator=accelerator)
         model = _train_family(recipe, data, reference, report, output, resume=resume, accelerator=accelerator)
@@ -72,8 +77,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         return None
     if accelerator.is_main_process:
         _write_result(recipe, data, reference, model, output, seconds=time.time() - started)
+    accelerator.wait_for_everyone()  # before the end, which takes the processes' connection down
     accelerator.end_training()
-    accelerator.wait_for_everyone()
     return output
 
 
@@ -121,34 +126,30 @@ def _make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     if accelerator.num_processes != expected:
         # Each would believe to be alone and write over the others' files.
         raise RecipeError(
-            f"the launcher started {expected} processes that do not see each other. On CPUs set ACCELERATE_USE_CPU=true "
-            "and launch with --multi_gpu --num_processes N, or use torchrun."
+            f"the launcher started {expected} processes that do not see each other. On CPUs set "
+            "ACCELERATE_USE_CPU=true and launch with --multi_gpu --num_processes N, or use torchrun."
         )
     return accelerator
 
 
-def _claim_output(recipe: Recipe, output: Path, *, resume: bool, accelerator: Accelerator) -> None:
+def _check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
     written = output / "recipe.yaml"
     if resume and not written.is_file():
         raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
     if not resume and output.exists() and any(output.iterdir()):
         raise RecipeError(
-            f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another folder."
+            f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another "
+            "folder."
         )
-    values = recipe.to_dict()
     if resume:
         before = yaml.safe_load(written.read_text(encoding="utf-8"))
-        changed = _differences(before, values)
+        changed = _differences(before, recipe.to_dict())
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every")
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
-    elif accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
-        written.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    accelerator.wait_for_everyone()
 
 
 def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
@@ -214,7 +215,9 @@ def _make_reference(
     recipe: Recipe, data: ImageData, output: Path, *, resume: bool, accelerator: Accelerator
 ) -> tuple[PreTrainedModel, PreparationReport]:
     folder = output / "reference"
-    if not folder.is_dir():
+    is_done = folder.is_dir()
+    accelerator.wait_for_everyone()  # all have looked before one makes it
+    if not is_done:
         set_seed(recipe.seed)
         target = load_target(recipe, data.label_names)
         if recipe.pretrain is not None:
@@ -388,7 +391,8 @@ def _train_family(
     )
     training.run(resume=resume)
     accelerator.wait_for_everyone()
-    return NeuMetaForImageClassification.from_pretrained(output / "best").to(accelerator.device)
+    best: Any = NeuMetaForImageClassification.from_pretrained(output / "best")
+    return best.to(accelerator.device)
 
 
 def _write_result(

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from neumeta_hf.errors import RecipeError
+
 Draw = float | Mapping[str, float]
 
 
@@ -20,11 +22,19 @@ class SizeSampler:
         num_random: Random widths per step.
         groups: Width groups to draw on their own for the random sizes; empty for uniform widths.
         seed: Of the draws.
+
+    Raises:
+        RecipeError: There are no widths, or no step would draw any.
     """
 
     def __init__(
         self, widths: Sequence[float], *, sampler: str, num_random: int, groups: Sequence[str] = (), seed: int
     ):
+        if not widths or (sampler != "sandwich" and num_random < 1):
+            raise RecipeError(
+                f"sizes draws nothing from widths={list(widths)} with sampler={sampler!r} and num_random={num_random}: "
+                "name at least one width, and draw one per step or use the sandwich sampler."
+            )
         self.widths = sorted(widths)
         self.sampler = sampler
         self.num_random = num_random

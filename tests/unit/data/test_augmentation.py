@@ -64,6 +64,7 @@ def test_crop_is_a_window_of_the_image_padded_with_black():
         assert len(found) == 1
         moves.add(found[0])
     assert {top for top, _ in moves} == {left for _, left in moves} == set(range(9))
+    assert len(moves) > 30  # of 81: rows and columns are drawn apart
 
 
 def test_crop_of_digits_moves_by_one_pixel_at_most():

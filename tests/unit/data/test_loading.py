@@ -102,6 +102,15 @@ def test_a_folder_gives_its_images_labels_and_names(tmp_path):
     assert len(data.test) == 9
 
 
+def test_more_images_than_one_round_of_decoding_keep_their_places(tmp_path):
+    images = [Image.new("L", (2, 2), index % 251) for index in range(1100)]
+    folder = save(tmp_path / "set", images=images)
+    data = load_image_data(
+        config_for(folder, image_size=2, num_channels=1, mean=[0.0], std=[1.0], validation_fraction=0)
+    )
+    assert as_bytes(data.train)[:, 0, 0, 0].tolist() == [index % 251 for index in range(1100)]
+
+
 def test_decoding_on_access_gives_the_same_images(tmp_path):
     folder = save(tmp_path / "set")
     kept, decoded = (load_image_data(config_for(folder, in_memory=in_memory)) for in_memory in (True, False))

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from neumeta_hf.evaluation.plots import draw_sweep, plot_sweep
@@ -72,6 +73,22 @@ def test_few_points_carry_their_width(number, shown):
     assert ("carries its width" in figure.axes[0].get_xlabel()) == bool(shown)
 
 
+@pytest.mark.parametrize("accuracies", [[0.8] * 12, [0.98 - 0.3 * 0.6**index for index in range(12)]])
+def test_no_width_is_written_over_another_or_over_a_point(accuracies):
+    widths = [0.125, 0.25, 0.28125, 0.375, 0.5, 0.5625, 0.625, 0.71875, 0.75, 0.875, 1.0, 1.25]
+    rows = [row(w, round(1e5 * w * w), accuracy=a) for w, a in zip(widths, accuracies, strict=True)]
+    figure = draw_sweep({"rows": rows, "reference": None, "facts": {}})
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    points = axes.transData.transform([(row["num_parameters"], 100 * row["accuracy"]) for row in rows])
+    for index, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[:index]) == 0
+        assert not any(box.contains(*point) for point in points)
+        # Near enough to its own point to be read as its own.
+        assert np.hypot(*(np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2]) - points[index])) < 60
+
+
 def test_a_width_per_group_is_named_and_stands_off_the_line():
     figure = draw_sweep({"rows": [*ROWS, row({"stage3": 0.5, "stage2": 0.25}, 50_000)], "reference": None, "facts": {}})
     assert "stage3=0.5\nstage2=0.25" in [text.get_text() for text in figure.axes[0].texts]
@@ -93,7 +110,7 @@ def test_the_title_comes_from_the_facts():
     assert draw_sweep(RESULT).axes[0].get_title() == "digits, test"
 
 
-def test_nothing_drawn_leaves_the_picture(tmp_path):
+def test_nothing_drawn_leaves_the_picture_or_hides_the_axis():
     figure = draw_sweep({**RESULT, "rows": [*ROWS, row({"stage3": 0.5}, 99_000, accuracy=0.45)]})
     figure.canvas.draw()
     width, height = figure.canvas.get_width_height()
@@ -102,6 +119,7 @@ def test_nothing_drawn_leaves_the_picture(tmp_path):
         assert box.y0 >= 0
         assert box.x1 <= width
         assert box.y1 <= height
+    assert figure.legends[0].get_window_extent().y1 <= figure.axes[0].xaxis.label.get_window_extent().y0
 
 
 def test_the_file_is_a_png_of_150_dpi_whatever_its_name(tmp_path):

@@ -32,6 +32,9 @@ class Family:
     def skeleton_at(self, config):
         return self.family.build(config)
 
+    def target_config_at(self, width):
+        return resize(CONFIG, width)
+
     def is_in_trained_range(self, config):
         low, high = (resize(CONFIG, pick(self.config.trained_widths)).hidden_channels for pick in (min, max))
         return all(a <= b <= c for a, b, c in zip(low, config.hidden_channels, high, strict=True))
@@ -84,9 +87,19 @@ def test_trained_and_untrained_widths_are_told_apart(result):
     assert [row.kind for row in result.rows] == ["trained", "trained", "untrained", "trained", "outside"]
 
 
-def test_widths_count_as_trained_within_rounding(split):
-    rows = sweep(Family([0.1 + 0.2, 1.0]), split, [0.3, 0.31], progress=False).rows
-    assert [row.trained for row in rows] == [True, False]
+def test_a_network_counts_as_trained_by_its_channels_not_by_its_width(split):
+    # 0.26 of 4, 8 and 16 channels are the 1, 2 and 4 of 0.25: the very network that training drew.
+    every_group = dict.fromkeys(["conv1", "conv2", "conv3"], 0.5)
+    widths = [0.26, 0.33, every_group, {**every_group, "conv3": 0.25}]
+    rows = sweep(Family(), split, widths, progress=False).rows
+    assert [row.kind for row in rows] == ["trained", "untrained", "trained", "untrained"]
+
+
+def test_an_impossible_width_stops_the_sweep_before_anything_is_measured(split, reference):
+    family = Family()
+    with pytest.raises(SizeError, match="width=9"):
+        sweep(family, split, [0.5, 9], reference=reference, progress=False)
+    assert family.calls == []
 
 
 def test_a_width_per_group_is_in_range_where_each_group_is(split):

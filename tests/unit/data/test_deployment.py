@@ -1,0 +1,87 @@
+"""Evaluation and deployment see the same pixels: a split and the image processor beside a network agree."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import ConvNextImageProcessorPil
+
+from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.targets import build_image_processor
+
+NORMALISATION = {1: ([0.3], [0.4]), 3: ([0.1, 0.2, 0.3], [0.5, 0.25, 1.0])}
+
+
+def image_folder(folder, images):
+    """An `imagefolder` data set: one folder per split, one in it per class."""
+    for split in ("train", "test"):
+        for index, image in enumerate(images):
+            path = folder / split / ("cat", "dog")[index % 2]
+            path.mkdir(parents=True, exist_ok=True)
+            image.save(path / f"{index}.png")
+    return folder
+
+
+def pictures(mode, size):
+    width, height = (size, size) if isinstance(size, int) else size
+    pixels = np.random.default_rng(0).integers(0, 256, (4, height, width, 3), dtype=np.uint8)
+    return [Image.fromarray(image).convert(mode) for image in pixels]
+
+
+@pytest.mark.parametrize("size", [12, 20, 7], ids=["as it is", "shrunk", "grown"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_a_split_gives_what_the_image_processor_gives(num_channels, mode, size, tmp_path):
+    mean, std = NORMALISATION[num_channels]
+    images = pictures(mode, size)
+    options = {"num_channels": num_channels, "image_size": 12, "mean": mean, "std": std}
+    config = DataConfig(dataset=str(image_folder(tmp_path / "set", images)), **options)
+    test = load_image_data(config).test
+    processor = build_image_processor(**options)
+    labels = [0, 0, 1, 1]  # the folder is read class by class
+    assert test.__getitems__(range(4))["labels"].tolist() == labels
+    for position, index in enumerate([0, 2, 1, 3]):
+        expected = processor(images[index], return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+        # The pipelines hand every image over as RGB.
+        expected = processor(images[index].convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(50, 70), (71, 50), (333, 500), (31, 97)])
+@pytest.mark.parametrize("wanted", [28, 33])
+def test_what_is_cropped_at_the_centre_is_cropped_as_transformers_does_it(wanted, size, tmp_path):
+    mean, std = NORMALISATION[3]
+    images = pictures("RGB", size)
+    config = DataConfig(
+        dataset=str(image_folder(tmp_path / "set", images)), image_size=wanted, num_channels=3, mean=mean, std=std
+    )
+    test = load_image_data(config).test
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": wanted}, crop_pct=224 / 256, resample=2, image_mean=mean, image_std=std
+    )
+    for position, index in enumerate([0, 2, 1, 3]):
+        expected = processor(images[index], return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_digits_too(num_channels):
+    mean, std = NORMALISATION[num_channels]
+    options = {"num_channels": num_channels, "image_size": 16, "mean": mean, "std": std}
+    test = load_image_data(DataConfig(**options)).test
+    grey = load_image_data(DataConfig(mean=[0.0], std=[1.0])).test
+    processor = build_image_processor(**options)
+    for position in range(5):
+        image = Image.fromarray((grey[position]["pixel_values"][0] * 255).round().to(torch.uint8).numpy())
+        expected = processor(image, return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+def test_a_folder_of_images_gives_its_classes(tmp_path):
+    folder = image_folder(tmp_path / "set", pictures("RGB", 12))
+    data = load_image_data(DataConfig(dataset=str(folder), image_size=12, validation_fraction=0.25))
+    assert data.label_names == ["cat", "dog"]
+    assert [len(data.train), len(data.validation), len(data.test)] == [3, 1, 4]
+    assert isinstance(datasets.load_dataset(str(folder), split="test").features["image"], datasets.Image)

@@ -1,0 +1,182 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from neumeta_hf.coordinates import COORD_DIM, add_noise, centre_crop, make_coordinates
+from neumeta_hf.errors import HypernetworkError
+from neumeta_hf.targets import find_target, list_targets
+
+SHAPES = {"conv": (6, 4, 3, 3), "bias": (6,), "linear": (3, 6)}
+
+
+def noisy(coordinates, noise=1.0, seed=0, scale=8):
+    return add_noise(coordinates, noise, scale=scale, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_equal(first, second):
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        for field in dataclasses.fields(tensor):
+            a, b = getattr(tensor, field.name), getattr(second[name], field.name)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, (name, field.name)
+
+
+@pytest.mark.parametrize("alignment", ["corner", "center"])
+def test_every_weight_of_every_target_has_one_coordinate_that_leads_back_to_it(target_configs, alignment):
+    assert {find_target(config).name for config in target_configs.values()} == set(list_targets())
+    for config in target_configs.values():
+        shapes = {name: tuple(p.shape) for name, p in find_target(config).build(config).named_parameters()}
+        scale = 16
+        coordinates = make_coordinates(shapes, scale=scale, alignment=alignment)
+        offset = 0.5 if alignment == "center" else 0.0
+        for number, (name, shape) in enumerate(shapes.items()):
+            rows = coordinates[name].rows()
+            num_out, num_in = (*shape, 1)[:2]
+            assert rows.shape == (num_out * num_in, COORD_DIM)
+            out_size, in_size = (rows[:, column] * scale for column in (4, 5))
+            c_out, c_in = rows[:, 1] * out_size - offset, rows[:, 2] * in_size - offset
+            # The flat index of each channel pair is its place among the rows.
+            assert torch.allclose(c_out * in_size + c_in, torch.arange(len(rows)).float(), atol=1e-3)
+            assert torch.allclose(rows[:, 0] * rows[:, 3] * scale, torch.full((len(rows),), float(number)), atol=1e-4)
+
+
+def test_all_rows_of_a_network_differ(target_configs):
+    for config in target_configs.values():
+        shapes = {name: tuple(p.shape) for name, p in find_target(config).build(config).named_parameters()}
+        rows = torch.cat([tensor.rows() for tensor in make_coordinates(shapes, scale=16).values()])
+        assert len(torch.unique(rows, dim=0)) == len(rows)
+
+
+def test_a_coordinate_by_hand():
+    rows = make_coordinates(SHAPES, scale=12)["conv"].rows()
+    assert rows[5].tolist() == pytest.approx([0 / 3, 1 / 6, 1 / 4, 3 / 12, 6 / 12, 4 / 12])
+    rows = make_coordinates(SHAPES, scale=12, alignment="center")["linear"].rows()
+    assert rows[7].tolist() == pytest.approx([2 / 3, 1.5 / 3, 1.5 / 6, 3 / 12, 3 / 12, 6 / 12])
+    assert make_coordinates(SHAPES, scale=12)["bias"].rows()[2].tolist() == pytest.approx(
+        [1 / 3, 2 / 6, 0, 3 / 12, 6 / 12, 1 / 12]
+    )
+
+
+def test_noise_never_changes_layer_shape_or_divisor():
+    exact = make_coordinates(SHAPES, scale=8)
+    for seed in range(20):
+        for name, tensor in noisy(exact, seed=seed).items():
+            assert (tensor.layer, tensor.layer_position) == (exact[name].layer, exact[name].layer_position)
+            assert tensor.layer_size == exact[name].layer_size
+            assert (tensor.shape, tensor.num_out, tensor.num_in) == (
+                exact[name].shape,
+                exact[name].num_out,
+                exact[name].num_in,
+            )
+
+
+def test_noise_leaves_the_callers_coordinates_alone():
+    exact = make_coordinates(SHAPES, scale=8)
+    before = copy.deepcopy(exact)
+    moved = noisy(exact)
+    assert_equal(exact, before)
+    for name in moved:
+        moved[name].out_positions.fill_(7)
+    assert_equal(exact, before)
+
+
+def test_noise_is_bounded_by_half_a_channel_and_reaches_it():
+    exact = make_coordinates({"weight": (50, 40)}, scale=8)["weight"]
+    positions, sizes = [], []
+    for seed in range(200):
+        moved = noisy({"weight": exact}, seed=seed)["weight"]
+        positions += [((moved.out_positions - exact.out_positions) * 50).abs().max().item()]
+        positions += [((moved.in_positions - exact.in_positions) * 40).abs().max().item()]
+        sizes += [abs(moved.out_size - exact.out_size) * 8, abs(moved.in_size - exact.in_size) * 8]
+    assert 0.49 < max(positions) <= 0.5 + 1e-5
+    assert 0.45 < max(sizes) <= 0.5 + 1e-5
+    half = noisy({"weight": exact}, noise=0.5)["weight"]
+    assert ((half.out_positions - exact.out_positions) * 50).abs().max() <= 0.25 + 1e-5
+
+
+def test_every_channel_moves_on_its_own():
+    exact = make_coordinates({"weight": (50, 40)}, scale=8)["weight"]
+    moved = noisy({"weight": exact})["weight"]
+    shifts = torch.cat(
+        ((moved.out_positions - exact.out_positions) * 50, (moved.in_positions - exact.in_positions) * 40)
+    )
+    assert len(torch.unique(shifts)) > 80
+    assert abs(shifts.mean()) < 0.15
+
+
+def test_no_noise_is_the_identity():
+    exact = make_coordinates(SHAPES, scale=8)
+    assert_equal(noisy(exact, noise=0), exact)
+
+
+def test_one_seed_is_one_noise():
+    exact = make_coordinates(SHAPES, scale=8)
+    assert_equal(noisy(exact, seed=3), noisy(exact, seed=3))
+    other = noisy(exact, seed=4)
+    assert not torch.equal(noisy(exact, seed=3)["conv"].out_positions, other["conv"].out_positions)
+
+
+def test_axes_that_no_size_changes_stay_where_they_are():
+    varying = {"conv": (True, False), "bias": (True, False), "linear": (False, True)}
+    exact = make_coordinates(SHAPES, scale=8, varying=varying)
+    moved = noisy(exact)
+    for name, (out, in_) in varying.items():
+        assert torch.equal(moved[name].out_positions, exact[name].out_positions) is not out
+        assert torch.equal(moved[name].in_positions, exact[name].in_positions) is not in_
+        assert (moved[name].out_size == exact[name].out_size) is not out
+        assert (moved[name].in_size == exact[name].in_size) is not in_
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), float("inf")])
+def test_noise_that_is_no_width_is_refused(noise):
+    with pytest.raises(HypernetworkError, match="from 0"):
+        noisy(make_coordinates(SHAPES, scale=8), noise=noise)
+
+
+def test_sizes_outside_the_trained_range_keep_the_nearest_trained_size_as_coordinate_alone():
+    small, large = {"w": (4, 2, 3, 3), "b": (4,)}, {"w": (8, 6, 3, 3), "b": (8,)}
+    for shape, size in (((2, 9, 3, 3), (4, 6)), ((9, 1, 3, 3), (8, 2)), ((5, 3, 3, 3), (5, 3))):
+        shapes = {"w": shape, "b": shape[:1]}
+        clamped = make_coordinates(shapes, scale=8, smallest=small, largest=large)["w"]
+        free = make_coordinates(shapes, scale=8)["w"]
+        assert (clamped.out_size * 8, clamped.in_size * 8) == size
+        assert (free.out_size * 8, free.in_size * 8) == shape[:2]
+        assert torch.equal(clamped.out_positions, free.out_positions)
+        assert torch.equal(clamped.in_positions, free.in_positions)
+        assert (clamped.shape, clamped.num_in) == (free.shape, free.num_in)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 1, 1, 1), (0, 3), (4, 0, 3, 3)])
+def test_other_tensors_are_refused_by_name(shape):
+    with pytest.raises(HypernetworkError, match="odd.one has shape .* static"):
+        make_coordinates({"fine": (2, 2), "odd.one": shape}, scale=8)
+
+
+def literal_centre(kernel_size, largest):
+    grid = torch.arange(largest[0] * largest[1]).reshape(largest)
+    top, left = ((b - a) // 2 for a, b in zip(kernel_size, largest, strict=True))
+    return grid[top : top + kernel_size[0], left : left + kernel_size[1]].flatten().tolist()
+
+
+def test_the_centre_of_a_kernel_is_cropped_in_two_dimensions():
+    assert centre_crop((3, 3), (5, 5)) == [6, 7, 8, 11, 12, 13, 16, 17, 18]
+    assert centre_crop((1, 1), (3, 3)) == [4]
+    assert centre_crop((1, 1), (7, 7)) == [24]
+    assert centre_crop((5, 5), (5, 5)) == list(range(25))
+    assert centre_crop((1, 3), (3, 3)) == [3, 4, 5]
+    assert centre_crop((2, 2), (3, 3)) == [0, 1, 3, 4]
+
+
+@pytest.mark.parametrize("largest", [(3, 3), (5, 5), (7, 7), (4, 4), (6, 3), (3, 7)])
+def test_every_crop_is_the_centre(largest):
+    for height in range(1, largest[0] + 1):
+        for width in range(1, largest[1] + 1):
+            assert centre_crop((height, width), largest) == literal_centre((height, width), largest)
+
+
+def test_a_crop_larger_than_the_kernel_is_refused():
+    for kernel_size in ((5, 3), (3, 5)):
+        with pytest.raises(HypernetworkError, match="cannot be cropped from 3x3"):
+            centre_crop(kernel_size, (3, 3))

@@ -1,0 +1,275 @@
+"""The loop on a linear model, where every step can be followed by hand."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError
+from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
+from neumeta_hf.training.recipe import LoopRecipe, OptimizerRecipe, ScheduleRecipe
+
+PLAIN = {
+    "epochs": 2,
+    "batch_size": 16,
+    "optimizer": OptimizerRecipe(name="sgd", learning_rate=0.1, momentum=0.0),
+    "schedule": ScheduleRecipe(name="constant"),
+}
+
+
+class Objective(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(64, 10)
+        self.seen = []
+
+    def forward(self, pixel_values, labels, *, step):
+        self.seen.append((step, labels.tolist()))
+        return {"loss": F.cross_entropy(self.linear(pixel_values.flatten(1)), labels)}
+
+
+@pytest.fixture
+def make_loop(digits, tmp_path):
+    def make(*, name="state", scores=None, num_images=80, objective=None, **options):
+        objective = objective or Objective()
+        scores = iter(scores or [0.0] * 99)
+        kept = []
+
+        def validate():
+            score = next(scores)
+            return score, {"accuracy": score}
+
+        loop = TrainingLoop(
+            objective,
+            copy.copy(digits.train.subset(num_images, seed=0)),
+            LoopRecipe(**{**PLAIN, **options}),
+            accelerator=Accelerator(cpu=True),
+            seed=0,
+            state_dir=tmp_path / name,
+            validate=validate,
+            keep=lambda is_best: kept.append((is_best, objective.linear.weight.detach().clone())),
+            name="test",
+        )
+        loop.kept = kept
+        return loop
+
+    return make
+
+
+def weights(loop):
+    return [parameter.detach().clone() for parameter in loop.plain_objective.parameters()]
+
+
+def assert_equal(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_image_is_seen_once_an_epoch_in_a_new_order(make_loop, digits):
+    loop = make_loop()
+    progress = loop.run()
+    seen = loop.plain_objective.seen
+    assert [step for step, _ in seen] == list(range(10))
+    epochs = [sum((labels for _, labels in seen[start : start + 5]), []) for start in (0, 5)]
+    everything = digits.train.subset(80, seed=0).source.labels(digits.train.subset(80, seed=0).indices).tolist()
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(everything)
+    assert epochs[0] != epochs[1]
+    assert (progress.batch, progress.step, progress.finished) == (10, 10, True)
+
+
+def test_accumulated_batches_equal_one_large_batch(make_loop):
+    small = make_loop(batch_size=4, gradient_accumulation_steps=4)
+    assert small.run().step == 10
+    large = make_loop(batch_size=16)
+    assert large.run().step == 10
+    for a, b in zip(weights(small), weights(large), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_what_is_left_of_an_epoch_is_a_step_of_its_own(make_loop):
+    loop = make_loop(batch_size=16, gradient_accumulation_steps=2, schedule=ScheduleRecipe(name="one_cycle"))
+    rates = []
+    loop.optimizer.optimizer.register_step_post_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"])
+    )
+    progress = loop.run()
+    assert (progress.batch, progress.step) == (10, 6)
+    assert rates == pytest.approx([0.1 * (1 - (number + 0.5) / 6) for number in range(6)])
+
+
+@pytest.mark.parametrize(("clip_by", "clip"), [("norm", 0.01), ("value", 0.001)])
+def test_gradients_are_clipped(make_loop, clip_by, clip):
+    loop = make_loop(epochs=1, batch_size=80, clip=clip, clip_by=clip_by)
+    before = weights(loop)
+    loop.run()
+    moved = torch.cat([(a - b).flatten() for a, b in zip(before, weights(loop), strict=True)]) / 0.1
+    size = moved.norm() if clip_by == "norm" else moved.abs().max()
+    assert size.item() == pytest.approx(clip, rel=1e-3)
+
+
+def test_the_average_by_hand(make_loop):
+    loop = make_loop(ema_decay=0.5)
+    expected, steps = weights(loop), 0
+    step = loop.average.step
+
+    def follow(parameters):
+        nonlocal steps
+        step(parameters)
+        decay = min(0.5, (1 + steps) / (10 + steps)) if steps else 0.0
+        for average, value in zip(expected, weights(loop), strict=True):
+            average.mul_(decay).add_(value, alpha=1 - decay)
+        steps += 1
+
+    loop.average.step = follow
+    loop.run()
+    assert steps == 10
+    for average, value in zip(loop.average.shadow_params, expected, strict=True):
+        assert torch.allclose(average, value, atol=1e-6)
+    assert torch.equal(loop.kept[-1][1], loop.average.shadow_params[0])
+
+
+def test_averaged_weights_are_put_in_place_and_taken_back_whatever_happens(make_loop):
+    loop = make_loop(ema_decay=0.9)
+    loop.run()
+    trained, average = weights(loop), [tensor.clone() for tensor in loop.average.shadow_params]
+    assert not torch.equal(trained[0], average[0])
+    with loop.averaged_weights():
+        assert_equal(weights(loop), average)
+    assert_equal(weights(loop), trained)
+    with pytest.raises(ZeroDivisionError), loop.averaged_weights():
+        _ = 1 / 0
+    assert_equal(weights(loop), trained)
+    with loop.averaged_weights(), loop.averaged_weights():  # twice must not lose the trained ones
+        assert_equal(weights(loop), average)
+    assert_equal(weights(loop), trained)
+
+
+def test_averaged_weights_are_copies(make_loop):
+    loop = make_loop(ema_decay=0.9)
+    loop.run()
+    average = [tensor.clone() for tensor in loop.average.shadow_params]
+    with loop.averaged_weights():
+        for parameter in loop.plain_objective.parameters():
+            parameter.data.fill_(7)
+    assert_equal(loop.average.shadow_params, average)
+
+
+def test_without_an_average_the_weights_are_their_own(make_loop):
+    loop = make_loop()
+    loop.run()
+    trained = weights(loop)
+    with loop.averaged_weights():
+        assert_equal(weights(loop), trained)
+
+
+def test_the_best_score_decides_what_is_kept(make_loop):
+    loop = make_loop(epochs=4, scores=[0.2, 0.9, 0.9, 0.5])
+    assert loop.run().best_score == 0.9
+    assert [is_best for is_best, _ in loop.kept] == [True, True, False, False]
+
+
+def test_evaluation_happens_as_often_as_said_and_at_the_end(make_loop):
+    loop = make_loop(epochs=5, evaluate_every=2)
+    loop.run()
+    assert len(loop.kept) == 3
+
+
+@pytest.mark.parametrize("stop", [2, 5, 7])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, stop, accumulate):
+    options = {
+        "epochs": 3,
+        "ema_decay": 0.9,
+        "gradient_accumulation_steps": accumulate,
+        "optimizer": OptimizerRecipe(name="adamw", learning_rate=0.01),
+        "schedule": ScheduleRecipe(name="cosine", warmup=0.3),
+        "scores": [0.3, 0.2, 0.1],
+    }
+    whole = make_loop(name="whole", **options)
+    whole.run()
+    first = make_loop(name="parts", stop_after_steps=stop, **options)
+    with pytest.raises(StoppedEarly, match=f"stopped after {stop} steps"):
+        first.run()
+    second = make_loop(name="parts", **{**options, "scores": options["scores"][len(first.kept) :]})
+    progress = second.run(resume=True)
+    assert_equal(weights(second), weights(whole))
+    assert_equal(second.average.shadow_params, whole.average.shadow_params)
+    assert vars(progress) == vars(whole.progress)
+    assert first.plain_objective.seen + second.plain_objective.seen == whole.plain_objective.seen
+    assert [best for best, _ in first.kept + second.kept] == [best for best, _ in whole.kept]
+    assert second.schedule.get_last_lr() == whole.schedule.get_last_lr()
+
+
+def test_a_stop_at_the_last_step_is_the_end(make_loop):
+    loop = make_loop(stop_after_steps=10)
+    assert loop.run().finished
+    assert len(loop.kept) == 2
+
+
+def test_resuming_a_finished_loop_does_nothing(make_loop):
+    first = make_loop()
+    first.run()
+    second = make_loop()
+    assert second.run(resume=True).finished
+    assert second.plain_objective.seen == []
+    assert_equal(weights(second), weights(first))
+
+
+def test_a_run_can_be_killed_between_two_states(make_loop, monkeypatch):
+    whole = make_loop(name="whole", epochs=3)
+    whole.run()
+    first = make_loop(name="parts", epochs=3)
+    monkeypatch.setattr(first, "_evaluate", lambda epoch: 1 / 0 if epoch == 1 else None)
+    with pytest.raises(ZeroDivisionError):
+        first.run()
+    second = make_loop(name="parts", epochs=3)
+    second.run(resume=True)
+    assert_equal(weights(second), weights(whole))
+
+
+def test_nothing_to_resume_is_refused(make_loop):
+    with pytest.raises(CheckpointError, match="no state to resume from"):
+        make_loop().run(resume=True)
+
+
+@pytest.mark.parametrize("at", [0, 3, 4, 9])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(make_loop, at, tmp_path):
+    class Diverging(Objective):
+        def forward(self, pixel_values, labels, *, step):
+            loss = super().forward(pixel_values, labels, step=step)["loss"]
+            return {"loss": loss * (math.nan if step >= at else 1.0)}
+
+    loop = make_loop(objective=Diverging())
+    with pytest.raises(RecipeError, match=r"test: the loss is nan at step .*Lower the learning rate \(0\.1\)"):
+        loop.run()
+    assert len(loop.kept) == at // 5
+    assert (tmp_path / "state").is_dir() == (at >= 5)
+
+
+def test_too_few_images_for_a_batch_are_refused(make_loop):
+    with pytest.raises(DataError, match="15 training images do not fill one batch of 16"):
+        make_loop(num_images=15)
+
+
+def test_one_accelerator_serves_two_loops_in_a_row(make_loop, digits, tmp_path):
+    accelerator = Accelerator(cpu=True)
+    for name in ("first", "second"):
+        loop = TrainingLoop(
+            Objective(),
+            digits.train.subset(32, seed=0),
+            LoopRecipe(**{**PLAIN, "epochs": 1, "ema_decay": 0.9}),
+            accelerator=accelerator,
+            seed=0,
+            state_dir=tmp_path / name,
+            validate=lambda: (0.0, {}),
+            keep=lambda is_best: None,
+            name=name,
+        )
+        loop.run()
+    assert len(list((tmp_path / "second").glob("model*.safetensors"))) == 1
+    assert len(list((tmp_path / "second").glob("custom_checkpoint_*.pkl"))) == 3

@@ -1,0 +1,142 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from neumeta_hf.errors import RecipeError
+from neumeta_hf.training import NeuMetaObjective, ReferenceObjective, SizeSampler, fit_to_reference
+from neumeta_hf.training.losses import distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.training.recipe import LossesRecipe
+
+LABELS = torch.tensor([0, 1, 2, 0])
+ALL = LossesRecipe(task=0.5, reconstruction=2.0, regularization=0.01, distillation=3.0, temperature=2.0)
+
+
+def make(case, *, losses=ALL, widths=(0.5, 1.0), num_random=0, rank=0, seed=0, groups=(), **fields):
+    family = case.family(**{"coordinate_noise": 0.0, **fields}).train()
+    sampler = SizeSampler(widths, sampler="sandwich", num_random=num_random, seed=seed, groups=groups)
+    return NeuMetaObjective(family, case.reference, losses=losses, sampler=sampler, seed=seed, rank=rank)
+
+
+def test_the_loss_of_a_reference_is_cross_entropy(lenet_case):
+    images = lenet_case.images()
+    loss = ReferenceObjective(lenet_case.reference)(images, LABELS, step=0)["loss"]
+    assert loss.item() == pytest.approx(F.cross_entropy(lenet_case.reference(images).logits, LABELS).item())
+
+
+def test_the_loss_by_hand(lenet_case):
+    objective, images = make(lenet_case), lenet_case.images()
+    output = objective(images, LABELS, step=0)
+    family, teacher = objective.model, lenet_case.reference(images).logits
+    expected = 0.0
+    for width in (1.0, 0.5):
+        generated = family.generate(width)
+        logits = family.morph(width)(images).logits
+        expected += 0.5 * F.cross_entropy(logits, LABELS)
+        expected += 3.0 * distillation_loss(logits, teacher, temperature=2.0)
+        expected += 0.01 * regularization_loss(generated.values())
+        if width == 1.0:
+            expected += 2.0 * reconstruction_loss(generated, lenet_case.reference.state_dict())
+    assert output["loss"].item() == pytest.approx(expected.item() / 2, rel=1e-5)
+    assert {"loss", "task", "distillation", "regularization", "reconstruction", "task/1", "task/0.5"} == set(output)
+    assert not any(value.requires_grad for name, value in output.items() if name != "loss")
+    assert output["task/0.5"].item() == pytest.approx(F.cross_entropy(family.morph(0.5)(images).logits, LABELS).item())
+
+
+@pytest.mark.parametrize("weight", ["task", "distillation", "regularization"])
+def test_one_loss_alone_trains_every_hypernetwork_parameter_and_nothing_else(make_case, weight):
+    case = make_case("cifar_resnet", "keep")
+    losses = LossesRecipe(**{"task": 0, "reconstruction": 0, "regularization": 0, "distillation": 0, weight: 1.0})
+    objective = make(case, losses=losses, generated=["layer3.1"])
+    objective(case.images(), LABELS, step=0)["loss"].backward()
+    trained = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    assert trained == {f"model.hypernetwork.{name}" for name, _ in objective.model.hypernetwork.named_parameters()}
+    assert all(parameter.grad is None for parameter in case.reference.parameters())
+
+
+def test_losses_that_leave_small_sizes_without_any_are_refused(lenet_case):
+    with pytest.raises(RecipeError, match="nothing is left to minimise"):
+        make(lenet_case, losses=LossesRecipe(task=0, reconstruction=1, regularization=0))
+
+
+def test_the_reference_is_neither_trained_nor_saved_nor_changed(lenet_case):
+    before = {name: tensor.clone() for name, tensor in lenet_case.reference.state_dict().items()}
+    objective = make(lenet_case)
+    assert not any("teacher" in name or "reference" in name for name in objective.state_dict())
+    objective.train()
+    objective(lenet_case.images(), LABELS, step=0)["loss"].backward()
+    assert not objective._teacher.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in lenet_case.reference.state_dict().items())
+    assert all(parameter.requires_grad for parameter in lenet_case.reference.parameters())
+
+
+def recorded(case, monkeypatch, *, rank, steps=range(3)):
+    objective = make(case, rank=rank, num_random=2, coordinate_noise=1.0)
+    calls = []
+    generate = objective.model.generate
+
+    def record(width, **options):
+        values = generate(width, **options)
+        calls.append((objective.model.family.num_channels(width), options, values["conv1.weight"].detach()))
+        return values
+
+    monkeypatch.setattr(objective.model, "generate", record)
+    for step in steps:
+        objective(case.images(), LABELS, step=step)
+    return calls
+
+
+def test_sizes_agree_between_processes_and_noise_does_not(lenet_case, monkeypatch):
+    first, second = (recorded(lenet_case, monkeypatch, rank=rank) for rank in (0, 1))
+    assert [size for size, _, _ in first] == [size for size, _, _ in second]
+    seeds = [options["seed"] for _, options, _ in first + second]
+    assert len(set(seeds)) == len(seeds) == 24
+    assert {options["noise"] for _, options, _ in first} == {1.0}
+    assert not any(torch.equal(a, b) for (_, _, a), (_, _, b) in zip(first, second, strict=True))
+
+
+def test_a_step_is_a_function_of_its_number(lenet_case, monkeypatch):
+    whole = recorded(lenet_case, monkeypatch, rank=0)
+    again = recorded(lenet_case, monkeypatch, rank=0, steps=[2])
+    for (size, options, value), (other_size, other_options, other) in zip(whole[-4:], again, strict=True):
+        assert (size, options) == (other_size, other_options)
+        assert torch.equal(value, other)
+
+
+def test_sizes_per_group_are_trained(lenet_case):
+    objective = make(lenet_case, num_random=1, groups=["conv1", "conv2", "conv3"])
+    output = objective(lenet_case.images(), LABELS, step=0)
+    assert output["task/random"].isfinite()
+
+
+def test_fitting_reaches_the_reference_and_moves_nothing_else(make_case):
+    case = make_case("cifar_resnet")
+    family = case.family(generated=["layer3.1"], coordinate_noise=1.0)
+    static = {name: tensor.clone() for name, tensor in family.static.tensors().items()}
+    wanted = {name: case.reference.state_dict()[name] for name in family.generated_names}
+
+    @torch.no_grad()
+    def error():
+        generated = family.generate()
+        distance = sum((generated[name] - tensor).square().sum() for name, tensor in wanted.items())
+        return float(distance / sum(tensor.square().sum() for tensor in wanted.values())) ** 0.5
+
+    before = error()
+    after = fit_to_reference(family, case.reference, steps=60, learning_rate=0.01)
+    assert after == pytest.approx(error(), rel=1e-5)
+    assert after < 0.9 * before
+    assert all(torch.equal(static[name], tensor) for name, tensor in family.static.tensors().items())
+
+
+def test_the_teacher_is_a_copy(lenet_case):
+    reference = copy.deepcopy(lenet_case.reference).train()
+    objective = NeuMetaObjective(
+        lenet_case.family().train(),
+        reference,
+        losses=ALL,
+        sampler=SizeSampler([1.0], sampler="uniform", num_random=1, seed=0),
+        seed=0,
+    )
+    assert reference.training
+    assert objective._teacher is not reference

@@ -1,0 +1,89 @@
+"""Two processes on one machine train what one process would."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from two_processes import three_steps
+
+SCRIPT = Path(__file__).with_name("two_processes.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    output = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, output],
+            env={
+                **os.environ,
+                "ACCELERATE_USE_CPU": "true",
+                "MASTER_ADDR": "localhost",
+                "MASTER_PORT": port,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "OMP_NUM_THREADS": "1",
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=120)
+            assert process.returncode == 0, said[-4000:]
+    finally:
+        for process in processes:
+            process.kill()
+    return output
+
+
+def assert_equal(first, second):
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_both_processes_hold_the_same_bits(folder):
+    assert_equal(*(load_file(folder / f"three-2-{rank}.safetensors") for rank in (0, 1)))
+    assert_equal(*(load_file(folder / f"whole-{rank}.safetensors") for rank in (0, 1)))
+
+
+def test_two_processes_equal_one_with_the_joint_batch(folder, tmp_path):
+    three_steps(tmp_path, Accelerator(cpu=True))
+    one, two = load_file(tmp_path / "three-1-0.safetensors"), load_file(folder / "three-2-0.safetensors")
+    for name, tensor in one.items():
+        assert torch.allclose(tensor, two[name], atol=1e-6), name
+
+
+def test_sizes_agree_and_noise_differs(folder):
+    first, second = (json.loads((folder / f"draws-{rank}.json").read_text()) for rank in (0, 1))
+    assert len(first) == len(second) > 30
+    assert [size for size, _ in first] == [size for size, _ in second]
+    seeds = [options["seed"] for _, options in first + second]
+    assert len(set(seeds)) == len(seeds)
+    assert {options["noise"] for _, options in first + second} == {0.5}
+
+
+def test_an_interrupted_run_ends_bit_equal_on_two_processes(folder):
+    for name in ("model", "last/model", "state/model"):
+        assert_equal(*(load_file(folder / run / f"{name}.safetensors") for run in ("whole", "parts")))
+
+
+def test_one_log_and_every_width_once(folder):
+    entries = [json.loads(line) for line in (folder / "whole" / "log.jsonl").read_text().splitlines()]
+    validations = [entry for entry in entries if "train/validation/accuracy" in entry]
+    assert [entry["step"] for entry in validations] == [6, 12]
+    assert {f"train/validation/accuracy@{width}" for width in ("0.5", "0.75", "1")} <= set(validations[0])

@@ -1,0 +1,140 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neumeta_hf.errors import RecipeError
+from neumeta_hf.training import Recipe, load_recipe, recipe_from_dict
+from neumeta_hf.training.recipe import LoopRecipe
+
+RECIPES = sorted((Path(__file__).parents[3] / "examples" / "recipes").glob("*.yaml"))
+
+
+def test_no_file_is_the_defaults():
+    assert load_recipe() == Recipe()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_read_and_survives_yaml(path, tmp_path):
+    recipe = load_recipe(path)
+    written = tmp_path / "recipe.yaml"
+    written.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
+    assert load_recipe(written) == recipe
+
+
+def test_a_recipe_survives_yaml(tmp_path):
+    recipe = load_recipe(None, ["pretrain.epochs=3", "train.clip=0.5", "sizes.widths=[0.5, 1]", "seed=7"])
+    written = tmp_path / "recipe.yaml"
+    written.write_text(yaml.safe_dump(recipe.to_dict()))
+    again = load_recipe(written)
+    assert again == recipe
+    assert isinstance(again.pretrain, LoopRecipe)
+    assert again.to_dict() == recipe.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"sead": 1}, r"recipe key sead is unknown: did you mean seed\?"),
+        ({"train": {"epoch": 3}}, r"recipe key train\.epoch is unknown: did you mean epochs\?"),
+        ({"pretrain": {"batchsize": 3}}, r"recipe key pretrain\.batchsize is unknown: did you mean batch_size\?"),
+        ({"train": {"optimizer": {"learning_rat": 3}}}, r"train\.optimizer\.learning_rat .*mean learning_rate\?"),
+        ({"data": {"image_sise": 3}}, r"recipe key data\.image_sise is unknown: did you mean image_size\?"),
+        ({"losses": {"zzz": 3}}, r"losses\.zzz is unknown: known here: task, reconstruction"),
+    ],
+)
+def test_an_unknown_key_gets_its_nearest_relative(values, says):
+    with pytest.raises(RecipeError, match=says):
+        recipe_from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"seed": "many"}, "seed='many'"),
+        ({"train": {"epochs": 2.5}}, r"train\.epochs=2\.5"),
+        ({"train": {"epochs": 0}}, r"train\.epochs=0"),
+        ({"train": {"batch_size": -1}}, r"train\.batch_size=-1"),
+        ({"train": {"evaluate_every": 0}}, r"train\.evaluate_every=0"),
+        ({"train": {"ema_decay": 1.5}}, r"train\.ema_decay=1\.5"),
+        ({"train": {"optimizer": {"learning_rate": -1}}}, r"learning_rate=-1"),
+        ({"train": {"optimizer": {"name": "adam"}}}, r"train\.optimizer\.name='adam'"),
+        ({"mixed_precision": "fp8"}, "mixed_precision='fp8'"),
+        ({"losses": {"task": -1}}, r"losses\.task=-1"),
+        ({"losses": {"temperature": 0}}, r"losses\.temperature=0"),
+        ({"train": 3}, "train=3"),
+        ({"seed": -1}, "seed=-1"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_by_key_and_value(values, key):
+    with pytest.raises(RecipeError, match=f"recipe key .*{key}: "):
+        recipe_from_dict(values)
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("train: {optimizer: {learning_rate: 1e-3}}\n")  # which YAML 1.1 reads as a string
+    assert load_recipe(path).train.optimizer.learning_rate == 0.001
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\ntrain: {epochs: 5, batch_size: 7}\n")
+    recipe = load_recipe(
+        path, ["seed=2", "seed=3", "train.epochs=9", "target.config.hidden_channels=[1, 2, 3]", "pretrain.epochs=4"]
+    )
+    assert (recipe.seed, recipe.train.epochs, recipe.train.batch_size) == (3, 9, 7)
+    assert recipe.target.config == {"hidden_channels": [1, 2, 3]}
+    assert recipe.pretrain is not None
+    assert recipe.pretrain.epochs == 4
+    assert load_recipe(path, ["pretrain=null", "train.clip=null"]).pretrain is None
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed", "write key=value"),
+        ("=3", "write key=value"),
+        ("seed=[1", "no YAML value"),
+        ("seed.inner=1", "holds a value, no keys"),
+        ("tran.epochs=1", "did you mean train"),
+    ],
+)
+def test_overrides_that_cannot_be_read_are_refused(override, says):
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(None, ["seed=1", override])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("[1, 2]", "holds a list"), ("a: [", "is no YAML"), (None, "cannot be read")]
+)
+def test_files_that_are_no_recipe_are_refused(text, says, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=says):
+        load_recipe(path)
+
+
+def test_defaults_are_not_shared():
+    first = Recipe()
+    first.family.hypernetwork["type"] = "other"
+    first.train.schedule.milestones.append(1.0)
+    assert Recipe().family.hypernetwork == {"type": "inr"}
+    assert Recipe().train.schedule.milestones == [0.5, 0.75]
+
+
+def test_every_field_is_documented():
+    def walk(cls):
+        yield cls
+        for field in dataclasses.fields(cls):
+            for kind in (field.type, *getattr(field.type, "__args__", ())):
+                if dataclasses.is_dataclass(kind):
+                    yield from walk(kind)
+
+    for cls in walk(Recipe):
+        if cls.__name__ == "FamilyRecipe":  # points to NeuMetaConfig
+            continue
+        for field in dataclasses.fields(cls):
+            assert f"{field.name}:" in cls.__doc__, f"{cls.__name__}.{field.name}"

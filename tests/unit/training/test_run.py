@@ -1,0 +1,353 @@
+"""Whole runs on the embedded digits, with networks of a few channels."""
+
+import dataclasses
+import json
+import warnings
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny_runs import RECIPE, reset_accelerate
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
+from neumeta_hf.evaluation import evaluate_classifier
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target
+from neumeta_hf.training import (
+    calibration_batches,
+    load_recipe,
+    load_target,
+    recipe_from_dict,
+    run,
+    train,
+    training_widths,
+)
+
+
+def train_anew(recipe, *, resume=False):
+    """A run in a process of its own, as far as Accelerate can tell."""
+    reset_accelerate()
+    return train(recipe, resume=resume)
+
+
+def log_of(output):
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that was never interrupted. Tests must not write into it."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    recipe = recipe_from_dict({**RECIPE, "output_dir": str(output)})
+    assert train_anew(recipe) == output
+    return recipe, output
+
+
+def test_the_output_holds_everything(finished):
+    recipe, output = finished
+    assert load_recipe(output / "recipe.yaml") == recipe
+    facts = json.loads((output / "training.json").read_text())
+    assert facts["num_parameters"]["generated"] == facts["num_parameters"]["reference"]
+    family = NeuMetaForImageClassification.from_pretrained(output)
+    last = NeuMetaForImageClassification.from_pretrained(output / "last")
+    assert list(family.config.trained_widths) == [0.5, 0.75, 1.0]
+    assert family.config.preparation["method"] == "path"
+    assert family.config.coordinate_noise == 0.5
+    reference = AutoModelForImageClassification.from_pretrained(output / "reference")
+    assert family.family.num_channels(reference.config) == family.family.num_channels(family.reference_config)
+    for folder in (output, output / "reference"):
+        assert AutoImageProcessor.from_pretrained(folder).size["height"] == 8
+    assert {path.name for path in output.iterdir()} == {
+        *("best", "last", "reference", "pretrained", "state", "state-pretrain"),
+        *("config.json", "model.safetensors", "preprocessor_config.json"),
+        *("recipe.yaml", "training.json", "log.jsonl"),
+    }
+    assert list(last.state_dict()) == list(family.state_dict())
+
+
+def test_the_log_says_what_happened(finished):
+    _, output = finished
+    entries = log_of(output)
+    steps = [entry["step"] for entry in entries if "train/loss" in entry]
+    assert steps == [1, 10, 20]
+    validations = [entry for entry in entries if "train/validation/accuracy" in entry]
+    assert [entry["step"] for entry in validations] == [10, 20]
+    last = validations[-1]
+    widths = [last[f"train/validation/accuracy@{width}"] for width in ("0.5", "0.75", "1")]
+    assert last["train/validation/accuracy"] == pytest.approx(sum(widths) / 3)
+
+
+def test_the_result_is_the_best_on_the_validation_split(finished, digits):
+    _, output = finished
+    best = max(entry["train/validation/accuracy"] for entry in log_of(output) if "train/validation/accuracy" in entry)
+    family = AutoModelForImageClassification.from_pretrained(output)
+    scores = [evaluate_classifier(family.morph(width), digits.validation)["accuracy"] for width in (0.5, 0.75, 1.0)]
+    assert sum(scores) / 3 == pytest.approx(best)
+
+
+def test_static_and_generated_names_of_the_result_are_all_of_the_target(finished):
+    _, output = finished
+    family = AutoModel.from_pretrained(output)
+    assert set(family.generate()) == set(dict(family.morph(1.0).named_parameters()))
+
+
+def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
+    _, whole = finished
+    stops = [
+        {"pretrain": {"stop_after_steps": 4}},
+        {"train": {"stop_after_steps": 3}},
+        {"train": {"stop_after_steps": 10}},
+        {"train": {"stop_after_steps": 17}},
+    ]
+    for number, changes in enumerate(stops):
+        assert train_anew(make_recipe("parts", **changes), resume=number > 0) is None
+    output = train_anew(make_recipe("parts"), resume=True)
+    for name in ("model", "best/model", "last/model", "state/model", "pretrained/model", "reference/model"):
+        first, second = (load_file(folder / f"{name}.safetensors") for folder in (whole, output))
+        assert list(first) == list(second)
+        for key, tensor in first.items():
+            assert torch.equal(tensor, second[key]), (name, key)
+    averages = [
+        torch.load(folder / "state" / "custom_checkpoint_2.pkl", weights_only=False)  # noqa: TID251
+        for folder in (whole, output)
+    ]
+    for first, second in zip(*(average["shadow_params"] for average in averages), strict=True):
+        assert torch.equal(first, second)
+    values = [
+        {key: value for entry in log_of(folder) for key, value in entry.items() if "/validation/" in key}
+        for folder in (whole, output)
+    ]
+    assert values[0] == values[1]
+
+
+def test_a_finished_run_can_be_resumed(make_recipe):
+    recipe = make_recipe(train={"epochs": 1})
+    output = train_anew(recipe)
+    before = load_file(output / "model.safetensors")
+    assert train_anew(recipe, resume=True) == output
+    assert all(torch.equal(before[key], tensor) for key, tensor in load_file(output / "model.safetensors").items())
+
+
+class Forbidden:
+    """The test split as training may see it."""
+
+    def __getattribute__(self, name):
+        raise AssertionError(f"training touched the test split: {name}")
+
+    def __len__(self):
+        raise AssertionError("training touched the test split: len")
+
+    __getitem__ = __getitems__ = __iter__ = __bool__ = __len__
+
+
+def test_training_and_selection_never_touch_the_test_split(make_recipe, monkeypatch):
+    load = run.load_image_data
+    monkeypatch.setattr(run, "load_image_data", lambda config: dataclasses.replace(load(config), test=Forbidden()))
+    assert train(make_recipe(train={"epochs": 1})) is not None
+
+
+def test_selection_measures_more_than_one_size(finished):
+    _, output = finished
+    measured = {key for entry in log_of(output) for key in entry if "accuracy@" in key}
+    assert measured == {f"train/validation/accuracy@{width}" for width in ("0.5", "0.75", "1")}
+
+
+def test_a_used_folder_is_refused(make_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    with pytest.raises(RecipeError, match="run is not empty: pass --resume"):
+        train(make_recipe())
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_nothing_to_resume_is_refused(make_recipe, tmp_path):
+    with pytest.raises(CheckpointError, match="no run to resume in"):
+        train(make_recipe(), resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"train": {"batch_size": 64}}, r"train\.batch_size"),
+        ({"train": {"epochs": 3}}, r"train\.epochs"),
+        ({"family": {"hypernetwork": {"type": "grid"}}}, r"family\.hypernetwork\.type"),
+        ({"pretrain": None}, "pretrain"),
+    ],
+)
+def test_resuming_with_another_recipe_is_refused_by_key(finished, changes, key):
+    recipe, output = finished
+    values = {**RECIPE, "output_dir": str(output)}
+    for name, value in changes.items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
+    with pytest.raises(RecipeError, match=f"another recipe than the run .* different: .*{key}"):
+        train(recipe_from_dict(values), resume=True)
+    assert load_recipe(output / "recipe.yaml") == recipe
+
+
+def test_data_that_cannot_be_read_leaves_no_half_run_behind(make_recipe, tmp_path):
+    with pytest.raises(DataError):
+        train(make_recipe(data={"dataset": "digits", "subset": "none such"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_diverges_says_so_and_saves_nothing(make_recipe, tmp_path):
+    recipe = make_recipe(
+        train={
+            "clip": None,
+            "epochs": 1,
+            "optimizer": {"name": "sgd", "learning_rate": 1e20},
+            "schedule": {"warmup": 0},
+        }
+    )
+    with pytest.raises(RecipeError, match="train: the loss is .* at step .*Lower the learning rate"):
+        train(recipe)
+    assert not (tmp_path / "run" / "best").exists()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_unknown_trackers_are_refused_before_anything_is_written(make_recipe, tmp_path):
+    with pytest.raises(RecipeError, match="'no_such_tracker' is not installed"):
+        train(make_recipe(trackers=["no_such_tracker"]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_see_each_other_are_refused(make_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(run.os, "environ", {**run.os.environ, "WORLD_SIZE": "2"})
+    monkeypatch.setattr(run.Accelerator, "num_processes", property(lambda self: 1))
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(RecipeError, match="2 processes that do not see each other"):
+        train(make_recipe())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_target_without_weights_or_pretraining_is_refused(make_recipe):
+    with pytest.raises(RecipeError, match="its weights would be random"):
+        train(make_recipe(pretrain=None))
+
+
+def test_kept_batch_norm_from_training_to_morph(make_recipe, digits):
+    target = {
+        "family": "lenet",
+        "config": {"hidden_channels": [4, 6, 8], "kernel_size": 3, "image_size": 8, "batch_norm": True},
+    }
+    recipe = make_recipe(
+        target=target,
+        preparation={"normalization": "keep", "order": "importance"},
+        family={"hypernetwork": {"type": "grid"}},
+        mixed_precision="bf16",
+        statistics_widths="0.5:1.0:0.25",
+        train={"epochs": 1},
+    )
+    family = AutoModelForImageClassification.from_pretrained(train(recipe))
+    assert list(family.config.statistics_widths) == [0.5, 0.75, 1.0]
+    for width in (0.5, 0.75, 1.0):
+        morph = family.morph(width)
+        assert morph.bn1.num_batches_tracked > 0
+        assert evaluate_classifier(morph, digits.validation)["accuracy"] > 0.15
+    with pytest.raises(CheckpointError, match="stored widths"):
+        family.morph(0.6)
+
+
+def test_bf16_trains_and_saves_full_precision(make_recipe):
+    output = train(
+        make_recipe(mixed_precision="bf16", train={"epochs": 1}, losses={"distillation": 1.0}, fit={"steps": 5})
+    )
+    assert {tensor.dtype for tensor in load_file(output / "model.safetensors").values()} == {torch.float32}
+    assert any("fit/relative_error" in entry for entry in log_of(output))
+
+
+def test_a_run_from_a_checkpoint_starts_there(finished, make_recipe):
+    _, output = finished
+    target = {"family": "lenet", "checkpoint": str(output / "pretrained")}
+    recipe = make_recipe("from_checkpoint", pretrain=None, train={"epochs": 1})
+    recipe.target = dataclasses.replace(recipe.target, config={}, checkpoint=target["checkpoint"])
+    other = train(recipe)
+    first, second = (load_file(folder / "reference" / "model.safetensors") for folder in (output, other))
+    assert all(torch.equal(first[key], tensor) for key, tensor in second.items())
+
+
+# ------------------------------------------------------------------------------------------------ parts
+
+
+def test_widths_are_a_list_or_a_range(make_recipe):
+    assert training_widths(make_recipe(sizes={"widths": "0.25:1.0:0.25"})) == [0.25, 0.5, 0.75, 1.0]
+    assert training_widths(make_recipe(sizes={"widths": [1.0, 0.5]})) == [0.5, 1.0]
+
+
+def test_calibration_images_are_augmented_training_images(digits):
+    split = digits.train
+    split.config.augmentation = "crop"
+    try:
+        batches = calibration_batches(split, 300, batch_size=128)
+        plain = split.subset(300, seed=0).with_augmentation(False)
+        indices = list(range(300))
+        assert [len(batch) for batch in batches] == [128, 128, 44]
+        assert not torch.equal(torch.cat(batches), plain.__getitems__(indices)["pixel_values"])
+        augmented = split.subset(300, seed=0).with_augmentation(True)
+        assert torch.equal(torch.cat(batches), augmented.__getitems__(indices)["pixel_values"])
+        assert sum(map(len, calibration_batches(split, 10**6))) == len(split)
+    finally:
+        split.config.augmentation = "none"
+
+
+NAMES = [f"class {number}" for number in range(3)]
+
+
+def test_a_fresh_target_has_the_labels_of_the_data(make_recipe):
+    target = load_target(make_recipe(), NAMES)
+    assert target.config.id2label == dict(enumerate(NAMES))
+    assert target.config.label2id == {name: number for number, name in enumerate(NAMES)}
+    assert target.linear.out_features == 3
+    assert target.config.hidden_channels == [4, 6, 8]
+
+
+def test_an_unknown_field_of_the_target_is_refused(make_recipe):
+    recipe = make_recipe(target={"config": {"hiden_channels": [4, 6, 8]}})
+    with pytest.raises(TargetError, match="target.config names hiden_channels: LeNetConfig has no such field"):
+        load_target(recipe, NAMES)
+
+
+def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
+    config = LeNetConfig(hidden_channels=[2, 2, 2], num_labels=3)
+    find_target(config).build(config).save_pretrained(tmp_path / "lenet")
+
+    def recipe(**target):
+        made = make_recipe()
+        made.target = dataclasses.replace(
+            made.target, **{"config": {}, "checkpoint": str(tmp_path / "lenet"), **target}
+        )
+        return made
+
+    assert load_target(recipe(), NAMES).config.id2label[2] == "class 2"
+    with pytest.raises(TargetError, match="both given"):
+        load_target(recipe(config={"image_size": 8}), NAMES)
+    with pytest.raises(TargetError, match="is a neumeta_lenet, target.family is cifar_resnet"):
+        load_target(recipe(family="cifar_resnet"), NAMES)
+    with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
+        load_target(recipe(), NAMES[:2])
+    with pytest.raises(TargetError, match="read for cifar_resnet alone"):
+        load_target(recipe(checkpoint="x.safetensors"), NAMES)
+
+
+def test_bare_weights_of_a_cifar_resnet_are_read(make_recipe, tmp_path):
+    config = CifarResNetConfig(num_blocks=[1, 1, 1], stage_channels=[4, 6, 8], num_labels=3)
+    network = find_target(config).build(config)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    recipe = make_recipe()
+    recipe.target = dataclasses.replace(
+        recipe.target, family="cifar_resnet", config={}, checkpoint=str(tmp_path / "weights.safetensors")
+    )
+    target = load_target(recipe, NAMES)
+    assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_written_recipe_is_plain_yaml(finished):
+    recipe, output = finished
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert yaml.safe_load((output / "recipe.yaml").read_text()) == recipe.to_dict()
