@@ -25,13 +25,22 @@ from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
 class GridTensor(nn.Module):
     """One tensor's grid.
 
+    Attributes:
+        values: `[num_out, num_in, kernel_area]` of the reference.
+        exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
+            1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
+            also says something of sizes that were never trained.
+
     Args:
         full_size: Coordinates of the tensor in the reference.
+        exponent: First value of the exponent.
     """
 
-    def __init__(self, full_size: TensorCoordinates):
+    def __init__(self, full_size: TensorCoordinates, *, exponent: float):
         super().__init__()
         self.kernel_area = full_size.kernel_size[0] * full_size.kernel_size[1]
+        self.first_exponent = exponent
+        self.exponent = nn.Parameter(torch.tensor(exponent))
         self.values = nn.Parameter(torch.zeros(full_size.num_out, full_size.num_in, self.kernel_area))
 
 
@@ -56,25 +65,28 @@ class Grid(Hypernetwork):
         if positions not in ("relative", "absolute"):
             raise HypernetworkError(f"positions={positions!r}: choose one of relative, absolute.")
         self.positions = positions
-        self.tensors = nn.ModuleList(GridTensor(tensor) for tensor in full_size)
+        # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
+        # where channels were ordered by importance, and the rest is missed less.
+        exponent = 1.0 if positions == "relative" else 0.5
+        self.tensors = nn.ModuleList(GridTensor(tensor, exponent=exponent) for tensor in full_size)
 
     def start_at(self, values: Sequence[Tensor]) -> bool:
         with torch.no_grad():
-            for parameter, value in zip(self.parameters(), values, strict=True):
-                parameter.copy_(value.reshape(parameter.shape))
+            for tensor, value in zip(self.tensors, values, strict=True):
+                grid: Tensor = tensor.values  # pyright: ignore[reportAssignmentType]
+                grid.copy_(value.reshape(grid.shape))
         return True
 
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:
         return [self._generate(tensor) for tensor in coordinates]
 
     def _generate(self, tensor: TensorCoordinates) -> Tensor:
-        grid: Tensor = self.tensors[tensor.layer].values  # pyright: ignore[reportAssignmentType]
-        full_out, full_in, _ = grid.shape
+        held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
+        full_out, full_in, _ = held.values.shape
         out = self._read(tensor.out_positions, tensor, full_out)
         in_ = self._read(tensor.in_positions, tensor, full_in)
-        values = torch.einsum("or,rsk,is->oik", out, grid, in_)
-        # What one input channel contributes grows as their number shrinks, so that the sum over them stays.
-        return (values * (full_in / tensor.num_in)).reshape(tensor.shape)
+        values = torch.einsum("or,rsk,is->oik", out, held.values, in_)
+        return (values * (full_in / tensor.num_in) ** held.exponent).reshape(tensor.shape)
 
     def _read(self, positions: Tensor, tensor: TensorCoordinates, num_cells: int) -> Tensor:
         """How much of each grid cell each channel of an axis reads, `[num_channels, num_cells]`; rows sum to 1."""
@@ -91,3 +103,4 @@ class Grid(Hypernetwork):
     def initialize(self, module: nn.Module) -> None:
         if isinstance(module, GridTensor):
             init.normal_(module.values, std=(2 / (module.values.shape[1] * module.kernel_area)) ** 0.5)
+            init.constant_(module.exponent, module.first_exponent)

@@ -43,9 +43,9 @@ def test_relative_positions_average_outputs_and_sum_inputs(alignment):
 def test_absolute_positions_take_the_first_channels(alignment):
     grid, (conv, bias, linear) = make_grid(alignment, positions="absolute")
     half = generate(grid, HALF, alignment)
-    assert torch.allclose(half[0], conv[:4, :3] * 2, atol=1e-5)
+    assert torch.allclose(half[0], conv[:4, :3] * 2**0.5, atol=1e-5)
     assert torch.allclose(half[1], bias[:4], atol=1e-6)
-    assert torch.allclose(half[2], linear[:, :4] * 2, atol=1e-5)
+    assert torch.allclose(half[2], linear[:, :4] * 2**0.5, atol=1e-5)
 
 
 @pytest.mark.parametrize("positions", ["relative", "absolute"])
@@ -55,16 +55,26 @@ def test_constant_grids_stay_constant_at_every_size(positions, num_channels):
     grid.start_at([torch.ones(shape) for shape in SHAPES.values()])
     shapes = {"conv": (num_channels, 6, 3, 3), "bias": (num_channels,), "linear": (3, num_channels)}
     conv, bias, linear = generate(grid, shapes)
+    exponent = 1.0 if positions == "relative" else 0.5
     assert torch.allclose(conv, torch.ones(()), atol=1e-5)
     assert torch.allclose(bias, torch.ones(()), atol=1e-5)
-    assert torch.allclose(linear.sum(1), torch.full((3,), 8.0), atol=1e-4)
+    assert torch.allclose(linear, torch.full((), (8 / num_channels) ** exponent), atol=1e-4)
 
 
 @pytest.mark.parametrize("positions", ["relative", "absolute"])
 def test_every_value_gets_a_gradient_at_full_size(positions):
     grid, _ = make_grid(positions=positions)
     torch.stack([value.square().sum() for value in generate(grid, SHAPES)]).sum().backward()
-    assert all((parameter.grad != 0).all() for parameter in grid.parameters())
+    assert all((tensor.values.grad != 0).all() for tensor in grid.tensors)
+
+
+@pytest.mark.parametrize("positions", ["relative", "absolute"])
+def test_the_exponent_learns_from_smaller_sizes_alone(positions):
+    grid, _ = make_grid(positions=positions)
+    for shapes, learns in ((SHAPES, [False, False, False]), (HALF, [True, False, True])):
+        grid.zero_grad()
+        torch.stack([value.square().sum() for value in generate(grid, shapes)]).sum().backward()
+        assert [bool(tensor.exponent.grad != 0) for tensor in grid.tensors] == learns
 
 
 def test_noise_moves_the_values_a_little():

@@ -42,8 +42,9 @@ def folder(tmp_path_factory):
     ]
     try:
         for process in processes:
-            _, said = process.communicate(timeout=120)
-            assert process.returncode == 0, said[-4000:]
+            _, said = process.communicate(timeout=60)
+            if process.returncode:
+                pytest.fail(said[-2000:], pytrace=False)
     finally:
         for process in processes:
             process.kill()
@@ -58,7 +59,7 @@ def assert_equal(first, second):
 
 def test_both_processes_hold_the_same_bits(folder):
     assert_equal(*(load_file(folder / f"three-2-{rank}.safetensors") for rank in (0, 1)))
-    assert_equal(*(load_file(folder / f"whole-{rank}.safetensors") for rank in (0, 1)))
+    assert_equal(*(load_file(folder / f"run-{rank}.safetensors") for rank in (0, 1)))
 
 
 def test_two_processes_equal_one_with_the_joint_batch(folder, tmp_path):
@@ -70,20 +71,15 @@ def test_two_processes_equal_one_with_the_joint_batch(folder, tmp_path):
 
 def test_sizes_agree_and_noise_differs(folder):
     first, second = (json.loads((folder / f"draws-{rank}.json").read_text()) for rank in (0, 1))
-    assert len(first) == len(second) > 30
+    assert len(first) == len(second) == 18
     assert [size for size, _ in first] == [size for size, _ in second]
     seeds = [options["seed"] for _, options in first + second]
     assert len(set(seeds)) == len(seeds)
     assert {options["noise"] for _, options in first + second} == {0.5}
 
 
-def test_an_interrupted_run_ends_bit_equal_on_two_processes(folder):
-    for name in ("model", "last/model", "state/model"):
-        assert_equal(*(load_file(folder / run / f"{name}.safetensors") for run in ("whole", "parts")))
-
-
 def test_one_log_and_every_width_once(folder):
-    entries = [json.loads(line) for line in (folder / "whole" / "log.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
     validations = [entry for entry in entries if "train/validation/accuracy" in entry]
-    assert [entry["step"] for entry in validations] == [6, 12]
+    assert [entry["step"] for entry in validations] == [6]
     assert {f"train/validation/accuracy@{width}" for width in ("0.5", "0.75", "1")} <= set(validations[0])
