@@ -46,14 +46,16 @@ def main() -> int:
         classify = pipeline("image-classification", model=str(folder))
         best = classify(Image.fromarray(pixels.numpy()))[0]
         scores = evaluate_classifier(model, data.test)
-        rows.append({
-            "width": width,
-            "class": type(model).__name__,
-            "num_parameters": count_parameters(model),
-            "accuracy": scores["accuracy"],
-            "pipeline_label": best["label"],
-            "true_label": data.label_names[int(batch["labels"])],
-        })
+        rows.append(
+            {
+                "width": width,
+                "class": type(model).__name__,
+                "num_parameters": count_parameters(model),
+                "accuracy": scores["accuracy"],
+                "pipeline_label": best["label"],
+                "true_label": data.label_names[int(batch["labels"])],
+            }
+        )
         print(
             f"width {width:g}: {type(model).__name__}, {count_parameters(model):,} parameters, accuracy "
             f"{scores['accuracy']:.2%}; the pipeline says {best['label']!r} ({best['score']:.0%}), it is "

@@ -69,7 +69,7 @@ def build_family() -> NeuMetaForImageClassification:
 
 
 def measure_memory(queue: multiprocessing.Queue) -> None:
-    """Peak resident memory, in GB, of a process that loads the libraries, the family, and generates all weights once."""
+    """Peak resident memory, in GB, of a process that loads the libraries and the family, then generates it once."""
     with torch.no_grad():
         build_family().generate()
     queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)

@@ -105,7 +105,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Gets the arguments.
     """
-    parser.add_argument("--config", help="recipe, a YAML file; default: the embedded digits with a LeNet")
+    parser.add_argument("--config", required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes")
     parser.add_argument(
         "--set",
         dest="overrides",

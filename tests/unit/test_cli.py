@@ -251,7 +251,16 @@ def test_evaluate_names_what_it_cannot_find(family, capsys):
     ],
 )
 def test_a_bad_recipe_is_refused(options, said, capsys):
-    assert said in refusal(capsys, "-q", "train", "--set", "output_dir=out", "--set", "pretrain={}", *options)
+    Path("recipe.yaml").write_text("{output_dir: out, pretrain: {}}")  # argparse takes the last of two --config
+    assert said in refusal(capsys, "-q", "train", "--config", "recipe.yaml", *options)
+    assert not Path("out").exists()
+
+
+def test_training_without_a_recipe_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train"])
+    assert stop.value.code == 2
+    assert "required: --config" in capsys.readouterr().err
 
 
 def test_a_system_error_is_one_line_too(family, capsys, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from transformers import ViTImageProcessorPil
+from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import TargetError
@@ -32,29 +32,46 @@ class GrayscaleImageProcessor(ViTImageProcessorPil):
 
 
 def build_image_processor(
-    *, num_channels: int, image_size: int | tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    *,
+    num_channels: int,
+    image_size: int | tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    center_crop: bool = False,
 ) -> BaseImageProcessor:
     """An image processor that `pipeline("image-classification")` and `AutoImageProcessor` can use.
 
-    It resizes to exactly `image_size` (bilinear, no crop), scales to [0, 1] and normalises.
+    It resizes to exactly `image_size` (bilinear), scales to [0, 1] and normalises.
 
     Args:
         num_channels: Input channels of the network: 1 (grey) or 3 (RGB).
         image_size: Height and width, in pixels; one number for both.
         mean: What is subtracted from each channel, on the scale of [0, 1].
         std: What each channel is then divided by.
+        center_crop: Instead of resizing whole: resize the shorter side to 8/7 of the size and crop the centre, as is
+            usual for ImageNet. Of RGB images and one number for `image_size` alone.
 
     Returns:
         A stock processor of transformers for 3 channels, a `GrayscaleImageProcessor` for 1.
 
     Raises:
-        TargetError: Another number of channels, or `mean` or `std` are not as many.
+        TargetError: Another number of channels, `mean` or `std` are not as many, or `center_crop` of grey or oblong
+            images.
     """
     if num_channels not in (1, 3):
         raise TargetError(f"images with {num_channels} channels have no image processor: it takes 1 (grey) or 3 (RGB).")
     if not len(mean) == len(std) == num_channels:
         raise TargetError(
             f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value a channel."
+        )
+    if center_crop:
+        if num_channels != 3 or not isinstance(image_size, int):
+            raise TargetError(
+                f"center_crop with {num_channels} channel(s) and image_size={image_size} has no image processor: it "
+                "takes 3 channels and one number. Leave it out, then images are resized whole."
+            )
+        return ConvNextImageProcessorPil(
+            size={"shortest_edge": image_size}, crop_pct=224 / 256, image_mean=list(mean), image_std=list(std)
         )
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     options = {"size": {"height": height, "width": width}, "image_mean": list(mean), "image_std": list(std)}

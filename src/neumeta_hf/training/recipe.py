@@ -29,7 +29,7 @@ class TargetRecipe:
 
     Attributes:
         family: Name of a registered target family.
-        config: Fields of the family's config; `num_labels` comes from the data.
+        config: Fields of the family's config; classes, image size and colours come from the data.
         checkpoint: Trained weights to start from: a folder or Hub id of a transformers model, or a safetensors file
             with the usual names of CIFAR-10 ResNets. None: random weights.
     """

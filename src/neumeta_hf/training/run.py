@@ -60,16 +60,16 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     output = Path(recipe.output_dir)
     accelerator = _make_accelerator(recipe, output)
     _check_output(recipe, output, resume=resume)
-    accelerator.wait_for_everyone()  # all have looked before one writes
     data = load_image_data(recipe.data)
-    if (
-        accelerator.is_main_process and not resume
-    ):  # only now: data that cannot be read must not leave half a run behind
+    target = None if (output / "reference").is_dir() else _start_target(recipe, data)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    # Only now: data or a target that cannot be read must not leave half a run behind.
+    if accelerator.is_main_process and not resume:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
     try:
-        reference, report = _make_reference(recipe, data, output, resume=resume, accelerator=accelerator)
+        reference, report = _make_reference(recipe, target, data, output, resume=resume, accelerator=accelerator)
         model = _train_family(recipe, data, reference, report, output, resume=resume, accelerator=accelerator)
     except StoppedEarly as stop:
         logger.warning("%s", stop)
@@ -180,11 +180,17 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel:
     family = find_target(target.family)
     if target.checkpoint is None:
         defaults = AutoConfig.for_model(family.model_types[0])
-        if unknown := sorted(set(target.config) - {field.name for field in dataclasses.fields(defaults)}):  # pyright: ignore
+        known = {field.name for field in dataclasses.fields(defaults)}  # pyright: ignore[reportArgumentType]
+        if unknown := sorted(set(target.config) - known):
             raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        from_data = {"image_size": recipe.data.image_size, "id2label": dict(enumerate(label_names))}
+        # What the field is called differs between families.
+        from_data |= {
+            name: recipe.data.num_channels for name in ("num_input_channels", "num_channels") if name in known
+        }
         config = AutoConfig.for_model(
             family.model_types[0],
-            **{**target.config, "id2label": dict(enumerate(label_names))},
+            **{**from_data, **target.config},
             label2id={name: index for index, name in enumerate(label_names)},
         )
         return family.build(config)
@@ -211,24 +217,33 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel:
     return model
 
 
+def _start_target(recipe: Recipe, data: ImageData) -> PreTrainedModel:
+    if recipe.pretrain is None and recipe.target.checkpoint is None:
+        raise RecipeError(
+            "the target has neither a checkpoint nor a pretrain section: its weights would be random. Give "
+            "target.checkpoint, or a pretrain section."
+        )
+    set_seed(recipe.seed)
+    return load_target(recipe, data.label_names)
+
+
 def _make_reference(
-    recipe: Recipe, data: ImageData, output: Path, *, resume: bool, accelerator: Accelerator
+    recipe: Recipe,
+    target: PreTrainedModel | None,
+    data: ImageData,
+    output: Path,
+    *,
+    resume: bool,
+    accelerator: Accelerator,
 ) -> tuple[PreTrainedModel, PreparationReport]:
     folder = output / "reference"
-    is_done = folder.is_dir()
-    accelerator.wait_for_everyone()  # all have looked before one makes it
-    if not is_done:
-        set_seed(recipe.seed)
-        target = load_target(recipe, data.label_names)
+    if target is not None:
+        trained: PreTrainedModel = target
         if recipe.pretrain is not None:
-            target = _pretrain(recipe, recipe.pretrain, target, data, output, resume=resume, accelerator=accelerator)
-        elif recipe.target.checkpoint is None:
-            raise RecipeError(
-                "the target has neither a checkpoint nor a pretrain section: its weights would be random."
-            )
+            trained = _pretrain(recipe, recipe.pretrain, target, data, output, resume=resume, accelerator=accelerator)
         if accelerator.is_main_process:
             prepared, report = prepare(
-                target.cpu().float().eval(),
+                trained.cpu().float().eval(),
                 normalization=recipe.preparation.normalization,
                 order=recipe.preparation.order,
                 seed=recipe.seed,
@@ -295,7 +310,11 @@ def _from_main(values: dict[str, float], accelerator: Accelerator) -> tuple[floa
 def _image_processor(recipe: Recipe):
     data = recipe.data
     return build_image_processor(
-        num_channels=data.num_channels, image_size=data.image_size, mean=list(data.mean), std=list(data.std)
+        num_channels=data.num_channels,
+        image_size=data.image_size,
+        mean=list(data.mean),
+        std=list(data.std),
+        center_crop=data.augmentation == "random_resized_crop_flip",
     )
 
 

@@ -92,6 +92,23 @@ def test_the_pipeline_classifies_a_picture_from_a_folder(config, options, mode, 
     assert answers == pytest.approx({f"LABEL_{i}": expected[i].item() for i in range(3)}, abs=1e-5)
 
 
+def test_center_crop_keeps_the_middle_of_the_picture(tmp_path):
+    processor = build_image_processor(
+        **{**RGB, "image_size": 28, "mean": [0.0] * 3, "std": [1.0] * 3}, center_crop=True
+    )
+    processor.save_pretrained(tmp_path)
+    pixels = np.zeros((32, 64, 3), np.uint8)  # the shorter side is 8/7 of the size already
+    pixels[2:30, 18:46] = 255
+    for each in (processor, AutoImageProcessor.from_pretrained(tmp_path)):
+        assert pixel_values(each, Image.fromarray(pixels)).min() == 1
+
+
+@pytest.mark.parametrize("options", [GREY, {**RGB, "image_size": (8, 12)}], ids=["grey", "oblong"])
+def test_center_crop_of_what_has_no_processor_is_refused(options):
+    with pytest.raises(TargetError, match="center_crop with"):
+        build_image_processor(**options, center_crop=True)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

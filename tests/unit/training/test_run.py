@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from neumeta_hf.data import load_image_data
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
 from neumeta_hf.evaluation import evaluate_classifier
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.preparation import fuse_batch_norm
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target
 from neumeta_hf.training import (
     calibration_batches,
@@ -25,6 +27,8 @@ from neumeta_hf.training import (
     train,
     training_widths,
 )
+
+RECIPES = sorted((Path(__file__).parents[3] / "examples" / "recipes").glob("*.yaml"))
 
 
 def train_anew(recipe, *, resume=False):
@@ -195,6 +199,13 @@ def test_data_that_cannot_be_read_leaves_no_half_run_behind(make_recipe, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_target_that_cannot_be_built_leaves_no_half_run_behind(make_recipe, tmp_path):
+    recipe = make_recipe(target={"family": "lenet", "checkpoint": str(tmp_path / "nowhere.safetensors")})
+    with pytest.raises(TargetError):
+        train_anew(recipe)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_diverges_says_so_and_saves_nothing(make_recipe, tmp_path):
     recipe = make_recipe(
         train={
@@ -350,3 +361,34 @@ def test_the_written_recipe_is_plain_yaml(finished):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert yaml.safe_load((output / "recipe.yaml").read_text()) == recipe.to_dict()
+
+
+# What shipped recipes take from a checkpoint.
+CHECKPOINTS = {
+    "cifar10_resnet20": {"num_blocks": [3, 3, 3], "shortcut": "projection"},
+    "imagenet_resnet18_paper": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_describes_a_family(path):
+    recipe = load_recipe(path)
+    if recipe.target.checkpoint:
+        recipe.target.checkpoint, recipe.target.config = None, CHECKPOINTS[path.stem]
+    num_labels = 1000 if "imagenet" in path.stem else 100 if "cifar100" in path.stem else 10
+    reference = load_target(recipe, [str(label) for label in range(num_labels)]).eval()
+    if recipe.preparation.normalization == "fuse":
+        reference = fuse_batch_norm(reference, find_target(reference.config).example_inputs(reference.config))
+    widths = training_widths(recipe)
+    family = NeuMetaForImageClassification.from_reference(
+        reference,
+        normalization=recipe.preparation.normalization,
+        trained_widths=widths,
+        **dataclasses.asdict(recipe.family),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # SizeWarning: no width is outside of the trained range
+        sizes = [family.family.num_channels(family.target_config_at(width)) for width in widths]
+    assert len({tuple(size.items()) for size in sizes}) == len(widths)
+    assert sizes[-1] == family.family.num_channels(reference.config)
+    assert set(recipe.validation_widths or []) <= {round(width, 12) for width in widths}
