@@ -7,9 +7,12 @@ plain weights.
 
 With relative positions a small network is the large one with neighbouring channels merged: averaged over output
 channels, summed over input channels, which keeps what the network computes where neighbours agree. Detail that averages
-out within a channel of a small size is free to serve the larger sizes alone.
+out within a channel of a small size is free to serve the larger sizes alone. Where a small size is not to be trained at
+all, such detail can be left out: a grid coarser than the reference is the same function of its inputs at every size
+that has at least a channel per cell.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,7 +29,8 @@ class GridTensor(nn.Module):
     """One tensor's grid.
 
     Attributes:
-        values: `[num_out, num_in, kernel_area]` of the reference.
+        full_size: Coordinates of the tensor in the reference.
+        values: `[out cells, in cells, kernel_area]`.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -34,14 +38,17 @@ class GridTensor(nn.Module):
     Args:
         full_size: Coordinates of the tensor in the reference.
         exponent: First value of the exponent.
+        resolution: Cells per channel of the reference, on axes that sizes change.
     """
 
-    def __init__(self, full_size: TensorCoordinates, *, exponent: float):
+    def __init__(self, full_size: TensorCoordinates, *, exponent: float, resolution: float):
         super().__init__()
-        self.kernel_area = full_size.kernel_size[0] * full_size.kernel_size[1]
+        self.full_size = full_size
         self.first_exponent = exponent
         self.exponent = nn.Parameter(torch.tensor(exponent))
-        self.values = nn.Parameter(torch.zeros(full_size.num_out, full_size.num_in, self.kernel_area))
+        axes = ((full_size.num_out, full_size.out_varies), (full_size.num_in, full_size.in_varies))
+        num_cells = [max(1, round(count * resolution)) if varies else count for count, varies in axes]
+        self.values = nn.Parameter(torch.zeros(*num_cells, math.prod(full_size.kernel_size)))
 
 
 @register_hypernetwork("grid")
@@ -49,58 +56,92 @@ class Grid(Hypernetwork):
     """Values on a grid over the channel axes, one grid per generated tensor.
 
     Args:
-        full_size: Coordinates of the reference's generated tensors; the grids are as fine as they are.
+        full_size: Coordinates of the reference's generated tensors.
         positions: "relative" reads at `c / C`: a small network merges neighbouring channels of the large one.
             "absolute" reads at `c`: a small network is the large one's first channels (Yu and Huang 2019,
             arXiv:1903.05134).
+        resolution: Cells per channel of the reference, on axes that sizes change. 1 holds the reference exactly. Less,
+            for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
+            and 0.25 compute the same.
 
     Raises:
-        HypernetworkError: `positions` is neither.
+        HypernetworkError: `positions` is neither, or `resolution` is outside of (0, 1] or does not fit `positions`.
     """
 
     def __init__(
-        self, full_size: Sequence[TensorCoordinates], *, positions: Literal["relative", "absolute"] = "relative"
+        self,
+        full_size: Sequence[TensorCoordinates],
+        *,
+        positions: Literal["relative", "absolute"] = "relative",
+        resolution: float = 1.0,
     ):
         super().__init__()
         if positions not in ("relative", "absolute"):
             raise HypernetworkError(f"positions={positions!r}: choose one of relative, absolute.")
+        if not 0 < resolution <= 1:
+            raise HypernetworkError(f"resolution={resolution!r}: a grid has more than 0, up to 1 cells per channel.")
+        if positions == "absolute" and resolution != 1:
+            raise HypernetworkError(
+                f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
+                "1, or choose relative positions."
+            )
         self.positions = positions
         # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
         # where channels were ordered by importance, and the rest is missed less.
         exponent = 1.0 if positions == "relative" else 0.5
-        self.tensors = nn.ModuleList(GridTensor(tensor, exponent=exponent) for tensor in full_size)
+        self.tensors = nn.ModuleList(
+            GridTensor(tensor, exponent=exponent, resolution=resolution) for tensor in full_size
+        )
 
     def start_at(self, values: Sequence[Tensor]) -> bool:
+        exact = True
         with torch.no_grad():
-            for tensor, value in zip(self.tensors, values, strict=True):
-                grid: Tensor = tensor.values  # pyright: ignore[reportAssignmentType]
-                grid.copy_(value.reshape(grid.shape))
-        return True
+            for held, value in zip(self.tensors, values, strict=True):
+                assert isinstance(held, GridTensor)
+                num_out, num_in = held.full_size.num_out, held.full_size.num_in
+                out_cells, in_cells, kernel_area = held.values.shape
+                exact &= (out_cells, in_cells) == (num_out, num_in)
+                # A cell starts as the mean of the channels that it stands for.
+                out, in_ = _overlap(out_cells, num_out, value), _overlap(in_cells, num_in, value)
+                held.values.copy_(torch.einsum("or,rsk,is->oik", out, value.reshape(num_out, num_in, kernel_area), in_))
+        return exact
 
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:
         return [self._generate(tensor) for tensor in coordinates]
 
     def _generate(self, tensor: TensorCoordinates) -> Tensor:
         held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
-        full_out, full_in, _ = held.values.shape
-        out = self._read(tensor.out_positions, tensor, full_out)
-        in_ = self._read(tensor.in_positions, tensor, full_in)
+        out_cells, in_cells, _ = held.values.shape
+        out = self._read(tensor.out_positions, tensor, out_cells)
+        in_ = self._read(tensor.in_positions, tensor, in_cells)
         values = torch.einsum("or,rsk,is->oik", out, held.values, in_)
-        return (values * (full_in / tensor.num_in) ** held.exponent).reshape(tensor.shape)
+        gain = (held.full_size.num_in / tensor.num_in) ** held.exponent
+        return (values * gain).reshape(tensor.shape)
 
     def _read(self, positions: Tensor, tensor: TensorCoordinates, num_cells: int) -> Tensor:
         """How much of each grid cell each channel of an axis reads, `[num_channels, num_cells]`; rows sum to 1."""
         parameter = next(self.parameters())
         num_channels = len(positions)
-        # A channel as an interval, in cells.
         channel = num_cells / num_channels if self.positions == "relative" else 1.0
         centres = (positions.to(parameter.device) * num_channels + 0.5 - tensor.offset) * channel
-        low = (centres - channel / 2).clamp(0, num_cells - channel).unsqueeze(1)
-        cells = torch.arange(num_cells, device=parameter.device)
-        overlap = torch.minimum(low + channel, cells + 1) - torch.maximum(low, cells)
-        return (overlap.clamp(min=0) / channel).to(parameter.dtype)
+        return _box_filter(centres, channel, num_cells).to(parameter.dtype)
 
     def initialize(self, module: nn.Module) -> None:
         if isinstance(module, GridTensor):
-            init.normal_(module.values, std=(2 / (module.values.shape[1] * module.kernel_area)) ** 0.5)
+            init.normal_(module.values, std=(2 / (module.full_size.num_in * module.values.shape[2])) ** 0.5)
             init.constant_(module.exponent, module.first_exponent)
+
+
+def _box_filter(centres: Tensor, width: float, num_cells: int) -> Tensor:
+    """How much of each cell lies in intervals of one `width` (in cells) about `centres`, moved inside of the grid."""
+    low = (centres - width / 2).clamp(0, num_cells - width).unsqueeze(1)
+    cells = torch.arange(num_cells, device=centres.device)
+    overlap = torch.minimum(low + width, cells + 1) - torch.maximum(low, cells)
+    return overlap.clamp(min=0) / width
+
+
+def _overlap(num_cells: int, num_channels: int, like: Tensor) -> Tensor:
+    """What part of each of `num_cells` cells each of `num_channels` channels fills, `[num_cells, num_channels]`."""
+    width = num_channels / num_cells
+    centres = (torch.arange(num_cells, device=like.device) + 0.5) * width
+    return _box_filter(centres, width, num_channels).to(like.dtype)

@@ -86,6 +86,42 @@ def test_noise_moves_the_values_a_little():
         assert (generated - value).abs().max() < 2 * value.abs().max()
 
 
-def test_unknown_positions_are_refused():
-    with pytest.raises(HypernetworkError, match="choose one of relative, absolute"):
-        make_grid(positions="diagonal")
+@pytest.mark.parametrize("alignment", ["corner", "center"])
+def test_a_coarse_grid_is_one_function_at_every_multiple_of_its_cells(alignment):
+    def shapes(inner):
+        return {"first": (inner, 6), "bias": (inner,), "second": (5, inner)}
+
+    fixed = {"first": (True, False), "bias": (True, False), "second": (False, True)}
+
+    def coordinates(inner):
+        return list(make_coordinates(shapes(inner), scale=8, alignment=alignment, varying=fixed).values())
+
+    torch.manual_seed(0)
+    grid = Grid(coordinates(8), resolution=0.25)
+    assert [tuple(tensor.values.shape) for tensor in grid.tensors] == [(2, 6, 1), (2, 1, 1), (5, 2, 1)]
+    values = [torch.randn(shape) for shape in shapes(8).values()]
+    assert not grid.start_at(values)
+    assert torch.allclose(grid(coordinates(2))[0], values[0].reshape(2, 4, 6).mean(1), atol=1e-6)
+    inputs = torch.randn(7, 6)
+
+    def outputs(inner):
+        first, bias, second = grid(coordinates(inner))
+        return (inputs @ first.T + bias).relu() @ second.T
+
+    for inner in (2, 4, 6):
+        assert torch.allclose(outputs(inner), outputs(8), atol=1e-5)
+    assert not torch.allclose(outputs(1), outputs(8), atol=1e-2)  # fewer channels than cells have to merge
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positions": "diagonal"}, "choose one of relative, absolute"),
+        ({"resolution": 0}, "resolution=0: "),
+        ({"resolution": 1.5}, "resolution=1.5: "),
+        ({"positions": "absolute", "resolution": 0.5}, "with absolute positions"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, said):
+    with pytest.raises(HypernetworkError, match=said):
+        make_grid(**options)
