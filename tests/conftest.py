@@ -2,7 +2,11 @@
 
 import copy
 import dataclasses
+import os
 from collections.abc import Callable
+
+# Before huggingface_hub is imported, which reads it once: no test waits for a network that may not be there.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch

@@ -377,8 +377,10 @@ def setup_logging(*, quiet: bool = False) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {_one_line(message)}", file=sys.stderr)
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
+    hub_logging.set_verbosity_error()  # it tells of every try to reach the Hub; what they come to is in our error
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is an error of ours, with less to read
 

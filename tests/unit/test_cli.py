@@ -136,6 +136,12 @@ def test_an_unknown_checkpoint_is_refused(command, capsys):
     assert not os.listdir()
 
 
+def test_the_hub_client_does_not_tell_of_every_try(family, capsys):
+    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
+    refusal(capsys, "info", "nowhere")
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+
+
 @pytest.mark.parametrize("command", ["info", "morph", "evaluate"])
 def test_a_plain_network_is_no_family(command, family, capsys):
     said = refusal(capsys, command, family / "reference", *(["--output", "out"] if command == "morph" else []))
