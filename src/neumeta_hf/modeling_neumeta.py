@@ -71,6 +71,14 @@ class NeuMetaModel(PreTrainedModel):
 
     `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
 
+    Attributes:
+        family: The target family.
+        generated_names: Parameters of the target that the hypernetwork makes, in the order that numbers them.
+        static_names: Tensors of the target that the checkpoint holds as they are.
+        width_groups: Groups of channels that a size may change.
+        varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
+        hypernetwork: Coordinates to values.
+
     Args:
         config: Names the target family, the reference's config, the hypernetwork and what is generated.
 
@@ -163,7 +171,7 @@ class NeuMetaModel(PreTrainedModel):
         full = self._shapes(reference)
         may_change = {*self.generated_names, *self.constants, *self.statistic_names}
         found = []
-        self._varying: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
+        self.varying_axes: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
         for group in wanted:
             other = self._shapes_of_neighbour(group, num_channels[group])
             if other is None:
@@ -173,7 +181,8 @@ class NeuMetaModel(PreTrainedModel):
                 found.append(group)
                 for name in changed & set(self.generated_names):
                     axes = [a != b for a, b in zip((*full[name], 1)[:2], (*other[name], 1)[:2], strict=True)]
-                    self._varying[name] = (self._varying[name][0] or axes[0], self._varying[name][1] or axes[1])
+                    out_varies, in_varies = self.varying_axes[name]
+                    self.varying_axes[name] = (out_varies or axes[0], in_varies or axes[1])
             elif self.config.width_groups is not None:
                 raise TargetError(
                     f"width group {group!r} changes the shape of {', '.join(sorted(changed - may_change))}, which "
@@ -344,7 +353,7 @@ class NeuMetaModel(PreTrainedModel):
             alignment=self.config.alignment,  # pyright: ignore[reportArgumentType]
             smallest=smallest,
             largest=largest,
-            varying=self._varying,
+            varying=self.varying_axes,
         )
 
     def generate(

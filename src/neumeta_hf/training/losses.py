@@ -37,6 +37,31 @@ def regularization_loss(generated: Iterable[Tensor]) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(tensor) for tensor in generated]).sum()
 
 
+def detail_loss(generated: Mapping[str, Tensor], varying_axes: Mapping[str, tuple[bool, bool]]) -> Tensor:
+    """Share of the weights that half as many channels could not hold.
+
+    A smaller size merges neighbouring channels (see the `grid` hypernetwork with relative positions, and any smooth
+    INR). What merging pairs of them loses is the finest level of the Haar transform along each axis that sizes change,
+    `sum (w[2j + 1] - w[2j])^2 / 2`, here relative to `sum w^2`. Low at the smallest trained size, it lets the family
+    go on below its trained range, while larger sizes keep all the detail that they can hold.
+
+    Args:
+        generated: Name to tensor; of an odd number of channels the last has no partner and does not count.
+        varying_axes: Name to whether sizes change the number of output and of input channels.
+
+    Returns:
+        A scalar in [0, 1]: the mean over all such axes of two channels or more; 0 where there is none.
+    """
+    shares = [torch.zeros(())]
+    for name, tensor in generated.items():
+        for axis, varies in enumerate(varying_axes[name]):
+            if varies and tensor.ndim > axis and tensor.shape[axis] > 1:
+                first, second = (tensor.movedim(axis, 0)[start::2] for start in (0, 1))
+                lost = (second - first[: len(second)]).square().sum() / 2
+                shares.append(lost / tensor.square().sum().clamp(min=torch.finfo(tensor.dtype).tiny))
+    return torch.stack([share.to(shares[-1].device) for share in shares]).sum() / max(len(shares) - 1, 1)
+
+
 def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
     """Divergence of the student from the teacher (Hinton et al. 2015, arXiv:1503.02531), times temperature squared.
 

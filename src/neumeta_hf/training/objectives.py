@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
-from neumeta_hf.training.losses import distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.training.losses import detail_loss, distillation_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 
@@ -135,6 +135,8 @@ class NeuMetaObjective(nn.Module):
             generated[name].shape == tensor.shape for name, tensor in self._reference.items()
         ):
             parts["reconstruction"] = reconstruction_loss(generated, self._reference)
+        if self.losses.detail and draw == self.sampler.widths[0]:
+            parts["detail"] = detail_loss(generated, model.varying_axes)
         parts["task/random" if isinstance(draw, dict) else f"task/{draw:g}"] = task
         return parts
 

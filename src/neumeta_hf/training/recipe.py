@@ -168,6 +168,9 @@ class LossesRecipe:
         regularization: Sum of the norms of the generated tensors.
         distillation: Divergence from the reference's predictions.
         temperature: Of the distillation.
+        detail: Share of the weights that half as many channels could not hold, at the smallest trained width only; it
+            makes sizes below that width usable. For hypernetworks in which a small size merges neighbouring channels of
+            a large one.
     """
 
     __pydantic_config__ = _FORBID
@@ -176,6 +179,7 @@ class LossesRecipe:
     regularization: Amount = 1e-4
     distillation: Amount = 0.0
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    detail: Amount = 0.0
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from neumeta_hf.training.losses import distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.training.losses import detail_loss, distillation_loss, reconstruction_loss, regularization_loss
 
 
 def test_reconstruction_by_hand():
@@ -43,3 +43,34 @@ def test_distillation_pulls_the_student_to_the_teacher():
     student = torch.tensor([[0.0, 1.0]], requires_grad=True)
     distillation_loss(student, torch.tensor([[1.0, 0.0]]), temperature=2.0).backward()
     assert student.grad[0, 0] < 0 < student.grad[0, 1]
+
+
+def test_detail_is_what_merging_pairs_of_channels_loses():
+    weight = torch.randn(4, 6, 3, 3)
+    merged = weight.reshape(2, 2, 6, 3, 3).mean(1).repeat_interleave(2, 0)
+    along_out = (weight - merged).square().sum() / weight.square().sum()
+    merged = weight.reshape(4, 3, 2, 3, 3).mean(2).repeat_interleave(2, 1)
+    along_in = (weight - merged).square().sum() / weight.square().sum()
+    for varies, expected in (
+        ((True, False), along_out),
+        ((False, True), along_in),
+        ((True, True), (along_out + along_in) / 2),
+        ((False, False), torch.tensor(0.0)),
+    ):
+        assert detail_loss({"w": weight}, {"w": varies}).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_detail_of_vectors_odd_counts_and_zeros():
+    both = (True, True)
+    # The last of three has no partner, and a vector has no second axis.
+    assert detail_loss({"b": torch.tensor([1.0, 3.0, 5.0])}, {"b": both}).item() == pytest.approx(2 / 35)
+    assert detail_loss({"b": torch.ones(1)}, {"b": both}).item() == 0
+    zeros = torch.zeros(4, requires_grad=True)
+    detail_loss({"b": zeros}, {"b": both}).backward()
+    assert torch.equal(zeros.grad, torch.zeros(4))
+
+
+def test_detail_does_not_shrink_with_the_weights():
+    weight = torch.randn(4, 2)
+    small, large = (detail_loss({"w": weight * scale}, {"w": (True, True)}) for scale in (0.01, 10.0))
+    assert small.item() == pytest.approx(large.item(), rel=1e-4)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.training import NeuMetaObjective, ReferenceObjective, SizeSampler, fit_to_reference
-from neumeta_hf.training.losses import distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.training.losses import detail_loss, distillation_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -53,6 +53,16 @@ def test_one_loss_alone_trains_every_hypernetwork_parameter_and_nothing_else(mak
     trained = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
     assert trained == {f"model.hypernetwork.{name}" for name, _ in objective.model.hypernetwork.named_parameters()}
     assert all(parameter.grad is None for parameter in case.reference.parameters())
+
+
+def test_detail_counts_at_the_smallest_trained_width_alone(lenet_case):
+    losses = LossesRecipe(task=0, reconstruction=0, regularization=1e-9, detail=1.0)
+    objective = make(lenet_case, losses=losses, widths=(0.5, 0.75, 1.0))
+    output = objective(lenet_case.images(), LABELS, step=0)
+    family = objective.model
+    expected = detail_loss(family.generate(0.5), family.varying_axes)
+    assert expected.item() > 0
+    assert output["detail"].item() == pytest.approx(expected.item() / 2, rel=1e-5)  # of two sizes that the step draws
 
 
 def test_losses_that_leave_small_sizes_without_any_are_refused(lenet_case):
