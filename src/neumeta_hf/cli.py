@@ -242,6 +242,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "checkpoint": checkpoint.resolve().name,
             "dataset": Path(data_config.dataset).name,
             "split": arguments.split,
+            "training": _training_facts(checkpoint),
         },
     )
     Console().print(result.table())
@@ -329,6 +330,12 @@ def _recipe_of(checkpoint: Path):
             "of a training run."
         )
     return load_recipe(path)
+
+
+def _training_facts(checkpoint: Path) -> dict[str, Any] | None:
+    """How the family came about: command, seed, versions and sizes, as its run wrote them down."""
+    path = checkpoint / "training.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel") -> Any:

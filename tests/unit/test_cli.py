@@ -40,6 +40,7 @@ def family(tmp_path_factory):
     reference.save_pretrained(folder / "reference")
     build_image_processor(num_channels=1, image_size=8, mean=[0.5], std=[0.5]).save_pretrained(folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(Recipe().to_dict()))
+    (folder / "training.json").write_text('{"seed": 7}')
     return folder
 
 
@@ -371,6 +372,7 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
     assert result["facts"]["num_images"] == len(data.test)
     assert result["facts"]["checkpoint"] == "family"
     assert result["facts"]["dataset"] == "digits"
+    assert result["facts"]["training"] == {"seed": 7}
     assert str(family.parent) not in json.dumps(result)
     assert [row["width"] for row in csv.DictReader(Path("sweep.csv").read_text().splitlines())] == ["0.5", "1.0"]
 
@@ -378,10 +380,12 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
 def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):
     folder = changed()
     shutil.rmtree(folder / "reference")
+    (folder / "training.json").unlink()
     assert cli.main(["-q", "evaluate", str(folder), "--widths", "1", "--split", "validation"]) == 0
     result = json.loads((folder / "sweep.json").read_text())
     assert result["reference"] is None
     assert result["facts"]["split"] == "validation"
+    assert result["facts"]["training"] is None
     assert result["facts"]["num_images"] == len(load_image_data(DataConfig()).validation)
 
 
