@@ -29,6 +29,8 @@ class NeuMetaConfig(PreTrainedConfig):
             generated or static like others, and its running statistics are stored per size).
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores.
+        calibration_images: With "keep", how many images the checkpoint carries to measure the statistics of any other
+            size on. They are synthetic: see `neumeta_hf.training.synthesize_images`.
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.
         coordinate_noise: Noise of training in channels, which the mean of several samples uses again.
         alignment: "corner" (`c / C`, the paper's) or "center" (`(c + 0.5) / C`).
@@ -47,6 +49,7 @@ class NeuMetaConfig(PreTrainedConfig):
     normalization: str = "fuse"
     trained_widths: list[float | int] | tuple[float | int, ...] = ()
     statistics_widths: list[float | int] | tuple[float | int, ...] = ()
+    calibration_images: int = 0
     coordinate_scale: int | None = None
     coordinate_noise: float | int = 1.0
     alignment: str = "corner"
@@ -77,6 +80,8 @@ class NeuMetaConfig(PreTrainedConfig):
                 f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the "
                 "paper uses 1."
             )
+        if self.calibration_images < 0:
+            raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
         for name in ("trained_widths", "statistics_widths"):
             if bad := [width for width in getattr(self, name) if not 0 < width <= 4]:
                 raise CheckpointError(f"{name} holds {bad}: widths are ratios in (0, 4], where 1.0 is the reference.")

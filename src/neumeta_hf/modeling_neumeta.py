@@ -30,6 +30,9 @@ from neumeta_hf.targets import ratios as find_ratios
 
 _MAX_SKELETONS = 64
 
+_PIXEL_STEPS = 32
+"""Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
+
 Width = float | Mapping[str, float] | PreTrainedConfig
 """A ratio for all width groups, a ratio per group, or the config of a target of the family."""
 
@@ -113,6 +116,9 @@ class NeuMetaModel(PreTrainedModel):
             if tensor.device.type != "meta":  # filled by the target's own initialisation: post_init must not refill it
                 tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         self._make_statistics()
+        self._hold_calibration_images(
+            torch.zeros((config.calibration_images, *self.family.image_shape(self.reference_config)), dtype=torch.uint8)
+        )
         self.post_init()
 
     @property
@@ -482,17 +488,17 @@ class NeuMetaModel(PreTrainedModel):
             num_samples: 1 asks for the exact coordinates, K > 1 for the mean of K noisy generations.
             noise: Width of that noise in channels; None: the training's.
             seed: Of the noise.
-            calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Needed
-                only where BatchNorm was kept and the checkpoint stores no statistics for the size. Static BatchNorm
-                keeps its own.
+            calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Without
+                them, where BatchNorm was kept, the statistics stored for the size are taken, else they are measured on
+                the checkpoint's own calibration images. Static BatchNorm keeps its own.
 
         Returns:
             The stock class of the family wherever its config can express the size; all tensors are its own.
 
         Raises:
             SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
-            CheckpointError: BatchNorm was kept and there are neither statistics nor `calibration` for the size; or
-                there is `calibration` and no generated BatchNorm.
+            CheckpointError: BatchNorm was kept and there are neither statistics for the size nor images to measure
+                them on; or there is `calibration` and no generated BatchNorm.
         """
         if isinstance(width, MorphConfig):
             if (num_samples, noise, seed) != (1, None, 0):
@@ -505,7 +511,7 @@ class NeuMetaModel(PreTrainedModel):
         target_config = self.target_config_at(width)
         self._warn_outside(target_config)
         if calibration is None:
-            self._require_statistics(target_config)
+            calibration = self._own_calibration(target_config)
         elif not self.statistic_names:
             raise CheckpointError(
                 "this checkpoint generates no BatchNorm: there is nothing to calibrate, drop calibration."
@@ -577,13 +583,54 @@ class NeuMetaModel(PreTrainedModel):
                 }
         return None
 
+    def store_calibration_images(self, images: Tensor) -> None:
+        """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.
+
+        Args:
+            images: Normalised ones, `[images, channels, height, width]` of the size that the reference is made for;
+                they replace what was stored before, and are rounded to 1/32. None at all (`images[:0]`) drops them.
+
+        Raises:
+            CheckpointError: This checkpoint has no generated BatchNorm, or the images are of another shape or outside
+                of [-4, 4).
+        """
+        if not self.statistic_names:
+            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no images to calibrate on.")
+        shape = self.family.image_shape(self.reference_config)
+        if images.shape[1:] != shape:
+            raise CheckpointError(f"images of shape {list(images.shape)}: give [images, {', '.join(map(str, shape))}].")
+        bytes_ = (images.detach().float() * _PIXEL_STEPS).round() + 128
+        if not ((bytes_ >= 0) & (bytes_ <= 255)).all():  # NaN is neither
+            raise CheckpointError(
+                f"the images reach from {images.min():g} to {images.max():g}: normalised ones lie in [-4, 4)."
+            )
+        self.config.calibration_images = len(images)
+        self._hold_calibration_images(bytes_.to(self.device, torch.uint8))
+
+    def _hold_calibration_images(self, pixels: Tensor) -> None:
+        self.calibration = TensorTree({}, {"pixels": pixels} if len(pixels) else {})
+
+    def _own_calibration(self, target_config: PreTrainedConfig) -> list[Tensor] | None:
+        """What to measure the statistics of a size on, or None where none are to be measured."""
+        if not self.statistic_names or self._stored_statistics(target_config) is not None:
+            return None
+        pixels = self.calibration.tensors().get("pixels")
+        if pixels is None:
+            self._require_statistics(target_config)
+            return None
+        return [(pixels.to(self.dtype) - 128) / _PIXEL_STEPS]  # one batch: the variance over all of them
+
     def _require_statistics(self, target_config: PreTrainedConfig) -> None:
         if self.statistic_names and self._stored_statistics(target_config) is None:
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
+            advice = (
+                "Run morph() of that size, which measures them."
+                if self.config.calibration_images
+                else "Pass morph(..., calibration=batches of images as training saw them), or store_statistics()."
+            )
             raise CheckpointError(
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored}). Pass morph(..., calibration=batches of images as training saw them), or "
-                "store_statistics()."
+                f"{stored}). {advice}"
             )
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -672,6 +672,8 @@ def test_statistics_of_a_family_without_batch_norm_are_refused(make_case):
         with pytest.raises(CheckpointError, match="generates no BatchNorm"):
             family.store_statistics([images], [1.0])
         with pytest.raises(CheckpointError, match="generates no BatchNorm"):
+            family.store_calibration_images(images)
+        with pytest.raises(CheckpointError, match="generates no BatchNorm"):
             family.morph(0.5, calibration=[images])
 
 
@@ -680,6 +682,45 @@ def test_failed_measurement_leaves_the_stored_statistics(kept_family):
     with pytest.raises(CheckpointError, match="no batch"):
         kept_family.store_statistics([], [0.5])
     assert list(kept_family.config.statistics_widths) == [0.5, 0.75, 1.0]
+    assert_same(tensors_of(kept_family), before)
+
+
+def test_a_morph_measures_what_is_not_stored_on_images_in_the_checkpoint(kept_family, tmp_path):
+    images = (images_of(kept_family, 8).clamp(-3, 3) * 32).round() / 32  # what a byte can hold
+    kept_family.store_calibration_images(images)
+    expected = {
+        str(width): tensors_of(kept_family.morph(width, calibration=[images]))
+        for width in (0.6, {"stage1": 0.5, "stage2": 0.8})
+    }
+    stored = tensors_of(kept_family.morph(0.75))
+    kept_family.save_pretrained(tmp_path)
+    reloaded = NeuMetaForImageClassification.from_pretrained(tmp_path)
+    assert reloaded.config.calibration_images == 8
+    for width in (0.6, {"stage1": 0.5, "stage2": 0.8}):
+        assert_same(tensors_of(reloaded.morph(width)), expected[str(width)])
+    assert_same(tensors_of(reloaded.morph(0.75)), stored)
+    low = NeuMetaForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert low.calibration.tensors()["pixels"].dtype == torch.uint8
+    assert low.morph(0.6)(images.bfloat16()).logits.isfinite().all()
+    with pytest.raises(CheckpointError, match=r"Run morph\(\) of that size"):
+        reloaded(images, width=0.6)
+    reloaded.store_calibration_images(images[:0])
+    with pytest.raises(CheckpointError, match="Pass morph"):
+        reloaded.morph(0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda images: images[:, :1], r"images of shape \[2, 1, 32, 32\]: give \[images, 3, 32, 32\]"),
+        (lambda images: images * 0 + 4, r"reach from 4 to 4: normalised ones lie in \[-4, 4\)"),
+        (lambda images: images * float("nan"), "reach from nan to nan"),
+    ],
+)
+def test_images_that_cannot_be_stored_are_refused(kept_family, change, says):
+    before = tensors_of(kept_family)
+    with pytest.raises(CheckpointError, match=says):
+        kept_family.store_calibration_images(change(images_of(kept_family, 2)))
     assert_same(tensors_of(kept_family), before)
 
 

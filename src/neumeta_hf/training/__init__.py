@@ -4,6 +4,7 @@ from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective,
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
 from neumeta_hf.training.run import calibration_batches, load_target, train, training_widths
 from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.synthesis import synthesize_images
 
 __all__ = [
     "LoopRecipe",
@@ -16,6 +17,7 @@ __all__ = [
     "load_recipe",
     "load_target",
     "recipe_from_dict",
+    "synthesize_images",
     "train",
     "training_widths",
 ]

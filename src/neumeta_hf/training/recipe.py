@@ -197,6 +197,25 @@ class FitRecipe:
 
 
 @dataclasses.dataclass(kw_only=True)
+class CalibrationRecipe:
+    """With BatchNorm kept: synthetic images in the checkpoint, on which a morph of any size measures its statistics.
+
+    Attributes:
+        images: How many; 0 for none.
+        networks: How many sizes they are made for: the trained extremes, and for the others a ratio per width group
+            drawn between these.
+        steps: Steps of Adam on their pixels.
+        learning_rate: Its peak.
+    """
+
+    __pydantic_config__ = _FORBID
+    images: Annotated[int, Field(ge=0)] = 0
+    networks: Annotated[int, Field(ge=2)] = 16
+    steps: Count = 400
+    learning_rate: Amount = 0.1
+
+
+@dataclasses.dataclass(kw_only=True)
 class Recipe:
     """One run from data to checkpoint.
 
@@ -217,6 +236,7 @@ class Recipe:
         statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, or None
             for the trained ones.
         statistics_images: Training images that statistics are measured on.
+        calibration: Images in the checkpoint for the statistics of all other sizes.
         trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".
         num_samples: Noisy generations averaged per morph in validation; 1 is exact.
     """
@@ -237,6 +257,7 @@ class Recipe:
     validation_widths: list[float] | None = None
     statistics_widths: list[float] | str | None = None
     statistics_images: Count = 2048
+    calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
     trackers: list[str] = dataclasses.field(default_factory=list)
     num_samples: Count = 1
 

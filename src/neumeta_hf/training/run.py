@@ -1,5 +1,6 @@
 """One run, from a recipe to a checkpoint: reference, preparation, hypernetwork, selection."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import gather_object, set_seed
@@ -19,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
-from neumeta_hf.errors import CheckpointError, RecipeError, TargetError
+from neumeta_hf.errors import CheckpointError, RecipeError, SizeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_classifier, parse_widths
 from neumeta_hf.files import replace_folder
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
@@ -30,6 +33,7 @@ from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
 from neumeta_hf.training.tracking import JSONLTracker, check_trackers
 
 logger = logging.getLogger(__name__)
@@ -420,7 +424,10 @@ def _write_result(
     if model.statistic_names:
         wanted = recipe.statistics_widths
         widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
-        model.store_statistics(calibration_batches(data.train, recipe.statistics_images), widths)
+        batches = calibration_batches(data.train, recipe.statistics_images)
+        model.store_statistics(batches, widths)
+        if recipe.calibration.images:
+            model.store_calibration_images(_calibration_images(recipe, model, batches))
     model.save_pretrained(output)
     _image_processor(recipe).save_pretrained(output)
     facts = {
@@ -434,3 +441,28 @@ def _write_result(
         },
     }
     (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
+    """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
+    calibration, widths = recipe.calibration, training_widths(recipe)
+    rng = np.random.default_rng(recipe.seed)
+    sizes: list[Any] = [widths[0], widths[-1]]
+    while len(sizes) < calibration.networks:
+        size = {group: float(rng.uniform(widths[0], widths[-1])) for group in model.width_groups}
+        with contextlib.suppress(SizeError):  # some architectures cannot have every combination
+            sizes.append(model.target_config_at(size))
+    networks = [model.morph(size, calibration=batches) for size in tqdm(sizes, desc="calibration networks")]
+    images = synthesize_images(
+        networks,
+        model.family.image_shape(model.reference_config),
+        num_images=calibration.images,
+        steps=calibration.steps,
+        learning_rate=calibration.learning_rate,
+        seed=recipe.seed,
+        progress=tqdm(range(calibration.steps), desc="calibration images"),
+    )
+    with torch.no_grad():
+        distance = statistics_distance(networks[-1], images).item()
+    logger.info("calibration images: squared distance of the statistics %.4f at the last size", distance)
+    return images

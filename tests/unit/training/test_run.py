@@ -263,6 +263,27 @@ def test_kept_batch_norm_from_training_to_morph(make_recipe):
         family.morph(0.6)
 
 
+def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
+    recipe = make_recipe(
+        target={"config": {**RECIPE["target"]["config"], "batch_norm": True}},
+        preparation={"normalization": "keep"},
+        family={"hypernetwork": {"type": "grid"}},
+        train={"epochs": 1},
+        calibration={"images": 16, "networks": 3, "steps": 40},
+    )
+    family = AutoModelForImageClassification.from_pretrained(train(recipe))
+    pixels = family.calibration.tensors()["pixels"]
+    assert pixels.shape == (16, 1, 8, 8)
+    assert pixels.float().std() > 5
+    morph = family.morph({"conv1": 0.5, "conv3": 0.8})
+    real = calibration_batches(load_image_data(recipe.data).train, 512)
+    measured = family.morph({"conv1": 0.5, "conv3": 0.8}, calibration=real)
+    for name, tensor in measured.state_dict().items():
+        if name.endswith("running_mean"):
+            spread = measured.state_dict()[name.replace("mean", "var")].sqrt()
+            assert ((morph.state_dict()[name] - tensor).abs() / spread).mean() < 0.5, name
+
+
 def test_bf16_trains_and_saves_full_precision(make_recipe):
     output = train(
         make_recipe(mixed_precision="bf16", train={"epochs": 1}, losses={"distillation": 1.0}, fit={"steps": 5})

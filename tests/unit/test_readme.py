@@ -1,0 +1,65 @@
+"""What the README says is true: its tables are what docs/results holds, and its code runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification
+
+from neumeta_hf.cli import build_parser
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+# A table follows the name of the file that its numbers come from.
+TABLES = re.findall(r"<!-- (docs/results/\w+\.json) -->\n\n((?:\|.*\n)+)", README)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+@pytest.mark.parametrize(("path", "table"), TABLES, ids=[path for path, _ in TABLES])
+def test_tables_are_what_was_measured(path, table):
+    result = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    header, _, *lines = table.splitlines()
+    assert cells(header)[:3] == ["width", "size", "accuracy"]
+    measured = {f"{row['width']:g}": row for row in result["rows"]} | {"reference": result["reference"]}
+    assert [cells(line)[0] for line in lines] == [*(["reference"] if result["reference"] else []), *list(measured)[:-1]]
+    for width, size, accuracy, *rest in map(cells, lines):
+        row = measured[width]
+        kind = "trained" if row["trained"] else "untrained" if row["in_range"] else "outside"
+        assert size == ("" if width == "reference" else kind)
+        assert accuracy == f"{row['accuracy']:.2%}".replace("%", " %")
+        values = {"parameters": f"{row['num_parameters']:,}", "MACs": f"{row['macs']:,}"}
+        values["compression"] = f"{row['compression_rate']:.1%}".replace("%", " %")
+        assert rest == [values[name] for name in cells(header)[3:]]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
+def test_results_say_how_they_came_about_and_have_a_figure(path):
+    facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    assert {"command", "seed", "versions", "device", "date"} <= set(facts)
+    assert facts["versions"]["torch"] == "2.13.0+cpu"
+    assert path.with_suffix(".png").is_file()
+    assert f"docs/results/{path.name}" in README
+
+
+def test_the_commands_of_the_readme_are_commands():
+    commands = [line for line in README.splitlines() if line.startswith("neumeta ")]
+    assert len(commands) > 3
+    for command in commands:
+        build_parser().parse_args(command.partition("#")[0].split()[1:])
+
+
+def test_the_first_snippet_runs(lenet_case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lenet_case.family().save_pretrained("demo/checkpoint")
+    snippet = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[0]
+    names: dict = {}
+    exec(snippet, names)
+    reloaded = AutoModelForImageClassification.from_pretrained("lenet-half").eval()
+    images = lenet_case.images()
+    assert torch.equal(reloaded(images).logits, names["model"](images).logits)
