@@ -170,8 +170,13 @@ def run_train(arguments: argparse.Namespace) -> None:
     """
     from neumeta_hf.training import load_recipe, train
 
-    output = train(load_recipe(arguments.config, arguments.overrides), resume=arguments.resume)
-    if output is not None and int(os.environ.get("RANK", "0")) == 0:
+    recipe = load_recipe(arguments.config, arguments.overrides)
+    output = train(recipe, resume=arguments.resume)
+    if output is None or int(os.environ.get("RANK", "0")) > 0:
+        return
+    if recipe.train is None:
+        print(f"reference saved in {output / 'reference'}")
+    else:
         print(f"family saved in {output}: try `neumeta evaluate {output}`")
 
 

@@ -231,7 +231,7 @@ class Recipe:
         sizes: Which sizes a step trains at.
         losses: Weights of the losses.
         fit: The fit before training.
-        train: The training loop of the hypernetwork.
+        train: The training loop of the hypernetwork. None: the run ends with the reference, a plain network alone.
         validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
         statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, or None
             for the trained ones.
@@ -253,7 +253,7 @@ class Recipe:
     sizes: SizesRecipe = dataclasses.field(default_factory=SizesRecipe)
     losses: LossesRecipe = dataclasses.field(default_factory=LossesRecipe)
     fit: FitRecipe = dataclasses.field(default_factory=FitRecipe)
-    train: LoopRecipe = dataclasses.field(default_factory=LoopRecipe)
+    train: LoopRecipe | None = dataclasses.field(default_factory=LoopRecipe)
     validation_widths: list[float] | None = None
     statistics_widths: list[float] | str | None = None
     statistics_images: Count = 2048

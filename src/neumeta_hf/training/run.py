@@ -44,7 +44,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
 
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
     folder), the image processor, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders `reference` (the prepared
-    network, a plain transformers model), `last` (the family after the last step) and `state` (to resume from).
+    network, a plain transformers model), `last` (the family after the last step) and `state` (to resume from). Of a
+    recipe whose `train` is None there is the reference alone.
 
     Args:
         recipe: The run.
@@ -74,7 +75,11 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
     try:
         reference, report = _make_reference(recipe, target, data, output, resume=resume, accelerator=accelerator)
-        model = _train_family(recipe, data, reference, report, output, resume=resume, accelerator=accelerator)
+        model = None
+        if recipe.train is not None:
+            model = _train_family(
+                recipe, recipe.train, data, reference, report, output, resume=resume, accelerator=accelerator
+            )
     except StoppedEarly as stop:
         logger.warning("%s", stop)
         accelerator.end_training()
@@ -334,6 +339,7 @@ def _save_beside(model: PreTrainedModel, folder: Path) -> None:
 
 def _train_family(
     recipe: Recipe,
+    loop: LoopRecipe,
     data: ImageData,
     reference: PreTrainedModel,
     report: PreparationReport,
@@ -404,7 +410,7 @@ def _train_family(
     training = TrainingLoop(
         objective,
         data.train,
-        recipe.train,
+        loop,
         accelerator=accelerator,
         seed=recipe.seed,
         state_dir=state,
@@ -419,8 +425,29 @@ def _train_family(
 
 
 def _write_result(
-    recipe: Recipe, data: ImageData, reference: PreTrainedModel, model: NeuMetaModel, output: Path, *, seconds: float
+    recipe: Recipe,
+    data: ImageData,
+    reference: PreTrainedModel,
+    model: NeuMetaModel | None,
+    output: Path,
+    *,
+    seconds: float,
 ) -> None:
+    num_parameters = {"reference": count_parameters(reference)}
+    if model is not None:
+        _save_family(recipe, data, model, output)
+        num_parameters["hypernetwork"] = count_parameters(model.hypernetwork)
+        num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
+    facts = {
+        "environment": environment_facts(),
+        "seconds": round(seconds, 1),
+        "seed": recipe.seed,
+        "num_parameters": num_parameters,
+    }
+    (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _save_family(recipe: Recipe, data: ImageData, model: NeuMetaModel, output: Path) -> None:
     if model.statistic_names:
         wanted = recipe.statistics_widths
         widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
@@ -430,17 +457,6 @@ def _write_result(
             model.store_calibration_images(_calibration_images(recipe, model, batches))
     model.save_pretrained(output)
     _image_processor(recipe).save_pretrained(output)
-    facts = {
-        "environment": environment_facts(),
-        "seconds": round(seconds, 1),
-        "seed": recipe.seed,
-        "num_parameters": {
-            "hypernetwork": count_parameters(model.hypernetwork),
-            "reference": count_parameters(reference),
-            "generated": sum(tensor.numel() for tensor in model.generate().values()),
-        },
-    }
-    (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:

@@ -284,6 +284,15 @@ def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
             assert ((morph.state_dict()[name] - tensor).abs() / spread).mean() < 0.5, name
 
 
+def test_a_run_can_end_with_the_reference(make_recipe, finished):
+    output = train(make_recipe(train=None))
+    assert not (output / "model.safetensors").exists()
+    for name in ("model.safetensors", "config.json", "preparation.json"):
+        assert (output / "reference" / name).read_bytes() == (finished[1] / "reference" / name).read_bytes()
+    facts = json.loads((output / "training.json").read_text())
+    assert list(facts["num_parameters"]) == ["reference"]
+
+
 def test_bf16_trains_and_saves_full_precision(make_recipe):
     output = train(
         make_recipe(mixed_precision="bf16", train={"epochs": 1}, losses={"distillation": 1.0}, fit={"steps": 5})
