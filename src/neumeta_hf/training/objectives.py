@@ -48,12 +48,13 @@ class NeuMetaObjective(nn.Module):
     """Loss of a family: the mean, over the sizes of a step, of task and weight losses.
 
     Args:
-        model: The family; its hypernetwork is trained, its static tensors are not.
+        model: The family; its hypernetwork is trained.
         reference: The prepared reference: reconstruction's target, and distillation's teacher.
         losses: Weights of the losses.
         sampler: Draws the sizes of a step.
         seed: Of the coordinate noise.
         rank: Number of this process: noise differs between processes.
+        train_static: Whether the static parameters, which all sizes share, are trained along.
 
     Raises:
         RecipeError: No loss is left to minimise at sizes other than the reference's.
@@ -71,6 +72,7 @@ class NeuMetaObjective(nn.Module):
         sampler: SizeSampler,
         seed: int,
         rank: int = 0,
+        train_static: bool = False,
     ):
         super().__init__()
         if not (losses.task or losses.distillation or losses.regularization):
@@ -79,7 +81,7 @@ class NeuMetaObjective(nn.Module):
                 "to minimise. Give one of them a weight, or use fit to fit the reference alone."
             )
         self.model = model
-        model.static.requires_grad_(False)
+        model.static.requires_grad_(train_static)
         self.losses = losses
         self.sampler = sampler
         self.seed = seed

@@ -230,6 +230,8 @@ class Recipe:
         family: The hypernetwork and what it generates.
         sizes: Which sizes a step trains at.
         losses: Weights of the losses.
+        train_static: Whether what is not generated is trained along, for all sizes alike; if not, it stays the
+            reference's. Where all is generated there is nothing of the kind.
         fit: The fit before training.
         train: The training loop of the hypernetwork. None: the run ends with the reference, a plain network alone.
         validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
@@ -252,6 +254,7 @@ class Recipe:
     family: FamilyRecipe = dataclasses.field(default_factory=FamilyRecipe)
     sizes: SizesRecipe = dataclasses.field(default_factory=SizesRecipe)
     losses: LossesRecipe = dataclasses.field(default_factory=LossesRecipe)
+    train_static: bool = False
     fit: FitRecipe = dataclasses.field(default_factory=FitRecipe)
     train: LoopRecipe | None = dataclasses.field(default_factory=LoopRecipe)
     validation_widths: list[float] | None = None

@@ -384,6 +384,7 @@ def _train_family(
         sampler=sampler,
         seed=recipe.seed,
         rank=accelerator.process_index,
+        train_static=recipe.train_static,
     )
     chosen = recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
     batches = None

@@ -65,6 +65,21 @@ def test_detail_counts_at_the_smallest_trained_width_alone(lenet_case):
     assert output["detail"].item() == pytest.approx(expected.item() / 2, rel=1e-5)  # of two sizes that the step draws
 
 
+def test_static_parameters_are_trained_where_asked(make_case):
+    case = make_case("cifar_resnet")
+    objective = NeuMetaObjective(
+        case.family(generated=["layer3.1"]).train(),
+        case.reference,
+        losses=ALL,
+        sampler=SizeSampler([0.5, 1.0], sampler="sandwich", num_random=0, seed=0),
+        seed=0,
+        train_static=True,
+    )
+    objective(case.images(), LABELS, step=0)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in objective.parameters())
+    assert all(parameter.grad is None for parameter in case.reference.parameters())
+
+
 def test_losses_that_leave_small_sizes_without_any_are_refused(lenet_case):
     with pytest.raises(RecipeError, match="nothing is left to minimise"):
         make(lenet_case, losses=LossesRecipe(task=0, reconstruction=1, regularization=0))

@@ -293,6 +293,22 @@ def test_a_run_can_end_with_the_reference(make_recipe, finished):
     assert list(facts["num_parameters"]) == ["reference"]
 
 
+@pytest.mark.parametrize("train_static", [False, True])
+def test_static_parameters_stay_the_references_unless_trained(make_recipe, train_static):
+    output = train(
+        make_recipe(
+            family={"generated": ["conv2", "conv3.weight"], "width_groups": ["conv2"]},
+            train={"epochs": 1, "ema_decay": 0.5},
+            train_static=train_static,
+        )
+    )
+    family = AutoModelForImageClassification.from_pretrained(output)
+    reference = AutoModelForImageClassification.from_pretrained(output / "reference").state_dict()
+    for name, tensor in family.static.tensors().items():
+        assert torch.equal(tensor, reference[name]) != train_static, name
+    assert torch.equal(family.morph(0.5).linear.weight, family.static.tensors()["linear.weight"])
+
+
 def test_bf16_trains_and_saves_full_precision(make_recipe):
     output = train(
         make_recipe(mixed_precision="bf16", train={"epochs": 1}, losses={"distillation": 1.0}, fit={"steps": 5})
