@@ -27,7 +27,7 @@ def test_facts_say_where_when_and_with_what():
 @pytest.mark.parametrize(
     ("argument", "written"),
     [
-        ("/home/someone/work/outputs/digits", "outputs/digits"),
+        ("/home/someone/project/outputs/digits", "outputs/digits"),
         ("/tmp", "tmp"),
         ("/home/my name/a b/c", "a b/c"),
         ("data.dataset=/srv/data/mnist", "data.dataset=data/mnist"),
