@@ -149,26 +149,31 @@ def fit_to_reference(
     *,
     steps: int,
     learning_rate: float,
+    seed: int = 0,
     progress: Sequence | None = None,
 ) -> float:
-    """Fit the hypernetwork to the reference's weights at full size, without data and without noise.
+    """Fit the hypernetwork to the reference's weights at full size, without data.
+
+    The fit sees the coordinate noise of training: frequencies finer than a channel would fit the bare coordinates as
+    well, and training would start from weights that the first noise destroys.
 
     Args:
         model: The family; its hypernetwork is changed.
         reference: The prepared reference.
         steps: Steps of AdamW with a one-cycle schedule.
         learning_rate: Peak learning rate.
+        seed: Of the coordinate noise.
         progress: What to iterate over instead of `range(steps)`, such as a progress bar around it.
 
     Returns:
-        Relative error afterwards: norm of the difference over norm of the reference's generated weights.
+        Relative error afterwards, without noise: norm of the difference over norm of the reference's generated weights.
     """
     wanted = {name: reference.state_dict()[name] for name in model.generated_names}
     parameters = list(model.hypernetwork.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 1))
-    for _ in progress if progress is not None else range(steps):
-        generated = model.generate()
+    for step in progress if progress is not None else range(steps):
+        generated = model.generate(noise=model.config.coordinate_noise, seed=seed * 1_000_003 + step)
         # Relative to each tensor's own size: otherwise the large tensors hide the small ones.
         loss = torch.stack(
             [

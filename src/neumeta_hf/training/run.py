@@ -366,6 +366,7 @@ def _train_family(
             reference,
             steps=recipe.fit.steps,
             learning_rate=recipe.fit.learning_rate,
+            seed=recipe.seed,
             progress=bar,  # pyright: ignore[reportArgumentType]
         )
         logger.info("fit: relative error of the generated weights %.4f", error)
