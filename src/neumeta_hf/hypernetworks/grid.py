@@ -10,6 +10,10 @@ channels, summed over input channels, which keeps what the network computes wher
 out within a channel of a small size is free to serve the larger sizes alone. Where a small size is not to be trained at
 all, such detail can be left out: a grid coarser than the reference is the same function of its inputs at every size
 that has at least a channel per cell.
+
+With absolute positions a small network is a part of the large one, and what is best for the one is not for the other.
+Further levels, each for networks of half the size, let them part: a level adds what small networks want changed, fading
+in with the logarithm of the size, and as it holds few channels it costs little.
 """
 
 import math
@@ -17,12 +21,16 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
 from neumeta_hf.coordinates import TensorCoordinates
 from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
+
+_COVERAGE = 7 / 8
+"""Part of a small network's channels that its level holds: two further levels then add less than a quarter."""
 
 
 class GridTensor(nn.Module):
@@ -31,6 +39,8 @@ class GridTensor(nn.Module):
     Attributes:
         full_size: Coordinates of the tensor in the reference.
         values: `[out cells, in cells, kernel_area]`.
+        changes: What each further level adds, for a network of `2^-level` of the channels: `[out cells, in cells,
+            kernel_area]` of its first channels. Vectors, which are small, have all their channels on every level.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -39,16 +49,31 @@ class GridTensor(nn.Module):
         full_size: Coordinates of the tensor in the reference.
         exponent: First value of the exponent.
         resolution: Cells per channel of the reference, on axes that sizes change.
+        levels: Number of levels.
     """
 
-    def __init__(self, full_size: TensorCoordinates, *, exponent: float, resolution: float):
+    def __init__(self, full_size: TensorCoordinates, *, exponent: float, resolution: float, levels: int):
         super().__init__()
         self.full_size = full_size
         self.first_exponent = exponent
         self.exponent = nn.Parameter(torch.tensor(exponent))
         axes = ((full_size.num_out, full_size.out_varies), (full_size.num_in, full_size.in_varies))
         num_cells = [max(1, round(count * resolution)) if varies else count for count, varies in axes]
-        self.values = nn.Parameter(torch.zeros(*num_cells, math.prod(full_size.kernel_size)))
+        kernel_area = math.prod(full_size.kernel_size)
+        self.values = nn.Parameter(torch.zeros(*num_cells, kernel_area))
+        self.changes = nn.ParameterList()
+        for level in range(1, levels):
+            part = 1.0 if len(full_size.shape) == 1 else _COVERAGE * 2.0**-level
+            held = [max(1, round(count * part)) if varies else count for count, varies in axes]
+            self.changes.append(torch.zeros(*held, kernel_area))
+
+    def level_weights(self, tensor: TensorCoordinates) -> list[float]:
+        """How much of each further level a tensor of some size gets, in [0, 1]: all of it from `2^-level` down."""
+        full = self.full_size
+        axes = ((full.num_out, tensor.num_out, full.out_varies), (full.num_in, tensor.num_in, full.in_varies))
+        halvings = [math.log2(count / asked) for count, asked, varies in axes if varies and count > 1]
+        mean = sum(halvings) / max(len(halvings), 1)
+        return [min(max(mean - level, 0.0), 1.0) for level in range(len(self.changes))]
 
 
 @register_hypernetwork("grid")
@@ -63,9 +88,12 @@ class Grid(Hypernetwork):
         resolution: Cells per channel of the reference, on axes that sizes change. 1 holds the reference exactly. Less,
             for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
             and 0.25 compute the same.
+        levels: For absolute positions alone: how many sizes, each half of the one before, may differ in more than
+            what they leave out. 1 is slicing; 3 suits widths from 1.0 to 0.25 and holds less than a quarter more.
 
     Raises:
-        HypernetworkError: `positions` is neither, or `resolution` is outside of (0, 1] or does not fit `positions`.
+        HypernetworkError: `positions` is neither, `resolution` is outside of (0, 1] or `levels` below 1, or they do not
+            fit `positions`.
     """
 
     def __init__(
@@ -74,6 +102,7 @@ class Grid(Hypernetwork):
         *,
         positions: Literal["relative", "absolute"] = "relative",
         resolution: float = 1.0,
+        levels: int = 1,
     ):
         super().__init__()
         if positions not in ("relative", "absolute"):
@@ -85,12 +114,17 @@ class Grid(Hypernetwork):
                 f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
                 "1, or choose relative positions."
             )
+        if levels < 1 or (levels > 1 and positions != "absolute"):
+            raise HypernetworkError(
+                f"levels={levels} with {positions} positions: there is at least one level, and more than one is for "
+                "absolute positions."
+            )
         self.positions = positions
         # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
         # where channels were ordered by importance, and the rest is missed less.
         exponent = 1.0 if positions == "relative" else 0.5
         self.tensors = nn.ModuleList(
-            GridTensor(tensor, exponent=exponent, resolution=resolution) for tensor in full_size
+            GridTensor(tensor, exponent=exponent, resolution=resolution, levels=levels) for tensor in full_size
         )
 
     def start_at(self, values: Sequence[Tensor]) -> bool:
@@ -114,7 +148,11 @@ class Grid(Hypernetwork):
         out_cells, in_cells, _ = held.values.shape
         out = self._read(tensor.out_positions, tensor, out_cells)
         in_ = self._read(tensor.in_positions, tensor, in_cells)
-        values = torch.einsum("or,rsk,is->oik", out, held.values, in_)
+        grid = held.values
+        for change, weight in zip(held.changes, held.level_weights(tensor), strict=True):
+            missing = (0, 0, 0, in_cells - change.shape[1], 0, out_cells - change.shape[0])
+            grid = grid + weight * F.pad(change, missing)
+        values = torch.einsum("or,rsk,is->oik", out, grid, in_)
         gain = (held.full_size.num_in / tensor.num_in) ** held.exponent
         return (values * gain).reshape(tensor.shape)
 
@@ -130,6 +168,8 @@ class Grid(Hypernetwork):
         if isinstance(module, GridTensor):
             init.normal_(module.values, std=(2 / (module.full_size.num_in * module.values.shape[2])) ** 0.5)
             init.constant_(module.exponent, module.first_exponent)
+            for change in module.changes:
+                init.zeros_(change)
 
 
 def _box_filter(centres: Tensor, width: float, num_cells: int) -> Tensor:

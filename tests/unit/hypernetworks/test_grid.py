@@ -113,6 +113,73 @@ def test_a_coarse_grid_is_one_function_at_every_multiple_of_its_cells(alignment)
     assert not torch.allclose(outputs(1), outputs(8), atol=1e-2)  # fewer channels than cells have to merge
 
 
+def make_square(num_channels):
+    shapes = {"conv": (num_channels, num_channels, 3, 3), "scale": (num_channels,), "head": (5, num_channels)}
+    varying = {"conv": (True, True), "scale": (True, False), "head": (False, True)}
+    return list(make_coordinates(shapes, scale=16, varying=varying).values())
+
+
+def make_levels(levels):
+    torch.manual_seed(0)
+    grid = Grid(make_square(16), positions="absolute", levels=levels)
+    assert grid.start_at([torch.randn(tensor.shape) for tensor in make_square(16)])
+    return grid
+
+
+@pytest.mark.parametrize("num_channels", [16, 11, 8, 4, 3])
+def test_levels_start_as_slices(num_channels):
+    levels, plain = make_levels(3), make_levels(1)
+    for one, other in zip(levels(make_square(num_channels)), plain(make_square(num_channels)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_level_fades_in_with_the_logarithm_of_the_size_and_leaves_larger_sizes_alone():
+    grid = make_levels(3)
+    with torch.no_grad():
+        for tensor in grid.tensors:
+            tensor.exponent.zero_()
+            for level, change in enumerate(tensor.changes):
+                change.fill_(10.0 ** (1 + level))
+    plain = make_levels(1)
+    for tensor in plain.tensors:
+        tensor.exponent.data.zero_()
+
+    def added(num_channels):
+        pairs = zip(grid(make_square(num_channels)), plain(make_square(num_channels)), strict=True)
+        return [one - other for one, other in pairs]
+
+    assert all((change == 0).all() for change in added(16))
+    for num_channels, first, second in ((12, 4.15037, 0.0), (8, 10.0, 0.0), (6, 10.0, 41.5037), (4, 10.0, 100.0)):
+        conv, scale, head = added(num_channels)
+        corner = min(num_channels, 4)  # 7/8 of 4 channels, rounded, are on the second level
+        assert torch.allclose(conv[: corner - 1, : corner - 1], torch.tensor(first + second), rtol=1e-4)
+        assert torch.allclose(scale, torch.tensor(first + second), rtol=1e-4)
+        assert torch.allclose(head[:, : corner - 1], torch.tensor(first + second), rtol=1e-4)
+        assert (conv[7:] == 0).all()
+        assert (conv[:, 7:] == 0).all()
+
+
+def test_every_value_of_a_level_learns_at_its_size():
+    grid = make_levels(3)
+    torch.stack([value.square().sum() for value in grid(make_square(4))]).sum().backward()
+    for tensor in grid.tensors:
+        scale = tensor.full_size.shape == (16,)
+        for level, change in enumerate(tensor.changes):
+            reached = change.grad[:4] if scale else change.grad[:4, :4]
+            assert (reached != 0).all(), level
+
+
+def test_two_further_levels_hold_less_than_a_quarter_more():
+    def count(levels):
+        shapes = {f"conv{i}": (64, 64, 3, 3) for i in range(3)} | {f"scale{i}": (64,) for i in range(6)}
+        varying = {name: (True, len(shape) > 1) for name, shape in shapes.items()}
+        coordinates = list(make_coordinates(shapes, scale=64, varying=varying).values())
+        grid = Grid(coordinates, positions="absolute", levels=levels)
+        return sum(parameter.numel() for parameter in grid.parameters())
+
+    assert 1.2 * count(1) < count(3) < 1.25 * count(1)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -120,6 +187,8 @@ def test_a_coarse_grid_is_one_function_at_every_multiple_of_its_cells(alignment)
         ({"resolution": 0}, "resolution=0: "),
         ({"resolution": 1.5}, "resolution=1.5: "),
         ({"positions": "absolute", "resolution": 0.5}, "with absolute positions"),
+        ({"positions": "absolute", "levels": 0}, "levels=0 "),
+        ({"positions": "relative", "levels": 2}, "levels=2 with relative positions"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):
