@@ -147,15 +147,15 @@ class SizesRecipe:
         widths: The uniform widths to draw from: a list, or a range "first:last:step".
         sampler: "uniform" draws `num_random` widths per step (the paper: one); "sandwich" adds the largest and the
             smallest to them.
-        num_random: Random widths per step.
-        per_group: Draw the random ones for every width group on its own.
+        num_random: Random uniform widths per step.
+        num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
     """
 
     __pydantic_config__ = _FORBID
     widths: list[float] | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     num_random: Annotated[int, Field(ge=0)] = 1
-    per_group: bool = False
+    num_per_group: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclasses.dataclass(kw_only=True)

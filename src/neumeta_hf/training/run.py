@@ -1,6 +1,5 @@
 """One run, from a recipe to a checkpoint: reference, preparation, hypernetwork, selection."""
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -32,7 +30,7 @@ from neumeta_hf.targets.cifar_resnet import load_checkpoint
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
-from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.sampling import Draw, SizeSampler
 from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
 from neumeta_hf.training.tracking import JSONLTracker, check_trackers
 
@@ -371,12 +369,12 @@ def _train_family(
         )
         logger.info("fit: relative error of the generated weights %.4f", error)
         accelerator.log({"fit/relative_error": error}, step=0)
-    sampler = SizeSampler(
-        widths,
+    sampler = _make_sampler(
+        recipe,
+        model,
         sampler=recipe.sizes.sampler,
         num_random=recipe.sizes.num_random,
-        groups=model.width_groups if recipe.sizes.per_group else (),
-        seed=recipe.seed,
+        num_per_group=recipe.sizes.num_per_group,
     )
     objective = NeuMetaObjective(
         model,
@@ -461,15 +459,25 @@ def _save_family(recipe: Recipe, data: ImageData, model: NeuMetaModel, output: P
     _image_processor(recipe).save_pretrained(output)
 
 
+def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
+    parents = model.family.parents(model.reference_config)
+
+    def is_possible(size: Draw) -> bool:
+        try:
+            model.target_config_at(size)
+        except SizeError:
+            return False
+        return True
+
+    groups = {group: group in parents for group in model.width_groups}
+    return SizeSampler(training_widths(recipe), groups=groups, is_possible=is_possible, seed=recipe.seed, **options)
+
+
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
     """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
     calibration, widths = recipe.calibration, training_widths(recipe)
-    rng = np.random.default_rng(recipe.seed)
-    sizes: list[Any] = [widths[0], widths[-1]]
-    while len(sizes) < calibration.networks:
-        size = {group: float(rng.uniform(widths[0], widths[-1])) for group in model.width_groups}
-        with contextlib.suppress(SizeError):  # some architectures cannot have every combination
-            sizes.append(model.target_config_at(size))
+    sampler = _make_sampler(recipe, model, sampler="uniform", num_random=0, num_per_group=calibration.networks - 2)
+    sizes = [widths[0], widths[-1], *(sampler.draw(0) if calibration.networks > 2 else [])]
     networks = [model.morph(size, calibration=batches) for size in tqdm(sizes, desc="calibration networks")]
     images = synthesize_images(
         networks,

@@ -13,9 +13,12 @@ LABELS = torch.tensor([0, 1, 2, 0])
 ALL = LossesRecipe(task=0.5, reconstruction=2.0, regularization=0.01, distillation=3.0, temperature=2.0)
 
 
-def make(case, *, losses=ALL, widths=(0.5, 1.0), num_random=0, rank=0, seed=0, groups=(), **fields):
+def make(case, *, losses=ALL, widths=(0.5, 1.0), num_random=0, rank=0, seed=0, num_per_group=0, **fields):
     family = case.family(**{"coordinate_noise": 0.0, **fields}).train()
-    sampler = SizeSampler(widths, sampler="sandwich", num_random=num_random, seed=seed, groups=groups)
+    groups = dict.fromkeys(family.width_groups, False)
+    sampler = SizeSampler(
+        widths, sampler="sandwich", num_random=num_random, num_per_group=num_per_group, seed=seed, groups=groups
+    )
     return NeuMetaObjective(family, case.reference, losses=losses, sampler=sampler, seed=seed, rank=rank)
 
 
@@ -130,7 +133,7 @@ def test_a_step_is_a_function_of_its_number(lenet_case, monkeypatch):
 
 
 def test_sizes_per_group_are_trained(lenet_case):
-    objective = make(lenet_case, num_random=1, groups=["conv1", "conv2", "conv3"])
+    objective = make(lenet_case, num_per_group=1)
     output = objective(lenet_case.images(), LABELS, step=0)
     assert output["task/random"].isfinite()
 

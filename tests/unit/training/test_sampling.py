@@ -34,12 +34,36 @@ def test_a_sandwich_holds_the_largest_and_the_smallest_and_random_ones():
     assert make(sampler="sandwich", num_random=0).draw(3) == [1.0, 0.25]
 
 
-def test_groups_are_drawn_on_their_own():
-    sampler = make(sampler="sandwich", groups=["stage1", "stage2"])
-    draws = [sampler.draw(step)[2] for step in range(400)]
-    assert all(list(draw) == ["stage1", "stage2"] for draw in draws)
-    assert len({tuple(draw.values()) for draw in draws}) == 16
-    assert sampler.draw(0)[:2] == [1.0, 0.25]
+def test_groups_draw_on_their_own_and_followers_half_of_the_time():
+    groups = {"stage1": False, "stage1.block1": True, "stage2": False}
+    sampler = make(sampler="sandwich", num_per_group=1, groups=groups)
+    draws = [sampler.draw(step) for step in range(800)]
+    assert all(draw[:2] == [1.0, 0.25] and draw[2] in WIDTHS and len(draw) == 4 for draw in draws)
+    sizes = [draw[3] for draw in draws]
+    assert all([group for group in groups if group in size] == list(size) for size in sizes)
+    assert len({(size["stage1"], size["stage2"]) for size in sizes}) == 16
+    assert abs(sum("stage1.block1" in size for size in sizes) / 800 - 0.5) < 0.06
+    assert [sampler.draw(step) for step in (9, 3)] == [draws[9], draws[3]]
+
+
+def test_impossible_sizes_are_drawn_again():
+    groups = {"stage1": False, "stage2": False}
+    sampler = make(
+        num_random=0,
+        num_per_group=3,
+        groups=groups,
+        is_possible=lambda size: size["stage1"] <= size["stage2"],
+    )
+    sizes = [size for step in range(100) for size in sampler.draw(step)]
+    assert all(size["stage1"] <= size["stage2"] for size in sizes)
+    assert len({tuple(size.values()) for size in sizes}) == 10
+    with pytest.raises(RecipeError, match="none of 1000 random sizes is possible"):
+        make(num_random=0, num_per_group=1, groups=groups, is_possible=lambda size: False).draw(0)
+
+
+def test_a_sampler_without_groups_to_draw_for_is_refused():
+    with pytest.raises(RecipeError, match="num_per_group=1 draws for width groups"):
+        make(num_per_group=1)
 
 
 @pytest.mark.parametrize(("widths", "num_random"), [([], 1), (WIDTHS, 0)])
