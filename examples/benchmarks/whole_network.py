@@ -2,12 +2,14 @@
 
     python examples/benchmarks/whole_network.py --data path/to/cifar10 --output docs/results/whole_network
 
-ResNet-20 with 1x1 shortcuts on CIFAR-10, every width free. Work is kept in --runs: an interrupted call goes on where it
-was, a finished network is not trained again, and --parts does some of it (hours on two cores for all). Parts:
+By default ResNet-20 with 1x1 shortcuts on CIFAR-10, every width free; --recipe names another. Work is kept in --runs:
+an interrupted call goes on where it was, a finished network is not trained again, and --parts does some of it (hours
+on two cores for all). Parts:
 
 - individual: networks of widths 1.0, 0.75, 0.5, 0.25, each trained alone with the recipe's pretrain section: the bar.
   The first of them is also the reference of all other parts;
-- family: the recipe, at trained and untrained uniform widths and at random widths per stage;
+- family: the recipe, at trained and untrained uniform widths, and at random widths per stage and per layer, these both
+  as morphed without data and with statistics measured on training images;
 - untrained: slicing (first channels by importance) and interpolation (neighbours on the shortest path merged) of the
   prepared reference, statistics measured on training images;
 - pruning: Torch-Pruning of the reference by random, L1, L2 and Taylor importance, statistics likewise; with --finetune
@@ -52,6 +54,7 @@ from neumeta_hf.targets import find_target, resize
 from neumeta_hf.training import Recipe, calibration_batches, load_target
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
+CALIBRATED = ", calibrated on real images"
 ALONE = (1.0, 0.75, 0.5, 0.25)
 UNIFORM = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25)
 NUM_RANDOM = 10
@@ -59,7 +62,7 @@ STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
     "family": {"color": "#1f5fa8", "marker": "o"},
     "family, random widths per stage": {"color": "#7fb2e5", "marker": ".", "linestyle": "none"},
-    "family, random, calibrated on real images": {"color": "#8a6fc0", "marker": ".", "linestyle": "none"},
+    "family, random widths per layer": {"color": "#8a6fc0", "marker": ".", "linestyle": "none"},
 }
 
 
@@ -82,7 +85,9 @@ class Benchmark:
     def recipe(self, *overrides: str) -> Recipe:
         """The recipe on the given data, with overrides."""
         data = f"data.dataset={self.arguments.data}"
-        return load_recipe(RECIPE, [data, f"seed={self.arguments.seed}", *self.arguments.overrides, *overrides])
+        return load_recipe(
+            self.arguments.recipe, [data, f"seed={self.arguments.seed}", *self.arguments.overrides, *overrides]
+        )
 
     def trained(self, name: str, *overrides: str) -> Path:
         """The folder of a run, which is started, resumed or taken as it is."""
@@ -95,8 +100,13 @@ class Benchmark:
     def alone(self, width: float) -> Path:
         """A network of one size, trained alone."""
         recipe = self.recipe()
-        config: Any = resize(load_target(recipe, self.data.label_names).config, width)
-        size = f"target.config={{num_blocks: {config.num_blocks}, stage_channels: {config.stage_channels}}}"
+        reference = load_target(recipe, self.data.label_names).config
+        changed = {
+            name: value
+            for name, value in resize(reference, width).to_dict().items()
+            if value != reference.to_dict().get(name)
+        }
+        size = f"target.config={json.dumps({**recipe.target.config, **changed})}"
         preparation = "preparation={normalization: keep, order: identity}"
         return self.trained(f"individual-{width:g}", size, preparation, "train=null") / "pretrained"
 
@@ -138,12 +148,15 @@ class Benchmark:
             if not self.is_measured("family", width):
                 self.measure("family", width, model.morph(width), trained=width in model.config.trained_widths)
         rng = np.random.default_rng(0)
-        for _ in range(NUM_RANDOM):
-            width = {f"stage{stage}": round(float(rng.uniform(0.25, 1.0)), 3) for stage in (1, 2, 3)}
-            for name, batches in (("", None), (", calibrated on real images", self.batches)):
-                method = "family, random widths per stage" if not name else f"family, random{name}"
-                if not self.is_measured(method, width):
-                    self.measure(method, width, model.morph(width, calibration=batches), trained=False)
+        groups, parents = model.width_groups, model.family.parents(model.reference_config)
+        stages = [group for group in groups if group not in parents]
+        for kind, drawn in (("stage", stages), ("layer", groups if parents else [])):
+            for _ in range(NUM_RANDOM if drawn else 0):
+                width = {group: round(float(rng.uniform(0.25, 1.0)), 3) for group in drawn}
+                for name, batches in (("", None), (CALIBRATED, self.batches if model.statistic_names else None)):
+                    method = f"family, random widths per {kind}{name}"
+                    if not self.is_measured(method, width) and not (name and batches is None):
+                        self.measure(method, width, model.morph(width, calibration=batches), trained=False)
 
     def untrained(self) -> None:
         """Slices and interpolations of the prepared reference."""
@@ -192,7 +205,7 @@ class Benchmark:
             find_target(config).example_inputs(config),
             importance=importance,
             pruning_ratio=1 - width,
-            ignored_layers=[model.linear],
+            ignored_layers=[layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1:],
             forward_fn=lambda target, images: target(images).logits,
         )
         batch = self.data.train.__getitems__(list(range(512)))
@@ -231,7 +244,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for method in dict.fromkeys(row["method"] for row in rows):
+    # Calibrated rows would lie on the others; the table compares them.
+    for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
         points = sorted((row["macs"], 100 * row["accuracy"]) for row in rows if row["method"] == method)
         style = {"marker": "x", "linewidth": 1, "markersize": 5, **STYLES.get(method, {})}
         axes.plot(*zip(*points, strict=True), label=method, **style)
@@ -249,6 +263,7 @@ def main() -> int:
     """Run the parts, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or folder; default: %(default)s")
+    parser.add_argument("--recipe", default=str(RECIPE), help="default: the whole ResNet-20 on CIFAR-10")
     parts = ("individual", "family", "untrained", "pruning")
     parser.add_argument("--parts", default=",".join(parts), help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -11,9 +11,9 @@ out within a channel of a small size is free to serve the larger sizes alone. Wh
 all, such detail can be left out: a grid coarser than the reference is the same function of its inputs at every size
 that has at least a channel per cell.
 
-With absolute positions a small network is a part of the large one, and what is best for the one is not for the other.
-Further levels, each for networks of half the size, let them part: a level adds what small networks want changed, fading
-in with the logarithm of the size, and as it holds few channels it costs little.
+A small network is a part or a summary of the large one, and what is best for the one is not for the other. Further
+levels, each for networks of half the size, let them part: a level adds what small networks want changed, fading in with
+the logarithm of the size, and as small networks have few channels it costs little.
 """
 
 import math
@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import initialization as init
 
@@ -30,7 +29,7 @@ from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
 
 _COVERAGE = 7 / 8
-"""Part of a small network's channels that its level holds: two further levels then add less than a quarter."""
+"""Part of a small network's first channels that its level holds: two further levels then add less than a quarter."""
 
 
 class GridTensor(nn.Module):
@@ -40,7 +39,8 @@ class GridTensor(nn.Module):
         full_size: Coordinates of the tensor in the reference.
         values: `[out cells, in cells, kernel_area]`.
         changes: What each further level adds, for a network of `2^-level` of the channels: `[out cells, in cells,
-            kernel_area]` of its first channels. Vectors, which are small, have all their channels on every level.
+            kernel_area]`; with relative positions a cell per channel of that network, with absolute ones of its first
+            channels. Vectors, which are small, have a cell per channel of the reference on every level.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -50,22 +50,25 @@ class GridTensor(nn.Module):
         exponent: First value of the exponent.
         resolution: Cells per channel of the reference, on axes that sizes change.
         levels: Number of levels.
+        coverage: Part of the channels of a level's network that the level holds.
     """
 
-    def __init__(self, full_size: TensorCoordinates, *, exponent: float, resolution: float, levels: int):
+    def __init__(
+        self, full_size: TensorCoordinates, *, exponent: float, resolution: float, levels: int, coverage: float
+    ):
         super().__init__()
         self.full_size = full_size
         self.first_exponent = exponent
         self.exponent = nn.Parameter(torch.tensor(exponent))
         axes = ((full_size.num_out, full_size.out_varies), (full_size.num_in, full_size.in_varies))
-        num_cells = [max(1, round(count * resolution)) if varies else count for count, varies in axes]
-        kernel_area = math.prod(full_size.kernel_size)
-        self.values = nn.Parameter(torch.zeros(*num_cells, kernel_area))
-        self.changes = nn.ParameterList()
-        for level in range(1, levels):
-            part = 1.0 if len(full_size.shape) == 1 else _COVERAGE * 2.0**-level
-            held = [max(1, round(count * part)) if varies else count for count, varies in axes]
-            self.changes.append(torch.zeros(*held, kernel_area))
+
+        def make_cells(part: float) -> Tensor:
+            num_cells = [max(1, round(count * part)) if varies else count for count, varies in axes]
+            return torch.zeros(*num_cells, math.prod(full_size.kernel_size))
+
+        self.values = nn.Parameter(make_cells(resolution))
+        parts = [1.0 if len(full_size.shape) == 1 else coverage * 2.0**-level for level in range(1, levels)]
+        self.changes = nn.ParameterList([make_cells(part) for part in parts])
 
     def level_weights(self, tensor: TensorCoordinates) -> list[float]:
         """How much of each further level a tensor of some size gets, in [0, 1]: all of it from `2^-level` down."""
@@ -88,12 +91,13 @@ class Grid(Hypernetwork):
         resolution: Cells per channel of the reference, on axes that sizes change. 1 holds the reference exactly. Less,
             for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
             and 0.25 compute the same.
-        levels: For absolute positions alone: how many sizes, each half of the one before, may differ in more than
-            what they leave out. 1 is slicing; 3 suits widths from 1.0 to 0.25 and holds less than a quarter more.
+        levels: How many sizes, each half of the one before, may differ in more than what they leave out or merge. 1 is
+            slicing or merging; 3 suits widths from 1.0 to 0.25 and holds less than a quarter more (with relative
+            positions less than a third).
 
     Raises:
-        HypernetworkError: `positions` is neither, `resolution` is outside of (0, 1] or `levels` below 1, or they do not
-            fit `positions`.
+        HypernetworkError: `positions` is neither, `resolution` is outside of (0, 1] or does not fit `positions`, or
+            `levels` is below 1.
     """
 
     def __init__(
@@ -114,17 +118,21 @@ class Grid(Hypernetwork):
                 f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
                 "1, or choose relative positions."
             )
-        if levels < 1 or (levels > 1 and positions != "absolute"):
-            raise HypernetworkError(
-                f"levels={levels} with {positions} positions: there is at least one level, and more than one is for "
-                "absolute positions."
-            )
+        if levels < 1:
+            raise HypernetworkError(f"levels={levels}: there is at least one level.")
         self.positions = positions
         # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
         # where channels were ordered by importance, and the rest is missed less.
         exponent = 1.0 if positions == "relative" else 0.5
         self.tensors = nn.ModuleList(
-            GridTensor(tensor, exponent=exponent, resolution=resolution, levels=levels) for tensor in full_size
+            GridTensor(
+                tensor,
+                exponent=exponent,
+                resolution=resolution,
+                levels=levels,
+                coverage=1.0 if positions == "relative" else _COVERAGE,
+            )
+            for tensor in full_size
         )
 
     def start_at(self, values: Sequence[Tensor]) -> bool:
@@ -145,24 +153,36 @@ class Grid(Hypernetwork):
 
     def _generate(self, tensor: TensorCoordinates) -> Tensor:
         held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
-        out_cells, in_cells, _ = held.values.shape
-        out = self._read(tensor.out_positions, tensor, out_cells)
-        in_ = self._read(tensor.in_positions, tensor, in_cells)
-        grid = held.values
+        values = self._read(held.values, tensor)
         for change, weight in zip(held.changes, held.level_weights(tensor), strict=True):
-            missing = (0, 0, 0, in_cells - change.shape[1], 0, out_cells - change.shape[0])
-            grid = grid + weight * F.pad(change, missing)
-        values = torch.einsum("or,rsk,is->oik", out, grid, in_)
+            values = values + weight * self._read(change, tensor)
         gain = (held.full_size.num_in / tensor.num_in) ** held.exponent
         return (values * gain).reshape(tensor.shape)
 
-    def _read(self, positions: Tensor, tensor: TensorCoordinates, num_cells: int) -> Tensor:
-        """How much of each grid cell each channel of an axis reads, `[num_channels, num_cells]`; rows sum to 1."""
-        parameter = next(self.parameters())
+    def _read(self, cells: Tensor, tensor: TensorCoordinates) -> Tensor:
+        """A grid at the positions of a tensor, `[num_out, num_in, kernel_area]`."""
+        held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
+        full_size = held.full_size
+        out = self._read_axis(tensor.out_positions, tensor.offset, full_size.num_out, cells.shape[0])
+        in_ = self._read_axis(tensor.in_positions, tensor.offset, full_size.num_in, cells.shape[1])
+        return torch.einsum("or,rsk,is->oik", out.to(cells.dtype), cells, in_.to(cells.dtype))
+
+    def _read_axis(self, positions: Tensor, offset: float, full_size: int, num_cells: int) -> Tensor:
+        """How much of each grid cell each channel of an axis reads, `[num_channels, num_cells]`.
+
+        Rows sum to 1, but for channels that a level of first channels does not hold: these read nothing.
+        """
         num_channels = len(positions)
-        channel = num_cells / num_channels if self.positions == "relative" else 1.0
-        centres = (positions.to(parameter.device) * num_channels + 0.5 - tensor.offset) * channel
-        return _box_filter(centres, channel, num_cells).to(parameter.dtype)
+        if self.positions == "relative":
+            end, channel = num_cells, num_cells / num_channels
+        else:
+            end, channel = full_size, 1.0
+        centres = (positions.to(self._device) * num_channels + 0.5 - offset) * channel
+        return _box_filter(centres, channel, num_cells, end)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
 
     def initialize(self, module: nn.Module) -> None:
         if isinstance(module, GridTensor):
@@ -172,9 +192,9 @@ class Grid(Hypernetwork):
                 init.zeros_(change)
 
 
-def _box_filter(centres: Tensor, width: float, num_cells: int) -> Tensor:
-    """How much of each cell lies in intervals of one `width` (in cells) about `centres`, moved inside of the grid."""
-    low = (centres - width / 2).clamp(0, num_cells - width).unsqueeze(1)
+def _box_filter(centres: Tensor, width: float, num_cells: int, end: float) -> Tensor:
+    """How much of each cell lies in intervals of one `width` (in cells) about `centres`, moved inside of [0, `end`]."""
+    low = (centres - width / 2).clamp(0, end - width).unsqueeze(1)
     cells = torch.arange(num_cells, device=centres.device)
     overlap = torch.minimum(low + width, cells + 1) - torch.maximum(low, cells)
     return overlap.clamp(min=0) / width
@@ -184,4 +204,4 @@ def _overlap(num_cells: int, num_channels: int, like: Tensor) -> Tensor:
     """What part of each of `num_cells` cells each of `num_channels` channels fills, `[num_cells, num_channels]`."""
     width = num_channels / num_cells
     centres = (torch.arange(num_cells, device=like.device) + 0.5) * width
-    return _box_filter(centres, width, num_channels).to(like.dtype)
+    return _box_filter(centres, width, num_channels, num_channels).to(like.dtype)
