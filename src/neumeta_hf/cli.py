@@ -1,4 +1,4 @@
-"""The `neumeta` command: train, prepare, morph, evaluate, info."""
+"""The `neumeta` command: train, prepare, morph, evaluate, info, push."""
 
 import argparse
 import json
@@ -21,6 +21,8 @@ examples:
   neumeta info outputs/digits
   neumeta evaluate outputs/digits --widths 0.25:1.0:0.125
   neumeta morph outputs/digits --width 0.5 --output outputs/digits-0.5
+  neumeta push outputs/digits org/digits --license apache-2.0
+  neumeta push org/digits org/digits --widths 1.0,0.5,0.25
 """
 
 
@@ -96,6 +98,27 @@ def build_parser() -> argparse.ArgumentParser:
     )
     info.add_argument("checkpoint", help="folder or Hub id of a family")
     info.add_argument("--json", action="store_true", help="as JSON")
+
+    push = commands.add_parser(
+        "push",
+        help="share a family, or morphs of it, on the Hub",
+        description="Upload a family as one commit: weights, config, image processor, facts of its run and a model "
+        "card with its accuracy by size (run evaluate first). With --widths, upload plain networks of these sizes "
+        "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
+        "of REPO.",
+    )
+    push.add_argument("checkpoint", help="folder or Hub id of a family")
+    push.add_argument("repo", help="organisation/name; made if it does not exist")
+    push.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
+    push.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    push.add_argument("--private", action="store_true", default=None, help="of repos that are made")
+    push.add_argument("--revision", help="branch to push the family to; default: main")
+    push.add_argument("--license", help='of the weights, a Hub identifier such as apache-2.0; default: "unknown"')
+    push.add_argument("--message", help="of the commit")
+    push.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
+    push.add_argument(
+        "--with-code", action="store_true", help="add the code that lets people load it without this package"
+    )
     return parser
 
 
@@ -295,6 +318,36 @@ def _info(arguments: argparse.Namespace) -> None:
     Console().print(table)
 
 
+def _push(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.evaluation import parse_widths
+
+    if arguments.widths is None and arguments.as_revisions:
+        raise RecipeError("--as-revisions is for morphs: name their sizes with --widths.")
+    if arguments.widths is not None and (arguments.with_code or arguments.revision):
+        raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
+    widths = None if arguments.widths is None else parse_widths(arguments.widths)
+    family = _load_family(arguments.checkpoint)
+    options = {
+        "private": arguments.private,
+        "license": arguments.license,
+        "commit_message": arguments.message,
+        "overwrite_card": arguments.overwrite_card,
+    }
+    if widths is None:
+        commit = family.push_to_hub(
+            arguments.repo, revision=arguments.revision, with_code=arguments.with_code, **options
+        )
+        print(f"family pushed: {commit}")
+        return
+    for width in widths:
+        name = f"w{100 * width:g}"
+        if arguments.as_revisions:
+            commit = family.morph(width).push_to_hub(arguments.repo, revision=name, **options)  # pyright: ignore
+        else:
+            commit = family.morph(width).push_to_hub(f"{arguments.repo}-{name}", **options)  # pyright: ignore
+        print(f"width {width:g} pushed: {commit}")
+
+
 def _loaded(auto_class, name: str, **options) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -377,7 +430,7 @@ def _copy_image_processor(checkpoint: str, output: Path) -> None:
     processor.save_pretrained(output)
 
 
-_RUN = {"train": run_train, "prepare": _prepare, "morph": _morph, "evaluate": _evaluate, "info": _info}
+_RUN = {"train": run_train, "prepare": _prepare, "morph": _morph, "evaluate": _evaluate, "info": _info, "push": _push}
 
 
 def setup_logging(*, quiet: bool = False) -> None:

@@ -31,3 +31,11 @@ class RecipeError(NeuMetaError):
 
 class DataError(NeuMetaError):
     """A data set that cannot be read as the recipe says."""
+
+
+class HubError(NeuMetaError):
+    """The Hub refuses, or cannot be reached."""
+
+
+class CardError(NeuMetaError):
+    """A model card that cannot be read or merged."""

@@ -1,10 +1,15 @@
 """Writing files and folders so that a failed run never damages what was there."""
 
 import contextlib
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+# An absolute path, or one that leaves the working folder, anywhere in an argument; the slashes of a Hub id, a fraction
+# or a web address are none.
+_FOREIGN_PATH = re.compile(r"(?:file://|(?<![\w.~/]))(?:/(?!/)|(?:\.\./)+|~/)[^\s'\",;:{}\[\]()]*")
 
 
 @contextlib.contextmanager
@@ -54,3 +59,22 @@ def replace_folder(beside: str | Path, folder: str | Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def shorten_paths(text: str) -> str:
+    """A value that may name a machine's folders, without them.
+
+    Args:
+        text: An argument of a command, or a value of a recipe.
+
+    Returns:
+        The text, with absolute paths, and those that start with "..", shortened to their last two parts.
+    """
+    key, equals, value = text.rpartition("=")
+    if Path(value).is_absolute():  # whole, for paths with spaces
+        return f"{key}{equals}{_last_parts(value)}"
+    return _FOREIGN_PATH.sub(lambda found: _last_parts(found[0]), text)
+
+
+def _last_parts(path: str) -> str:
+    return "/".join([part for part in re.split(r"[/\\]", path) if part not in ("", "..", "~", "file:")][-2:])

@@ -2,8 +2,11 @@
 
 import copy
 import fnmatch
+import functools
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -24,6 +27,7 @@ from neumeta_hf.calibration import calibrate
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.hub import FamilyFacts, MorphOrigin, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
 from neumeta_hf.targets import find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
@@ -531,7 +535,106 @@ class NeuMetaModel(PreTrainedModel):
         model.eval()
         if calibration is not None:
             calibrate(model, calibration, modules=self._measured_modules())
+        self._name_origin(model, target_config, num_samples)
         return model
+
+    def _name_origin(self, model: PreTrainedModel, target_config: PreTrainedConfig, num_samples: int) -> None:
+        """Let the morph's `push_to_hub` write a card that names this family; the network itself stays as it is."""
+        reference = self.skeleton_at(self.reference_config)
+        origin = MorphOrigin(
+            source=self.name_or_path or "",
+            widths={
+                group: ratio
+                for group, ratio in find_ratios(target_config, self.reference_config).items()
+                if group in self.width_groups
+            },
+            num_samples=num_samples,
+            full_num_parameters=sum(parameter.numel() for parameter in reference.parameters()),
+        )
+        model.push_to_hub = functools.partial(push_morph, model, origin)  # pyright: ignore[reportAttributeAccessIssue]
+
+    # ------------------------------------------------------------------------------------------------ sharing
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+        license: str | None = None,
+        image_processor: Any = None,
+        run: str | Path | None = None,
+        overwrite_card: bool = False,
+        with_code: bool = False,
+    ) -> str:
+        """Upload the family as one commit: weights, config, image processor, facts of its run, and a model card.
+
+        Args:
+            repo_id: `organisation/name`, or a name in one's own space; made if it does not exist.
+            commit_message: Its first line.
+            commit_description: What follows.
+            private: Whether a new repo is private; None: as the organisation's default says.
+            token: Of the Hub; None: the stored one.
+            revision: Branch to push to, made if it does not exist; None: main.
+            create_pr: Open a pull request instead of committing.
+            max_shard_size: Of a weights file.
+            tags: More tags for the card.
+            license: Of the weights, a Hub identifier such as "apache-2.0"; None: "unknown".
+            image_processor: Instead of the run's.
+            run: Folder of the run, whose image processor, training facts and sweep go along. None: the folder that the
+                family was loaded from, if it was one.
+            overwrite_card: Write the card anew. Otherwise a card that is there keeps all that somebody wrote in it, and
+                its generated section is refreshed.
+            with_code: Put this package's modeling code beside the weights, for
+                `AutoModel.from_pretrained(..., trust_remote_code=True)` where the package is not installed.
+
+        Returns:
+            Address of the commit. Where nothing has changed there is no new one.
+
+        Raises:
+            HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
+            CardError: The card that is there cannot be read.
+        """
+        if run is None and self.name_or_path and Path(self.name_or_path).is_dir():
+            run = self.name_or_path
+        groups = self.family.num_channels(self.reference_config)
+        full = self._shapes(self.reference_config)
+        facts = FamilyFacts(
+            config=self.config.to_dict(),
+            family=self.family.name,
+            width_groups={group: groups[group] for group in self.width_groups},
+            num_parameters={
+                "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
+                "generated": sum(math.prod(full[name]) for name in self.generated_names),
+                "static": sum(parameter.numel() for parameter in self.static.parameters()),
+            },
+        )
+        commit = push_family(
+            self,
+            facts,
+            repo_id,
+            run=run,
+            max_shard_size=max_shard_size,
+            license=license,
+            tags=tags,
+            image_processor=image_processor,
+            with_code=with_code,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            overwrite_card=overwrite_card,
+        )
+        self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
+        return commit
 
     # ------------------------------------------------------------------------------------------------ statistics
 

@@ -4,12 +4,13 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from neumeta_hf.files import shorten_paths
 
 _PACKAGES = (
     "neumeta_hf",
@@ -21,9 +22,6 @@ _PACKAGES = (
     "evaluate",
     "huggingface_hub",
 )
-# An absolute path, or one that leaves the working folder, anywhere in an argument; the slashes of a Hub id, a fraction
-# or a web address are none.
-_FOREIGN_PATH = re.compile(r"(?:file://|(?<![\w.~/]))(?:/(?!/)|(?:\.\./)+|~/)[^\s'\",;:{}\[\]()]*")
 
 
 def environment_facts(device: torch.device | str | None = None) -> dict[str, Any]:
@@ -40,7 +38,7 @@ def environment_facts(device: torch.device | str | None = None) -> dict[str, Any
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *(_shortened(argument) for argument in sys.argv[1:])]),
+        "command": " ".join([Path(sys.argv[0]).name, *(shorten_paths(argument) for argument in sys.argv[1:])]),
         "date": datetime.date.today().isoformat(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "cores": os.cpu_count(),
@@ -55,14 +53,3 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _shortened(argument: str) -> str:
-    key, equals, value = argument.rpartition("=")
-    if Path(value).is_absolute():  # whole, for paths with spaces
-        return f"{key}{equals}{_last_parts(value)}"
-    return _FOREIGN_PATH.sub(lambda found: _last_parts(found[0]), argument)
-
-
-def _last_parts(path: str) -> str:
-    return "/".join([part for part in re.split(r"[/\\]", path) if part not in ("", "..", "~", "file:")][-2:])

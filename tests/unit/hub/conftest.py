@@ -1,5 +1,6 @@
 """A Hub of each test's own, with huggingface_hub, transformers and datasets pointed at it."""
 
+import json
 import os
 import sys
 import time
@@ -11,10 +12,13 @@ import huggingface_hub
 import pytest
 import transformers.dynamic_module_utils
 import transformers.utils.hub
+import yaml
 from huggingface_hub import constants, file_download, hf_api
 from huggingface_hub.utils import _http
 
 from hub_server import HubServer
+from neumeta_hf.targets import build_image_processor
+from neumeta_hf.training import Recipe
 
 TOKEN = "hf_test"
 
@@ -118,3 +122,41 @@ def hub_environment(hub, hf_home) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
     }
+
+
+@pytest.fixture
+def run_folder(make_case, tmp_path) -> Path:
+    """What a finished and evaluated run of a small LeNet leaves behind."""
+    folder = tmp_path / "run"
+    family = make_case("lenet").family()
+    family.save_pretrained(folder)
+    build_image_processor(num_channels=1, image_size=28, mean=[0.13], std=[0.31]).save_pretrained(folder)
+    recipe = Recipe(output_dir="/home/somebody/runs/a", seed=3)
+    recipe.data.dataset = "/home/somebody/data/mnist"
+    recipe.target.checkpoint = "org/teacher"
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
+    environment = {"device": "cpu", "cores": 2, "date": "2026-01-02", "versions": {"torch": "2.13.0"}}
+    (folder / "training.json").write_text(json.dumps({"environment": environment, "seconds": 61.2, "seed": 3}))
+    rows = [
+        {
+            "width": width,
+            "accuracy": accuracy,
+            "loss": 0.1,
+            "num_parameters": 1000,
+            "macs": 2000,
+            "compression_rate": 0.25,
+            "trained": trained,
+            "in_range": in_range,
+        }
+        for width, accuracy, trained, in_range in (
+            (0.25, 0.5, False, False),
+            (0.5, 0.9125, True, True),
+            (0.75, 0.95, False, True),
+            (1.0, 0.98, True, True),
+        )
+    ]
+    facts = {"dataset": "mnist", "split": "test", "num_images": 300, "seed": 0, "device": "cpu", "num_samples": 1}
+    sweep = {"facts": {**facts, "date": "2026-01-02", "versions": {"torch": "2.13.0"}}, "reference": None, "rows": rows}
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+    (folder / "sweep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    return folder

@@ -1,0 +1,397 @@
+"""Model cards, written from what a run left behind; what somebody wrote by hand around them is kept."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from neumeta_hf.errors import CardError
+
+_BEGIN = "<!-- neumeta: begin (rewritten by every push) -->"
+_END = "<!-- neumeta: end -->"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PAPER = "https://arxiv.org/abs/2410.11878"
+_CITATION = """\
+```bibtex
+@inproceedings{yang2024neural,
+  title     = {Neural Metamorphosis},
+  author    = {Yang, Xingyi and Wang, Xinchao},
+  booktitle = {European Conference on Computer Vision (ECCV)},
+  year      = {2024}
+}
+```"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FamilyFacts:
+    """What the card of a family is written from.
+
+    Attributes:
+        config: The checkpoint's config as plain values.
+        family: Name of the target family.
+        width_groups: Group to its channels in the reference.
+        num_parameters: Of the "hypernetwork", "generated" and "static".
+        recipe: The recipe of the run as plain values, if known.
+        training: The run's `training.json`, if known.
+        sweep: A measured sweep as plain values (`Sweep.to_dict()`), if there is one.
+        has_figure: Whether `sweep.png` lies beside the card.
+    """
+
+    config: Mapping[str, Any]
+    family: str
+    width_groups: Mapping[str, int]
+    num_parameters: Mapping[str, int]
+    recipe: Mapping[str, Any] | None = None
+    training: Mapping[str, Any] | None = None
+    sweep: Mapping[str, Any] | None = None
+    has_figure: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MorphFacts:
+    """What the card of a morph is written from.
+
+    Attributes:
+        model_class: Name of the network's class.
+        model_type: As in its config.
+        source: Hub id or folder of the family.
+        widths: Width group to ratio.
+        num_samples: Generations averaged.
+        num_parameters: Of the morph.
+        full_num_parameters: Of the family's reference.
+        needs_package: Whether loading it needs `import neumeta_hf`; stock classes do not.
+        row: The family's measured row of that size, if there is one.
+        sweep_facts: Where that row was measured.
+    """
+
+    model_class: str
+    model_type: str
+    source: str
+    widths: Mapping[str, float]
+    num_samples: int
+    num_parameters: int
+    full_num_parameters: int
+    needs_package: bool
+    row: Mapping[str, Any] | None = None
+    sweep_facts: Mapping[str, Any] | None = None
+
+
+def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
+    """The card of a family.
+
+    Args:
+        facts: What is known of it.
+        repo_id: Where the card will be.
+        license: Licence of the weights, a Hub identifier; None: "unknown".
+        tags: More tags.
+
+    Returns:
+        The text of a README.md, front matter included.
+    """
+    recipe = facts.recipe or {}
+    data = recipe.get("data") or {}
+    checkpoint = (recipe.get("target") or {}).get("checkpoint")
+    datasets = [data["dataset"]] if is_hub_id(data.get("dataset")) else None
+    card_data = ModelCardData(
+        library_name="neumeta_hf",
+        license=license or "unknown",
+        base_model=checkpoint if is_hub_id(checkpoint) else None,
+        datasets=datasets,
+        pipeline_tag="image-classification",
+        metrics=["accuracy"] if facts.sweep else None,
+        tags=list(dict.fromkeys(["neumeta", "hypernetwork", "model-compression", facts.family, *tags])),
+        model_name=repo_id.rpartition("/")[2],
+        eval_results=_eval_results(facts.sweep["rows"], facts.sweep["facts"], datasets) if facts.sweep else None,
+    )
+    sections = [
+        _family_summary(facts, repo_id),
+        _family_usage(repo_id),
+        *([_accuracy_section(facts.sweep, has_figure=facts.has_figure)] if facts.sweep else []),
+        _contents_section(facts),
+        *([_training_section(facts)] if facts.recipe or facts.training else []),
+        _limits_section(facts),
+        f"## Citation\n\nThe method is [Neural Metamorphosis]({_PAPER}):\n\n{_CITATION}",
+    ]
+    return _assemble(card_data, repo_id.rpartition("/")[2], sections)
+
+
+def morph_card(facts: MorphFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
+    """The card of one network that a family was morphed to.
+
+    Args:
+        facts: What is known of it.
+        repo_id: Where the card will be.
+        license: Licence of the weights, a Hub identifier; None: "unknown".
+        tags: More tags.
+
+    Returns:
+        The text of a README.md, front matter included.
+    """
+    on_hub = is_hub_id(facts.source)
+    card_data = ModelCardData(
+        library_name="neumeta_hf" if facts.needs_package else "transformers",
+        license=license or "unknown",
+        base_model=facts.source if on_hub else None,
+        # The Hub knows adapter, finetune, merge and quantized; other weights of the same kind are a finetune to it.
+        base_model_relation="finetune" if on_hub else None,
+        pipeline_tag="image-classification",
+        tags=list(dict.fromkeys(["neumeta", "model-compression", facts.model_type, *tags])),
+        model_name=repo_id.rpartition("/")[2],
+        eval_results=_eval_results([facts.row], facts.sweep_facts or {}, None) if facts.row else None,
+    )
+    family = f"[{facts.source}](https://huggingface.co/{facts.source})" if on_hub else f"`{facts.source}`"
+    left = facts.num_parameters / facts.full_num_parameters
+    averaged = f", the mean of {facts.num_samples} noisy generations" if facts.num_samples > 1 else ""
+    measured = ""
+    if facts.row and facts.sweep_facts:
+        measured = (
+            f" Measured accuracy: {facts.row['accuracy']:.2%} ({_where_measured(facts.sweep_facts)}; this size was "
+            f"{_kind(facts.row)})."
+        )
+    summary = (
+        f"A plain `{facts.model_class}` of {facts.num_parameters:,} parameters, {left:.1%} of the full-size network. "
+        f"Its weights were generated by the NeuMeta family {family} at {_name_widths(facts.widths)}{averaged}, without "
+        f"retraining.{measured} Any other size can be had from that family."
+    )
+    need = "import neumeta_hf  # pip install neumeta_hf: knows this architecture\n" if facts.needs_package else ""
+    usage = (
+        f'## Use\n\n```python\n{need}from transformers import pipeline\n\nclassify = pipeline("image-classification", '
+        f'model="{repo_id}")\n```'
+    )
+    citation = f"## Citation\n\nThe method is [Neural Metamorphosis]({_PAPER}):\n\n{_CITATION}"
+    return _assemble(card_data, repo_id.rpartition("/")[2], [summary, usage, citation])
+
+
+def merge_card(written: str, existing: str) -> str:
+    """A new card into one that is there: its generated section is replaced, all else stays.
+
+    Of the front matter, results are replaced as well (they would contradict the table) and keys that are missing are
+    added.
+
+    Args:
+        written: The new card.
+        existing: The card that is there.
+
+    Returns:
+        The merged card; `existing` itself where it has no generated section, and so is somebody's own.
+
+    Raises:
+        CardError: The front matter of the existing card is not a YAML mapping, or its section has no end.
+    """
+    if _BEGIN not in existing:
+        return existing
+    start, end = existing.index(_BEGIN), existing.find(_END)
+    if end < start:
+        raise CardError(
+            f"the card on the Hub has {_BEGIN!r} and no {_END!r} after it: its generated section cannot be told from "
+            "the rest. Put the end mark back, or push with overwrite_card=True."
+        )
+    front, body = _split_front_matter(existing)
+    new_front, new_body = _split_front_matter(written)
+    section = new_body[new_body.index(_BEGIN) : new_body.index(_END)]
+    body = body[: body.index(_BEGIN)] + section + body[body.index(_END) :]
+    merged = {**new_front, **front}
+    merged.pop("model-index", None)
+    if "model-index" in new_front:
+        merged["model-index"] = new_front["model-index"]
+    return f"---\n{yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def is_hub_id(name: Any) -> bool:
+    """Whether a name reads as `organisation/name`, which no local path with more or fewer parts does.
+
+    Args:
+        name: Anything.
+
+    Returns:
+        The answer; a relative path of two parts reads like one, so callers ask the file system first.
+    """
+    return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None
+
+
+def _split_front_matter(card: str) -> tuple[dict[str, Any], str]:
+    found = re.match(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", card, flags=re.DOTALL | re.MULTILINE)
+    if found is None:
+        return {}, card
+    try:
+        front = yaml.safe_load(found[1])
+    except yaml.YAMLError as error:
+        raise CardError(
+            "the front matter of the card on the Hub is no YAML: repair it there, or push with overwrite_card=True."
+        ) from error
+    if not isinstance(front or {}, dict):
+        raise CardError(
+            "the front matter of the card on the Hub is no mapping of keys: repair it there, or push with "
+            "overwrite_card=True."
+        )
+    return front or {}, card[found.end() :]
+
+
+def _assemble(card_data: ModelCardData, title: str, sections: Sequence[str]) -> str:
+    body = "\n\n".join(sections)
+    return f"---\n{card_data.to_yaml()}\n---\n\n# {title}\n\n{_BEGIN}\n{body}\n{_END}\n"
+
+
+def _eval_results(
+    rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], datasets: list[str] | None
+) -> list[EvalResult]:
+    name = str(facts.get("dataset", "unknown"))
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=datasets[0] if datasets else name,
+            dataset_name=name,
+            dataset_split=facts.get("split"),
+            metric_type="accuracy",
+            metric_name=f"accuracy at width {_name_width(row['width'])} ({_kind(row)})",
+            metric_value=round(row["accuracy"], 6),
+        )
+        for row in rows
+    ]
+
+
+def _family_summary(facts: FamilyFacts, repo_id: str) -> str:
+    num, widths = facts.num_parameters, facts.config.get("trained_widths") or ()
+    trained = f" Training drew widths from {min(widths):g} to {max(widths):g}." if widths else ""
+    return (
+        f"A family of networks in one checkpoint: a hypernetwork of {num['hypernetwork']:,} parameters generates "
+        f"{num['generated']:,} weights of a `{facts.family}` network ({num['static']:,} more are shared by all sizes). "
+        f"Ask it for a size and it hands back a plain network, without retraining.{trained}"
+    )
+
+
+def _family_usage(repo_id: str) -> str:
+    return f"""\
+## Use
+
+```python
+from neumeta_hf import NeuMetaModel
+
+model = NeuMetaModel.from_pretrained("{repo_id}").morph(width=0.5)
+model.save_pretrained("network-0.5")  # an ordinary transformers model
+```
+
+`pip install neumeta_hf` brings the library; `neumeta morph {repo_id} --width 0.5 --output network-0.5` does the same
+from a shell."""
+
+
+def _accuracy_section(sweep: Mapping[str, Any], *, has_figure: bool) -> str:
+    lines = [
+        "## Accuracy against size",
+        "",
+        f"{_where_measured(sweep['facts']).capitalize()}. Parameters, multiply-accumulates (MACs) and compression are "
+        "of the whole network.",
+        "",
+        "| width | size | accuracy | parameters | MACs | compression |",
+        "|---|---|---|---|---|---|",
+    ]
+    rows = [("reference", "", sweep["reference"])] if sweep.get("reference") else []
+    rows += [(_name_width(row["width"]), _kind(row), row) for row in sweep["rows"]]
+    lines += [
+        f"| {name} | {kind} | {row['accuracy']:.2%} | {row['num_parameters']:,} | {row['macs']:,} | "
+        f"{row['compression_rate']:.1%} |"
+        for name, kind, row in rows
+    ]
+    if has_figure:
+        lines += ["", "![Accuracy against parameters of the whole network](sweep.png)"]
+    return "\n".join(lines)
+
+
+def _contents_section(facts: FamilyFacts) -> str:
+    config, num = facts.config, facts.num_parameters
+    groups = ", ".join(f"`{group}` ({count})" for group, count in facts.width_groups.items())
+    lines = [
+        "## What is in the checkpoint",
+        "",
+        f"- Hypernetwork: `{_inline(config['hypernetwork'])}`, {num['hypernetwork']:,} parameters.",
+        f"- Generated: {', '.join(f'`{name}`' for name in config['generated'])}, {num['generated']:,} weights at full "
+        "size.",
+        f"- Static, the same for every size: {num['static']:,} weights.",
+        f"- What a size may change, with channels of the full-size network: {groups}.",
+        f"- BatchNorm: {_normalization(config)}.",
+    ]
+    preparation = config.get("preparation")
+    if preparation:
+        lines.append(
+            f"- Total variation of the reference's weights: {preparation['tv_before']:,.1f} before preparation, "
+            f"{preparation['tv_after']:,.1f} after."
+        )
+    return "\n".join(lines)
+
+
+def _normalization(config: Mapping[str, Any]) -> str:
+    if config["normalization"] == "fuse":
+        return "fused into the convolutions"
+    stored, images = len(config["statistics_widths"]), config["calibration_images"]
+    own = f"; any other size measures its own on the checkpoint's {images} synthetic images" if images else ""
+    return f"kept, with statistics stored for {stored} widths{own}"
+
+
+def _training_section(facts: FamilyFacts) -> str:
+    lines = ["## Training", ""]
+    training = facts.training or {}
+    environment = training.get("environment") or {}
+    if environment:
+        versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
+        lines.append(
+            f"Seed {training['seed']}, on {environment['device']} ({environment['cores']} cores), "
+            f"{environment['date']}, {training['seconds']:,.0f} seconds; {versions}."
+        )
+    if facts.recipe:
+        recipe = {key: value for key, value in facts.recipe.items() if key != "output_dir"}
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True).rstrip()
+        lines += ["", f"<details>\n<summary>Recipe</summary>\n\n```yaml\n{text}\n```\n\n</details>"]
+    return "\n".join(lines)
+
+
+def _limits_section(facts: FamilyFacts) -> str:
+    widths = facts.config.get("trained_widths") or ()
+    lines = ["## Limits", ""]
+    if widths:
+        lines.append(
+            f"- Below width {min(widths):g} and above {max(widths):g} no network was trained; morphs of such sizes "
+            "warn, and lose accuracy."
+        )
+    if facts.sweep is None:
+        lines.append("- Accuracy by size was not measured for this card.")
+    elif facts.sweep["facts"].get("split") != "test":
+        lines.append(
+            f"- The accuracies above are of the {facts.sweep['facts'].get('split')} split, which selection may have "
+            "seen."
+        )
+    lines.append("- The classes and images are those of the training data; nothing is known of others.")
+    return "\n".join(lines)
+
+
+def _where_measured(facts: Mapping[str, Any]) -> str:
+    count = f"{facts['num_images']:,} images of the " if "num_images" in facts else "the "
+    versions = facts.get("versions") or {}
+    torch = f", torch {versions['torch']}" if versions.get("torch") else ""
+    return (
+        f"measured on {count}{facts.get('split')} split of {facts.get('dataset')}, seed {facts.get('seed')}, "
+        f"{facts.get('device')}{torch}, {facts.get('date')}"
+    )
+
+
+def _kind(row: Mapping[str, Any]) -> str:
+    return "trained" if row["trained"] else "never trained" if row["in_range"] else "outside the trained range"
+
+
+def _name_width(width: float | Mapping[str, float]) -> str:
+    if isinstance(width, Mapping):
+        return ",".join(f"{group}={ratio:g}" for group, ratio in width.items())
+    return f"{width:g}"
+
+
+def _name_widths(widths: Mapping[str, float]) -> str:
+    ratios = {round(ratio, 6) for ratio in widths.values()}
+    if len(ratios) == 1:
+        return f"width {ratios.pop():g}"
+    return "widths " + ", ".join(f"{group} {ratio:g}" for group, ratio in widths.items())
+
+
+def _inline(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False).strip()

@@ -1,0 +1,314 @@
+"""Families and morphs on a Hub, with the real client."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+from transformers import AutoModel, AutoModelForImageClassification, pipeline
+
+from neumeta_hf import NeuMetaForImageClassification, NeuMetaModel
+from neumeta_hf.errors import CheckpointError, HubError
+from neumeta_hf.targets import build_image_processor
+
+RUN_FILES = {"preprocessor_config.json", "training.json", "sweep.json", "sweep.png"}
+FAMILY_FILES = {"README.md", "config.json", "model.safetensors"}
+
+
+def commits(hub, repo_id, **options):
+    """Commits that somebody made, the newest first."""
+    return hub.commits(repo_id, **options)[:-1]
+
+
+def load(folder) -> NeuMetaForImageClassification:
+    return NeuMetaForImageClassification.from_pretrained(folder)
+
+
+def make_processor(num_channels, image_size):
+    mean = [0.5] * num_channels
+    return build_image_processor(num_channels=num_channels, image_size=image_size, mean=mean, std=mean)
+
+
+def same_weights(one, other):
+    tensors = other.state_dict()
+    return all(torch.equal(tensor, tensors[name]) for name, tensor in one.state_dict().items())
+
+
+def test_a_family_goes_up_as_one_commit_and_comes_back_to_the_bit(hub, run_folder):
+    family = load(run_folder)
+    address = family.push_to_hub("org/family", license="apache-2.0")
+    assert len(commits(hub, "org/family")) == 1
+    assert address.startswith(hub.endpoint + "/org/family/commit/")
+    assert set(hub.files("org/family")) - {".gitattributes"} == FAMILY_FILES | RUN_FILES
+    pulled = NeuMetaModel.from_pretrained("org/family")
+    assert same_weights(pulled.morph(0.5), family.morph(0.5))
+    assert isinstance(AutoModel.from_pretrained("org/family"), NeuMetaModel)
+    assert isinstance(AutoModelForImageClassification.from_pretrained("org/family"), NeuMetaForImageClassification)
+
+
+def test_an_unchanged_family_makes_no_commit(hub, run_folder):
+    for _ in range(2):
+        load(run_folder).push_to_hub("org/family")
+    assert len(commits(hub, "org/family")) == 1
+
+
+def test_a_family_without_a_run_goes_up_too(hub, make_case):
+    family = make_case("lenet").family()
+    family.push_to_hub("org/plain", image_processor=make_processor(1, 28))
+    assert set(hub.files("org/plain")) - {".gitattributes"} == FAMILY_FILES | {"preprocessor_config.json"}
+    assert "was not measured" in hub.files("org/plain")["README.md"].decode()
+
+
+def test_shards_branches_and_pull_requests(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family", revision="small-shards", max_shard_size="20KB")
+    files = hub.files("org/family", "small-shards")
+    assert "model.safetensors.index.json" in files
+    assert sum(name.endswith(".safetensors") for name in files) > 1
+    assert not set(hub.files("org/family")) & FAMILY_FILES
+    assert same_weights(NeuMetaModel.from_pretrained("org/family", revision="small-shards"), family)
+    family.push_to_hub("org/family", create_pr=True)
+    assert "config.json" not in hub.files("org/family")
+    assert "config.json" in hub.files("org/family", "refs/pr/1")
+
+
+def test_an_older_commit_can_be_pulled(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    first = commits(hub, "org/family")[0]
+    with torch.no_grad():
+        next(family.hypernetwork.parameters()).add_(1)
+    family.push_to_hub("org/family")
+    old = NeuMetaModel.from_pretrained("org/family", revision=getattr(first, "sha", first))
+    assert same_weights(old, load(run_folder))
+    assert not same_weights(old, NeuMetaModel.from_pretrained("org/family"))
+
+
+def test_pull_and_morph_cost_one_request_per_file_and_nothing_else(hub, run_folder):
+    load(run_folder).push_to_hub("org/family")
+    hub.requests.clear()
+    NeuMetaModel.from_pretrained("org/family").morph(0.5)
+    downloads = [request.path.rpartition("/")[2] for request in hub.requests.matching("GET", "/resolve/")]
+    assert sorted(downloads) == ["config.json", "model.safetensors"]
+    hub.requests.clear()
+    NeuMetaModel.from_pretrained("org/family").morph(0.25 + 0.25)
+    assert not hub.requests.matching("GET", "/resolve/")  # warm: all from the cache
+
+
+def test_a_pulled_family_morphs_without_a_server(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    NeuMetaModel.from_pretrained("org/family")
+    hub.stop()
+    assert same_weights(NeuMetaModel.from_pretrained("org/family").morph(0.5), family.morph(0.5))
+
+
+def test_a_private_family_needs_a_token(hub, run_folder, monkeypatch, hf_home):
+    load(run_folder).push_to_hub("org/secret", private=True, token=hub.token)
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(OSError, match="org/secret"):
+        NeuMetaModel.from_pretrained("org/secret")
+    assert NeuMetaModel.from_pretrained("org/secret", token=hub.token).width_groups
+    with pytest.raises(HubError, match="pushing to org/secret: .*hf auth login"):
+        load(run_folder).push_to_hub("org/secret")
+
+
+@pytest.mark.parametrize("hub", [{"cdn": True}], indirect=True)
+def test_weights_come_from_another_origin(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    assert same_weights(NeuMetaModel.from_pretrained("org/family"), family)
+    on_cdn = [request for request in hub.requests if request.on_cdn]
+    assert on_cdn
+    assert not [request for request in on_cdn if "authorization" in request.headers]
+
+
+# ---------------------------------------------------------------------------------------------------- cards
+
+
+def front_matter(hub, repo_id):
+    card = hub.files(repo_id)["README.md"].decode()
+    return yaml.safe_load(card.split("---")[1]), card
+
+
+def test_the_card_tells_of_the_run(hub, run_folder):
+    load(run_folder).push_to_hub("org/family", license="mit", tags=["mine"])
+    front, card = front_matter(hub, "org/family")
+    assert front["library_name"] == "neumeta_hf"
+    assert front["license"] == "mit"
+    assert front["base_model"] == "org/teacher"
+    assert front["pipeline_tag"] == "image-classification"
+    assert {"neumeta", "lenet", "mine"} <= set(front["tags"])
+    assert "datasets" not in front  # a folder of this machine is no data set on the Hub
+    (entry,) = front["model-index"]
+    results = [result["metrics"] for result in entry["results"]]
+    named = {metric["name"]: metric["value"] for metrics in results for metric in metrics}
+    assert named["accuracy at width 0.5 (trained)"] == 0.9125
+    assert named["accuracy at width 0.75 (never trained)"] == 0.95
+    assert named["accuracy at width 0.25 (outside the trained range)"] == 0.5
+    assert "| 0.5 | trained | 91.25% | 1,000 | 2,000 | 25.0% |" in card
+    assert "300 images of the test split of mnist" in card
+    assert "![Accuracy against parameters of the whole network](sweep.png)" in card
+    assert 'NeuMetaModel.from_pretrained("org/family").morph(width=0.5)' in card
+    assert "Seed 3, on cpu (2 cores), 2026-01-02, 61 seconds; torch 2.13.0." in card
+    assert "dataset: mnist" in card
+    assert "somebody" not in card
+    assert ModelCard(card).data.eval_results  # the client reads it back
+    assert hub.requests.matching("POST", "/api/validate-yaml")
+
+
+def test_what_somebody_wrote_into_a_card_stays(hub, run_folder):
+    load(run_folder).push_to_hub("org/family", license="mit")
+    _, card = front_matter(hub, "org/family")
+    edited = card.replace("license: mit", "license: cc-by-4.0\nmine: 7").replace("# family", "# My family\n\nBy hand.")
+    edited = edited.replace("| 0.5 | trained | 91.25% |", "| 0.5 | trained | 12.34% |") + "\nThe end, by hand.\n"
+    hub.put("org/family", {"README.md": edited.encode()})
+    load(run_folder).push_to_hub("org/family", license="mit")
+    front, merged = front_matter(hub, "org/family")
+    assert (front["license"], front["mine"]) == ("cc-by-4.0", 7)
+    assert "# My family\n\nBy hand." in merged
+    assert merged.endswith("\nThe end, by hand.\n")
+    assert "12.34%" not in merged
+    load(run_folder).push_to_hub("org/family", license="mit", overwrite_card=True)
+    front, fresh = front_matter(hub, "org/family")
+    assert front["license"] == "mit"
+    assert "By hand." not in fresh
+
+
+def test_a_card_of_ones_own_stays_whole(hub, run_folder):
+    hub.put("org/family", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})
+    load(run_folder).push_to_hub("org/family")
+    assert hub.files("org/family")["README.md"] == b"---\nlicense: mit\n---\n# Mine\n"
+    assert "config.json" in hub.files("org/family")
+
+
+def test_the_card_that_was_edited_a_moment_ago_is_the_one_that_is_merged(hub, run_folder):
+    load(run_folder).push_to_hub("org/family")
+    hub.put("org/family", {"README.md": hub.files("org/family")["README.md"] + b"\nNew words.\n"})
+    load(run_folder).push_to_hub("org/family")
+    assert b"New words." in hub.files("org/family")["README.md"]
+
+
+# ---------------------------------------------------------------------------------------------------- morphs
+
+
+@pytest.mark.parametrize("target", ["lenet", "resnet"])
+def test_a_morph_is_shared_as_an_ordinary_checkpoint(hub, make_case, target):
+    case = make_case(target)
+    family = case.family()
+    family.push_to_hub("org/family", image_processor=make_processor(*case.images().shape[1:3]))
+    morph = family.morph(0.5)
+    morph.push_to_hub("org/family-w50", license="mit")
+    front, card = front_matter(hub, "org/family-w50")
+    assert front["base_model"] == "org/family"
+    assert front["base_model_relation"] == "finetune"
+    assert front["library_name"] == ("transformers" if target == "resnet" else "neumeta_hf")
+    assert "at width 0.5, without" in card
+    pulled = AutoModelForImageClassification.from_pretrained("org/family-w50")
+    assert type(pulled) is type(morph)
+    assert same_weights(pulled, morph)
+    classify = pipeline("image-classification", model="org/family-w50")
+    assert len(classify(picture(case), top_k=2)) == 2
+
+
+def picture(case):
+    channels, size = case.images().shape[1:3]
+    return Image.new("RGB" if channels == 3 else "L", (size, size))
+
+
+def test_a_morph_with_a_width_per_group_says_so(hub, make_case):
+    family = make_case("lenet").family()
+    family.morph({"conv1": 0.5}).push_to_hub("org/odd")
+    front, card = front_matter(hub, "org/odd")
+    assert "base_model" not in front  # the family was never saved
+    assert "at widths conv1 0.5, conv2 1, conv3 1" in card
+
+
+def test_a_morph_of_a_measured_size_carries_its_accuracy(hub, run_folder):
+    load(run_folder).morph(0.5).push_to_hub("org/half")
+    front, card = front_matter(hub, "org/half")
+    (result,) = front["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.9125
+    assert "91.25%" in card
+    load(run_folder).morph(0.6).push_to_hub("org/other")
+    assert "model-index" not in front_matter(hub, "org/other")[0]
+
+
+def test_a_morph_keeps_no_trace_in_what_is_saved(run_folder, tmp_path):
+    load(run_folder).morph(0.5).save_pretrained(tmp_path / "morph")
+    assert sorted(os.listdir(tmp_path / "morph")) == ["config.json", "model.safetensors"]
+    assert str(run_folder) not in (tmp_path / "morph" / "config.json").read_text()
+
+
+# ---------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.mark.integration
+def test_the_command_pushes_a_family_and_sizes_of_it(hub, hub_environment, run_folder):
+    command = (
+        "import sys; from neumeta_hf.cli import main; "
+        "sys.exit(max(main(line.split()) for line in sys.argv[1].splitlines()))"
+    )
+    lines = "\n".join(
+        [
+            f"push {run_folder} org/family --license mit",
+            "push org/family org/sizes --widths 1.0,0.5",
+            "push org/family org/branches --widths 0.5 --as-revisions",
+        ]
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", command, lines], env=hub_environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"family pushed: {hub.endpoint}/org/family/commit/" in result.stdout
+    assert {"org/family", "org/sizes-w100", "org/sizes-w50", "org/branches"} <= set(hub.repos)
+    assert "config.json" in hub.files("org/branches", "w50")
+    assert front_matter(hub, "org/sizes-w50")[0]["base_model"] == "org/family"
+
+
+@pytest.mark.integration
+def test_code_beside_the_weights_serves_people_without_the_package(hub, hub_environment, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family", with_code=True)
+    assert "auto_map" not in family.config.to_dict()
+    script = """
+import importlib.abc, sys
+
+class Hidden(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == "neumeta_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hidden())
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoModelForImageClassification
+
+try:
+    AutoModel.from_pretrained("org/family", trust_remote_code=False)
+except ValueError as error:
+    assert "trust_remote_code" in str(error), error
+else:
+    sys.exit("code ran without trust")
+model = AutoModelForImageClassification.from_pretrained("org/family", trust_remote_code=True)
+assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
+morph = model.morph(width=0.5)
+print(sum(tensor.double().sum().item() for tensor in morph.state_dict().values()))
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], env=hub_environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    expected = sum(tensor.double().sum().item() for tensor in family.morph(0.5).state_dict().values())
+    assert float(result.stdout) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_folder_without_a_family_is_no_checkpoint(hub, tmp_path):
+    with pytest.raises((OSError, CheckpointError)):
+        NeuMetaModel.from_pretrained(tmp_path)
+    assert os.listdir(Path(tmp_path)) == []
