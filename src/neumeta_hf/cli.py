@@ -349,17 +349,9 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def _loaded(auto_class, name: str, **options) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
+    from neumeta_hf.checkpoints import explain_loading_errors
 
-    try:
-        return auto_class.from_pretrained(name, **options)
-    except NeuMetaError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        reason = _one_line(error) or type(error).__name__
-        where = "" if Path(name).is_dir() else " (no folder of that name is here, so it was looked for on the Hub)"
-        raise CheckpointError(f"{name} cannot be loaded{where}: {reason[:300]}") from error
+    return explain_loading_errors(name, lambda: auto_class.from_pretrained(name, **options))
 
 
 def _load_family(name: str) -> "NeuMetaModel":
@@ -374,8 +366,8 @@ def _load_family(name: str) -> "NeuMetaModel":
             f"{name} is one network, of model type {model_type!r}, and no family: give the output folder of a training "
             "run."
         )
-    # Tensors of a wrong shape come back as keys, and from_pretrained names them; transformers' own error does not.
-    return _loaded(NeuMetaForImageClassification, name, ignore_mismatched_sizes=True)
+    family: Any = NeuMetaForImageClassification.from_pretrained(name)
+    return family
 
 
 def _recipe_of(checkpoint: Path):

@@ -7,11 +7,15 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from neumeta_hf.checkpoints import check_numbers
 from neumeta_hf.errors import CheckpointError, SizeError
 
 FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
+
+MAX_STATISTICS = 4096
 
 
 @strict
@@ -36,6 +40,7 @@ class NeuMetaConfig(PreTrainedConfig):
         alignment: "corner" (`c / C`, the paper's) or "center" (`(c + 0.5) / C`).
         clamp_sizes: Whether a size outside the trained range keeps the nearest trained size as its size coordinate.
         preparation: Report of the preparation: orders, total variation before and after.
+        weights_digest: Checksum of the weights that were saved with this config; loading compares it.
         format_version: Format of the checkpoint.
     """
 
@@ -55,7 +60,33 @@ class NeuMetaConfig(PreTrainedConfig):
     alignment: str = "corner"
     clamp_sizes: bool = True
     preparation: dict | None = None
+    weights_digest: str | None = None
     format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As for any transformers config, but what cannot be a family is refused by name.
+
+        Raises:
+            CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
+                sizes that no network has.
+        """
+        if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
+            found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
+            raise CheckpointError(
+                f"config.json is of model type {found!r}, and a family's is {cls.model_type!r}: give the folder or "
+                "repo of a family."
+            )
+        if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
+            check_numbers(config_dict)
+            target = config_dict.get("target_config")
+            model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
+            if model_type not in CONFIG_MAPPING:
+                raise CheckpointError(
+                    f"config.json: target_config is of model type {model_type!r}, which neither transformers nor this "
+                    "package knows. Import the module that registers the target family, then load again."
+                )
+        return super().from_dict(config_dict, **kwargs)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -79,6 +110,15 @@ class NeuMetaConfig(PreTrainedConfig):
             raise CheckpointError(
                 f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the "
                 "paper uses 1."
+            )
+        if self.coordinate_scale is not None and self.coordinate_scale < 1:
+            raise CheckpointError(
+                f"coordinate_scale={self.coordinate_scale}: it is a number of channels, from 1 up; None for the "
+                "largest of the reference."
+            )
+        if len(self.statistics_widths) > MAX_STATISTICS:
+            raise CheckpointError(
+                f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
             )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")

@@ -25,6 +25,10 @@ class CheckpointError(NeuMetaError):
     """A checkpoint that lacks something, has something too much, or is of another kind."""
 
 
+class MissingCheckpointError(CheckpointError, OSError):
+    """A checkpoint, or a file of it, that is not there; an OSError too, which is what transformers raises."""
+
+
 class RecipeError(NeuMetaError):
     """A recipe with an unknown key, a missing key or a value of the wrong kind."""
 

@@ -24,6 +24,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from neumeta_hf.calibration import calibrate
+from neumeta_hf.checkpoints import check_index, check_weights, explain_loading_errors, weights_digest
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
@@ -253,11 +254,25 @@ class NeuMetaModel(PreTrainedModel):
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
 
+        Only safetensors files are read, and what they hold is compared with the checksum that was saved.
+
         Raises:
-            CheckpointError: Keys are missing from the checkpoint or unknown to the model.
+            CheckpointError: A file is damaged, keys or shapes do not fit, weights are no numbers or not those that
+                were saved.
+            MissingCheckpointError: There is no such checkpoint, or a file of it is missing; also an OSError.
+            TargetError: The target family is not registered.
+            HypernetworkError: The hypernetwork is unknown, or an option of it.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        model, info = loaded
+        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise CheckpointError(
+                f"{name}: use_safetensors={kwargs['use_safetensors']} would read a pickle, which can run anything. "
+                "Only safetensors files are read."
+            )
+        kwargs["ignore_mismatched_sizes"] = True  # they come back as keys, and are named below
+        check_index(Path(name) / kwargs.get("subfolder", ""))
+        load: Any = functools.partial(super().from_pretrained, *args, output_loading_info=True, **kwargs)
+        model, info = explain_loading_errors(name, load)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(map(str, info[kind])):
                 first = ", ".join(keys[:5]) + (" ..." if len(keys) > 5 else "")
@@ -269,7 +284,15 @@ class NeuMetaModel(PreTrainedModel):
         # aligned, so that a reloaded family generates the very same bits.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
+        # Converted, or not from the file at all: then the checksum is of other bits.
+        as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and "state_dict" not in kwargs
+        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, name)
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args, **kwargs):
+        """As for any transformers model; the config also gets a checksum of the weights, which loading compares."""
+        self.config.weights_digest = weights_digest(kwargs.get("state_dict") or self.state_dict())
+        super().save_pretrained(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------ sizes
 

@@ -152,7 +152,7 @@ def test_a_plain_network_is_no_family(command, family, capsys):
 def test_a_checkpoint_cut_short_is_refused(changed, capsys):
     weights = changed() / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "changed cannot be loaded: " in refusal(capsys, "info", weights.parent)
+    assert "changed: its .safetensors file is damaged" in refusal(capsys, "info", weights.parent)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Uploading a finished folder as one commit, its card merged with the one that is there."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +19,13 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from neumeta_hf.errors import HubError
+from neumeta_hf.errors import HubError, NeuMetaError
 from neumeta_hf.hub.card import merge_card
 
 logger = logging.getLogger(__name__)
+
+_WAITS = (1.0, 4.0)
+"""Seconds before the tries after the first."""
 
 _Result = TypeVar("_Result")
 
@@ -40,6 +44,9 @@ def push_folder(
     overwrite_card: bool = False,
 ) -> CommitInfo:
     """Upload a folder, as one commit that appears whole or not at all.
+
+    The client repeats what it can. The commit itself it does not: an answer that was lost may have been a commit. Here
+    the whole upload is tried again, which makes no second commit where the first has arrived.
 
     Args:
         folder: What to upload; `README.md` is written into it.
@@ -83,7 +90,7 @@ def push_folder(
             commit_description=commit_description,
         )
 
-    return explain_hub_errors(f"pushing to {repo_id}", upload)
+    return explain_hub_errors(f"pushing to {repo_id}", lambda: _try_again(upload))
 
 
 def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
@@ -101,6 +108,8 @@ def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
     """
     try:
         return call()
+    except NeuMetaError:
+        raise
     except OfflineModeIsEnabled as error:
         raise HubError(f"{doing}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
     except HFValidationError as error:
@@ -118,9 +127,32 @@ def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
         raise HubError(f"{doing}: {_first_line(error)} {_remedy(error)}") from error
     except (HTTPError, ConnectionError) as error:
         raise HubError(
-            f"{doing}: the connection failed ({type(error).__name__}: {_first_line(error)}). Nothing was committed; "
-            "check the network and try again."
+            f"{doing}: the connection failed ({type(error).__name__}: {_first_line(error)}). Check the network and try "
+            "again: what has arrived is not sent twice."
         ) from error
+    except ValueError as error:  # the Hub's word on the front matter, through the client
+        raise HubError(
+            f"{doing}: the card is refused: {_first_line(error)} Nothing was committed; repair the card's front "
+            "matter, or push with overwrite_card=True."
+        ) from error
+    except RuntimeError as error:  # of a file that could not be uploaded, after the client's own tries
+        raise HubError(f"{doing}: {_first_line(error)} Nothing was committed; try again later.") from error
+
+
+def _try_again(call: Callable[[], _Result]) -> _Result:
+    for wait in _WAITS:
+        try:
+            return call()
+        except HfHubHTTPError as error:
+            if getattr(error.response, "status_code", 0) < 500:
+                raise
+            logger.warning("the Hub failed (%s): trying again in %g seconds", _first_line(error), wait)
+        except OfflineModeIsEnabled:
+            raise
+        except (HTTPError, ConnectionError) as error:
+            logger.warning("the connection failed (%s): trying again in %g seconds", _first_line(error), wait)
+        time.sleep(wait)
+    return call()
 
 
 def _existing_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:

@@ -1,0 +1,358 @@
+"""What is damaged, absurd or hostile ends in one clear error of this library; docs/security.md lists it."""
+
+import json
+import logging
+import shutil
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
+
+from neumeta_hf import NeuMetaForImageClassification, NeuMetaModel
+from neumeta_hf.errors import CardError, CheckpointError, HubError, MissingCheckpointError, NeuMetaError
+from neumeta_hf.hub import push
+
+WEIGHTS = "model.safetensors"
+KEY = "hypernetwork.mlps.0.first.bias"
+
+
+@pytest.fixture
+def checkpoint(make_case, tmp_path) -> Path:
+    make_case("lenet").family().save_pretrained(tmp_path / "family")
+    return tmp_path / "family"
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def with_config(**values):
+    """A change of config.json: keys joined by two underscores, `...` removes."""
+
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        for path, value in values.items():
+            *parents, leaf = path.split("__")
+            place = config
+            for parent in parents:
+                place = place[parent]
+            if value is ...:
+                del place[leaf]
+            else:
+                place[leaf] = value
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def with_text(text):
+    return lambda folder: (folder / "config.json").write_text(text)
+
+
+def with_bytes(change):
+    return lambda folder: (folder / WEIGHTS).write_bytes(change((folder / WEIGHTS).read_bytes()))
+
+
+def with_tensors(change):
+    def write(folder):
+        tensors = load_file(folder / WEIGHTS)
+        change(tensors)
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    return write
+
+
+def with_value(value):
+    def change(tensors):
+        tensors[KEY][0] = value
+
+    return with_tensors(change)
+
+
+def flipped(data, index):
+    return data[:index] + bytes([data[index] ^ 0x40]) + data[index + 1 :]
+
+
+def only_a_pickle(folder):
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def with_index(name):
+    def write(folder):
+        keys = list(load_file(folder / WEIGHTS))
+        shutil.move(folder / WEIGHTS, folder.parent / "outside.safetensors")
+        index = {"metadata": {}, "weight_map": dict.fromkeys(keys, name)}
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+    return write
+
+
+def with_broken_index(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / f"{WEIGHTS}.index.json").write_text('{"weights": []}')
+
+
+HUGE = 10**12
+FAULTS = {
+    "truncated weights": (with_bytes(lambda data: data[: len(data) // 2]), r"family: .*safetensors file is damaged"),
+    "empty weights": (with_bytes(lambda data: b""), r"damaged or none .*header too small"),
+    "header with a flipped bit": (with_bytes(lambda data: flipped(data, 6)), r"damaged or none .*download or save"),
+    "weight with a flipped bit": (with_bytes(lambda data: flipped(data, len(data) - 4)), r"not those that were saved"),
+    "pickle under the name of safetensors": (
+        with_bytes(lambda data: b"\x80\x04." * 100),
+        r"file is damaged or none",
+    ),
+    "nothing but a pickle": (only_a_pickle, r"no file named model.safetensors"),
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), r"no file named model.safetensors"),
+    "missing key": (with_tensors(lambda tensors: tensors.pop(KEY)), rf"missing keys in the checkpoint: {KEY}"),
+    "unknown key": (with_tensors(lambda tensors: tensors.update(more=torch.ones(2))), r"unexpected keys .*: more"),
+    "shape that does not fit": (
+        with_tensors(lambda tensors: tensors.update({KEY: torch.ones(2, 3)})),
+        rf"mismatched keys .*{KEY}.*\[2, 3\]",
+    ),
+    "integers for weights": (
+        with_tensors(lambda tensors: tensors.update({KEY: tensors[KEY].int()})),
+        r"not those that were saved",
+    ),
+    "NaN": (with_value(float("nan")), rf"{KEY} holds NaN or infinite values"),
+    "infinity": (with_value(float("inf")), rf"{KEY} holds NaN or infinite values"),
+    "weights outside of the folder": (with_index("../outside.safetensors"), r"index.json names '../outside"),
+    "weights at an absolute path": (with_index("/outside.safetensors"), r"index.json names '/outside"),
+    "weights in a folder below": (with_index("below/outside.safetensors"), r"index.json names 'below/outside"),
+    "index that is none": (with_broken_index, r"is no index of weights"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"model type None, and a family's is 'neumeta'"),
+    "config that is no JSON": (with_text("{"), r"is not a valid JSON file"),
+    "empty config": (with_text(""), r"is not a valid JSON file"),
+    "config that is a list": (with_text("[]"), r"of model type 'list'"),
+    "another model type": (with_config(model_type="bert"), r"of model type 'bert', and a family's is 'neumeta'"),
+    "unknown model type": (with_config(model_type="nonsense"), r"of model type 'nonsense'"),
+    "newer format": (with_config(format_version=2, more={}), r"format_version=2: this neumeta_hf reads format 1"),
+    "unknown hypernetwork": (with_config(hypernetwork__type="other"), r"'other' is unknown: choose one of grid, inr"),
+    "unknown option of the hypernetwork": (with_config(hypernetwork__depth=3), r"no option depth"),
+    "option of another type": (with_config(hypernetwork__hidden_size="big"), r"hidden_size='big'"),
+    "negative option": (with_config(hypernetwork__hidden_size=-1), r"hidden_size=-1"),
+    "no layers": (with_config(hypernetwork__num_hidden_layers=0), r"num_hidden_layers=0"),
+    "hypernetwork that is a word": (with_config(hypernetwork="inr"), r"config.json holds a value that does not fit"),
+    "target of another kind": (with_config(target_config__model_type="bert"), r"no target family of model type 'bert'"),
+    "unknown target": (with_config(target_config__model_type="nonsense"), r"target_config is of model type 'nonsense'"),
+    "no target": (with_config(target_config=...), r"target_config is of model type None"),
+    "10^12 channels": (
+        with_config(target_config__hidden_channels=[HUGE] * 3),
+        r"channels=1000000000000: at most",
+    ),
+    "10^12 hidden units": (with_config(hypernetwork__hidden_size=HUGE), r"hidden_size=1000000000000: at most"),
+    "10^12 frequencies": (with_config(hypernetwork__num_frequencies=HUGE), r"num_frequencies=1000000000000: at most"),
+    "10^5 layers": (with_config(hypernetwork__num_hidden_layers=10**5), r"num_hidden_layers=100000: at most 1,024"),
+    "10^12 images": (with_config(calibration_images=HUGE), r"calibration_images=1000000000000: at most"),
+    "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"at most 4096 are stored"),
+    "negative channels": (with_config(target_config__hidden_channels=[-1, 2, 3]), r"pass three counts from 1 up"),
+    "nothing of that name to generate": (with_config(generated=["nope"]), r"'nope' matches no parameter of lenet"),
+    "nothing to generate": (with_config(generated=[]), r"which generated=\[\] leaves static"),
+    "unknown width group": (with_config(width_groups=["nope"]), r"lenet has conv1, conv2, conv3"),
+    "unknown normalisation": (with_config(normalization="layer"), r"normalization='layer': choose one of"),
+    "negative noise": (with_config(coordinate_noise=-1), r"coordinate_noise=-1: it is a width in channels"),
+    "noise that is a word": (with_config(coordinate_noise="much"), r"'coordinate_noise' with value 'much'"),
+    "unknown alignment": (with_config(alignment="left"), r"alignment='left': choose one of"),
+    "width of zero": (with_config(trained_widths=[0, 1]), r"trained_widths holds \[0\]"),
+    "even kernel": (with_config(target_config__kernel_size=4), r"kernel_size=4: pass an odd number"),
+    "scale of zero": (with_config(coordinate_scale=0), r"coordinate_scale=0: it is a number of channels"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_checkpoint_is_refused_by_name(checkpoint, fault):
+    spoil, said = FAULTS[fault]
+    spoil(checkpoint)
+    with pytest.raises(NeuMetaError, match=said):
+        NeuMetaModel.from_pretrained(checkpoint)
+
+
+def test_no_pickle_is_read_even_when_asked_for(checkpoint):
+    torch.save(load_file(checkpoint / WEIGHTS), checkpoint / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"use_safetensors=False would read a pickle"):
+        NeuMetaModel.from_pretrained(checkpoint, use_safetensors=False)
+
+
+def test_the_checksum_is_of_the_weights_and_not_of_their_files_or_types(checkpoint):
+    family = NeuMetaForImageClassification.from_pretrained(checkpoint)
+    family.save_pretrained(checkpoint.parent / "shards", max_shard_size="10KB")
+    assert len(list((checkpoint.parent / "shards").glob("*.safetensors"))) > 1
+    again = NeuMetaModel.from_pretrained(checkpoint.parent / "shards")
+    assert again.config.weights_digest == family.config.weights_digest
+    half = NeuMetaModel.from_pretrained(checkpoint, dtype=torch.bfloat16)
+    half.save_pretrained(checkpoint.parent / "half")
+    assert NeuMetaModel.from_pretrained(checkpoint.parent / "half").dtype == torch.bfloat16
+
+
+def test_what_is_missing_is_an_os_error_as_for_any_model(tmp_path):
+    with pytest.raises(OSError, match="nowhere cannot be loaded") as caught:
+        NeuMetaModel.from_pretrained(tmp_path / "nowhere")
+    assert isinstance(caught.value, MissingCheckpointError)
+
+
+# ---------------------------------------------------------------------------------------------------- the Hub
+
+
+@pytest.fixture
+def waits(monkeypatch, client_waits) -> list[float]:
+    """Seconds that this library wanted to wait; neither it nor the client does."""
+    seconds: list[float] = []
+    monkeypatch.setattr(push, "time", SimpleNamespace(**{**vars(time), "sleep": seconds.append}))
+    return seconds
+
+
+ORG = "org/family"
+COMMIT = rf"/api/models/{ORG}/commit/"
+REFUSALS = {
+    "a token that may not write": (lambda hub: hub.fail("POST", COMMIT, status=403), r"token may not write there"),
+    "too many requests": (lambda hub: hub.fail("POST", COMMIT, times=9, status=429), r"429|limits the rate"),
+    "commit that fails": (lambda hub: hub.fail("POST", COMMIT, times=9, status=500), r"500.* try again later"),
+    "commit that is dropped": (lambda hub: hub.drop("POST", COMMIT, times=9), r"the connection failed"),
+    "upload that fails": (lambda hub: hub.fail("PUT", "/lfs/", times=99, status=503), r"Error while uploading"),
+    "upload that is dropped": (
+        lambda hub: hub.drop("PUT", "/lfs/", times=99, after_bytes=99),
+        r"Error while uploading",
+    ),
+    "repo that cannot be made": (lambda hub: hub.fail("POST", "repos/create", times=9, status=500), r"try again later"),
+    "card that the Hub refuses": (
+        lambda hub: hub.fail("POST", "validate-yaml", times=9, status=400),
+        r"the card is refused: Invalid metadata",
+    ),
+    "server that is gone": (lambda hub: hub.stop(), r"the connection failed"),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_push_that_fails_is_one_error_and_leaves_the_repo_as_it_was(hub, checkpoint, waits, refusal):
+    family = NeuMetaForImageClassification.from_pretrained(checkpoint)
+    hub.put(ORG, {"config.json": b"{}", "notes.txt": b"mine"})
+    before = hub.files(ORG)
+    spoil, said = REFUSALS[refusal]
+    spoil(hub)
+    with pytest.raises(HubError, match=rf"pushing to {ORG}: .*({said})"):
+        family.push_to_hub(ORG)
+    assert hub.files(ORG) == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda hub: hub.fail("POST", COMMIT, times=2, status=503),
+        lambda hub: hub.drop("POST", COMMIT, times=2, after_bytes=10),
+        lambda hub: hub.fail("PUT", "/lfs/", times=2, status=500),
+        lambda hub: hub.fail("POST", "preupload", times=2, status=429, retry_after=1),
+        lambda hub: hub.drop("PUT", "/lfs/", times=1, after_bytes=100),
+    ],
+    ids=["commit fails", "commit dropped", "upload fails", "too many requests", "upload dropped"],
+)
+def test_a_push_that_fails_for_a_while_is_tried_again_and_commits_once(hub, checkpoint, waits, caplog, spoil):
+    family = NeuMetaForImageClassification.from_pretrained(checkpoint)
+    hub.put(ORG, {"notes.txt": b"mine"})
+    commits = len(hub.commits(ORG))
+    spoil(hub)
+    with caplog.at_level(logging.WARNING, logger="neumeta_hf"):
+        family.push_to_hub(ORG)
+    assert len(hub.commits(ORG)) == commits + 1
+    assert NeuMetaModel.from_pretrained(ORG).config.weights_digest == family.config.weights_digest
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a/b/c", r"Give organisation/name"), ("org/..", r"Give organisation/name")]
+)
+def test_a_name_that_no_repo_can_have(hub, checkpoint, name, said):
+    with pytest.raises(HubError, match=said):
+        NeuMetaForImageClassification.from_pretrained(checkpoint).push_to_hub(name)
+
+
+BEGIN = b"<!-- neumeta: begin (rewritten by every push) -->\n"
+END = b"<!-- neumeta: end -->\n"
+
+
+def test_offline_is_said(hub, checkpoint, monkeypatch, waits):
+    family = NeuMetaForImageClassification.from_pretrained(checkpoint)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        family.push_to_hub(ORG)
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    ("card", "said"),
+    [
+        (
+            b"---\nlicense: [\n---\n<!-- neumeta: begin (rewritten by every push) -->\n<!-- neumeta: end -->\n",
+            "no YAML",
+        ),
+        (b"---\n- a\n---\n<!-- neumeta: begin (rewritten by every push) -->\n<!-- neumeta: end -->\n", "no mapping"),
+        (b"<!-- neumeta: begin (rewritten by every push) -->\ntext\n", "no '<!-- neumeta: end -->' after it"),
+    ],
+)
+def test_a_card_that_cannot_be_merged_is_not_written_over(hub, checkpoint, card, said):
+    hub.put(ORG, {"README.md": card})
+    family = NeuMetaForImageClassification.from_pretrained(checkpoint)
+    with pytest.raises(CardError, match=said):
+        family.push_to_hub(ORG)
+    assert hub.files(ORG) == {"README.md": card}
+    family.push_to_hub(ORG, overwrite_card=True)
+    assert b"neumeta" in hub.files(ORG)["config.json"]
+
+
+# ---------------------------------------------------------------------------------------------------- pulling
+
+
+@pytest.fixture
+def shared(hub, checkpoint):
+    NeuMetaForImageClassification.from_pretrained(checkpoint).push_to_hub(ORG)
+    return hub
+
+
+@pytest.mark.parametrize("revision", ["nowhere", "0" * 40])
+def test_a_revision_that_is_not_there(shared, revision):
+    with pytest.raises(MissingCheckpointError, match=f"{ORG} cannot be loaded"):
+        NeuMetaModel.from_pretrained(ORG, revision=revision)
+
+
+def test_a_repo_that_is_not_there(hub):
+    with pytest.raises(MissingCheckpointError, match="org/nothing cannot be loaded .*looked for on the Hub"):
+        NeuMetaModel.from_pretrained("org/nothing")
+
+
+def test_weights_that_change_on_the_way_are_refused(shared):
+    shared.corrupt(rf"resolve/.*/{WEIGHTS}", lambda data: flipped(data, len(data) - 3))
+    with pytest.raises(CheckpointError, match="not those that were saved"):
+        NeuMetaModel.from_pretrained(ORG)
+
+
+def test_weights_that_arrive_short_are_not_kept(shared, client_waits):
+    shared.corrupt(rf"resolve/.*/{WEIGHTS}", lambda data: data[:-100])
+    with pytest.raises(NeuMetaError):
+        NeuMetaModel.from_pretrained(ORG)
+    shared.heal()
+    assert NeuMetaModel.from_pretrained(ORG).width_groups
+
+
+def test_a_dropped_download_is_taken_up_again(shared, client_waits):
+    shared.drop("GET", rf"resolve/.*/{WEIGHTS}", times=2, after_bytes=1000)
+    assert NeuMetaModel.from_pretrained(ORG).width_groups
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_fails_for_good_is_one_error(shared, client_waits, status):
+    shared.fail("GET", rf"resolve/.*/{WEIGHTS}", times=99, status=status)
+    with pytest.raises(NeuMetaError, match=ORG):
+        NeuMetaModel.from_pretrained(ORG)
+    shared.heal()
+    assert NeuMetaModel.from_pretrained(ORG).width_groups  # nothing half-written in the cache
+
+
+def test_a_repo_whose_index_leaves_its_folder(shared):
+    files = shared.files(ORG)
+    index = {"metadata": {}, "weight_map": dict.fromkeys([KEY], "../../../outside.safetensors")}
+    files = {"config.json": files["config.json"], f"{WEIGHTS}.index.json": json.dumps(index).encode()}
+    shared.put("org/hostile", files)
+    with pytest.raises(CheckpointError, match=r"org/hostile cannot be loaded: .*'\.\.' path segment"):
+        NeuMetaModel.from_pretrained("org/hostile")
