@@ -1,6 +1,7 @@
 """Families and morphs on a Hub, with the real client."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -312,3 +313,16 @@ def test_a_folder_without_a_family_is_no_checkpoint(hub, tmp_path):
     with pytest.raises((OSError, CheckpointError)):
         NeuMetaModel.from_pretrained(tmp_path)
     assert os.listdir(Path(tmp_path)) == []
+
+
+@pytest.mark.integration
+def test_the_walkthrough_in_the_docs_is_what_its_script_prints(hub, hub_environment, run_folder):
+    root = Path(__file__).parents[3]
+    digits = run_folder.rename(run_folder.with_name("digits"))
+    command = [sys.executable, root / "examples" / "hub_walkthrough.py", digits, "--repo", "org/digits"]
+    result = subprocess.run(command, env=hub_environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    printed = re.sub(r"\b[0-9a-f]{40}\b", "<sha>", result.stdout.replace(hub.endpoint, "https://huggingface.co"))
+    shown = re.search(r"```console\n(.*?)```", (root / "docs" / "hub.md").read_text(), flags=re.DOTALL)
+    assert shown is not None
+    assert shown[1].strip().splitlines() == printed.strip().splitlines()
