@@ -1,11 +1,14 @@
 """Families and morphs on a Hub, with the real client."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,9 +16,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, pipeline
 
-from neumeta_hf import NeuMetaForImageClassification, NeuMetaModel
+from neumeta_hf import DataConfig, NeuMetaForImageClassification, NeuMetaModel, train
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.targets import build_image_processor
+from neumeta_hf.training.recipe import FamilyRecipe, LoopRecipe, Recipe, TargetRecipe
 
 RUN_FILES = {"preprocessor_config.json", "training.json", "sweep.json", "sweep.png"}
 FAMILY_FILES = {"README.md", "config.json", "model.safetensors"}
@@ -94,11 +98,53 @@ def test_pull_and_morph_cost_one_request_per_file_and_nothing_else(hub, run_fold
     load(run_folder).push_to_hub("org/family")
     hub.requests.clear()
     NeuMetaModel.from_pretrained("org/family").morph(0.5)
-    downloads = [request.path.rpartition("/")[2] for request in hub.requests.matching("GET", "/resolve/")]
-    assert sorted(downloads) == ["config.json", "model.safetensors"]
+    for method in ("HEAD", "GET"):
+        asked = [request.path.rpartition("/")[2] for request in hub.requests.matching(method, "/resolve/")]
+        assert sorted(name for name in asked) == ["config.json", "model.safetensors"], method
     hub.requests.clear()
     NeuMetaModel.from_pretrained("org/family").morph(0.25 + 0.25)
     assert not hub.requests.matching("GET", "/resolve/")  # warm: all from the cache
+
+
+def test_a_family_may_lie_in_a_folder_of_its_repo_and_in_a_cache_of_ones_own(hub, run_folder, tmp_path):
+    family = load(run_folder)
+    files = {f"small/{path.name}": path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
+    hub.put("org/many", files)
+    pulled = NeuMetaModel.from_pretrained("org/many", subfolder="small", cache_dir=tmp_path / "mine")
+    assert same_weights(pulled, family)
+    assert list((tmp_path / "mine").glob("models--org--many/snapshots/*/small/model.safetensors"))
+    with pytest.raises(OSError, match="org/many cannot be loaded"):
+        NeuMetaModel.from_pretrained("org/many", local_files_only=True)  # the usual cache has never seen it
+
+
+def test_a_data_set_is_pushed_and_trained_from_by_its_id(hub, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)) for _ in range(48)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["no", "yes"])})
+    rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 24}, features=features)
+    datasets.DatasetDict({"train": rows, "test": rows}).push_to_hub("org/dots")
+    recipe = Recipe(output_dir=str(tmp_path / "run"))
+    recipe.data = DataConfig(dataset="org/dots", image_size=8, num_channels=1, mean=[0.5], std=[0.5])
+    recipe.target = TargetRecipe(family="lenet", config={"hidden_channels": [4, 4, 4], "kernel_size": 3})
+    recipe.pretrain = LoopRecipe(epochs=1, batch_size=8)
+    recipe.family = FamilyRecipe(hypernetwork={"type": "grid"})
+    recipe.train = LoopRecipe(epochs=1, batch_size=8)
+    output = train(recipe)
+    assert output is not None
+    load(output).push_to_hub("org/dots-family")
+    front, _ = front_matter(hub, "org/dots-family")
+    assert front["datasets"] == ["org/dots"]
+
+
+@pytest.mark.integration
+def test_the_hub_s_own_command_shows_a_family(hub, hub_environment, run_folder):
+    load(run_folder).push_to_hub("org/family", license="mit")
+    command = [Path(sys.executable).with_name("hf"), "models", "info", "org/family", "--format", "json"]
+    result = subprocess.run(command, env=hub_environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    shown = json.loads(result.stdout)
+    assert shown["id"] == "org/family"
+    assert "model.safetensors" in result.stdout
 
 
 def test_a_pulled_family_morphs_without_a_server(hub, run_folder):
