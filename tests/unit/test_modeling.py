@@ -202,11 +202,26 @@ def test_a_morph_is_saved_and_reloaded_alone(family, tmp_path):
     assert reloaded.config.id2label == morph.config.id2label
 
 
-def test_the_full_size_of_a_grid_is_the_reference(case):
-    family = case.family(hypernetwork={"type": "grid"})
+GRIDS = [{"positions": "relative"}, {"positions": "absolute"}, {"positions": "absolute", "levels": 3}]
+
+
+@pytest.mark.parametrize("options", GRIDS, ids=str)
+def test_the_full_size_of_a_grid_is_the_reference(case, options):
+    family = case.family(hypernetwork={"type": "grid", **options})
     morph = family.morph(1.0)
     for name, tensor in case.reference.named_parameters():
         assert torch.allclose(morph.state_dict()[name], tensor, atol=1e-4), name
+
+
+def test_every_parameter_of_a_grid_with_levels_learns_from_some_size(case):
+    family = case.family(hypernetwork={"type": "grid", "positions": "absolute", "levels": 3}).train()
+    for width in (1.0, 0.75, 0.5, 0.25):
+        logits = family(images_of(family), width=width).logits
+        torch.nn.functional.cross_entropy(logits, torch.arange(len(logits)) % logits.shape[1]).backward()
+    for name, parameter in family.hypernetwork.named_parameters():
+        assert parameter.grad is not None, name
+        if not name.endswith("exponent"):
+            assert (parameter.grad != 0).any(), name
 
 
 # ------------------------------------------------------------------------------------------------ save and load

@@ -40,7 +40,8 @@ class GridTensor(nn.Module):
         values: `[out cells, in cells, kernel_area]`.
         changes: What each further level adds, for a network of `2^-level` of the channels: `[out cells, in cells,
             kernel_area]`; with relative positions a cell per channel of that network, with absolute ones of its first
-            channels. Vectors, which are small, have a cell per channel of the reference on every level.
+            channels. Vectors, which are small, have a cell per channel of the reference on every level; tensors that no
+            size changes have none.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -67,6 +68,8 @@ class GridTensor(nn.Module):
             return torch.zeros(*num_cells, math.prod(full_size.kernel_size))
 
         self.values = nn.Parameter(make_cells(resolution))
+        # What no size changes cannot tell sizes apart.
+        levels = levels if any(varies and count > 1 for count, varies in axes) else 1
         parts = [1.0 if len(full_size.shape) == 1 else coverage * 2.0**-level for level in range(1, levels)]
         self.changes = nn.ParameterList([make_cells(part) for part in parts])
 
