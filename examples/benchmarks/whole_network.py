@@ -239,6 +239,60 @@ class Benchmark:
                 yield split.__getitems__(order[start : start + batch_size].tolist())
 
 
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the rows come to, in points of accuracy: the family against what it is measured by.
+
+    Returns:
+        "against_individual": width to family minus the network trained alone; "between": untrained width to family
+        minus the straight line between its trained neighbours of `ALONE`, by width; "random": kind to the smallest and
+        the mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
+        "data_free": kind to the largest loss of a morph without data against one calibrated on real images. Means over
+        seeds where there are several.
+    """
+
+    def points(method: str) -> dict[Any, dict[str, float]]:
+        by_width: dict[Any, list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["method"] == method:
+                by_width.setdefault(json.dumps(row["width"]), []).append(row)
+        means = {}
+        for width, found in by_width.items():
+            accuracy = 100 * sum(row["accuracy"] for row in found) / len(found)
+            means[width] = {"width": json.loads(width), "accuracy": accuracy, "macs": found[0]["macs"]}
+        return means
+
+    family = {row["width"]: row for row in points("family").values()}
+    individual = {row["width"]: row for row in points("individual").values()}
+    known = sorted(width for width in ALONE if width in family)
+    summary: dict[str, Any] = {
+        "against_individual": {
+            width: round(family[width]["accuracy"] - row["accuracy"], 2)
+            for width, row in individual.items()
+            if width in family
+        },
+        "between": {
+            width: round(row["accuracy"] - float(np.interp(width, known, [family[w]["accuracy"] for w in known])), 2)
+            for width, row in family.items()
+            if known and width not in known
+        },
+        "random": {},
+        "data_free": {},
+    }
+    line = sorted((np.log(row["macs"]), row["accuracy"]) for row in family.values())
+    for kind in ("stage", "layer"):
+        free, calibrated = (points(f"family, random widths per {kind}{name}") for name in ("", CALIBRATED))
+        if free and line:
+            differences = [
+                row["accuracy"] - float(np.interp(np.log(row["macs"]), *zip(*line, strict=True)))
+                for row in free.values()
+            ]
+            mean = round(sum(differences) / len(differences), 2)
+            summary["random"][kind] = {"smallest": round(min(differences), 2), "mean": mean}
+        if pairs := [(free[width], calibrated[width]) for width in free if width in calibrated]:
+            summary["data_free"][kind] = round(max(two["accuracy"] - one["accuracy"] for one, two in pairs), 2)
+    return summary
+
+
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     """Accuracy against MACs, a line a method; several seeds are points of one line."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
@@ -285,6 +339,7 @@ def main() -> int:
         cells = (f"{row['accuracy']:.2%}", f"{row['num_parameters']:,}", f"{row['macs']:,}")
         table.add_row(row["method"], str(row["seed"]), str(width), *cells)
     Console().print(table)
+    print(json.dumps(summarize(benchmark.rows), indent=1))
     prefix = Path(arguments.output)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -296,7 +351,8 @@ def main() -> int:
     }
     facts["recipe"]["data"]["dataset"] = facts["dataset"]
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
-        beside.write_text(json.dumps({"facts": facts, "rows": benchmark.rows}, indent=1) + "\n", encoding="utf-8")
+        result = {"facts": facts, "summary": summarize(benchmark.rows), "rows": benchmark.rows}
+        beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     with write_beside(prefix.with_name(prefix.name + ".png")) as beside:
         plot(benchmark.rows, beside)
     return 0

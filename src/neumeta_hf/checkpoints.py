@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from neumeta_hf.errors import CheckpointError, MissingCheckpointError, NeuMetaError
+from neumeta_hf.errors import CheckpointError, MissingCheckpointError, NeuMetaError, one_line
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -66,7 +66,7 @@ def check_index(folder: str | Path) -> None:
         names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is no index of weights ({_one_line(error)}): download or save the checkpoint again."
+            f"{path} is no index of weights ({one_line(error)}): download or save the checkpoint again."
         ) from error
     for name in names:
         parts = PurePosixPath(str(name)).parts
@@ -138,16 +138,12 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
         raise
     except SafetensorError as error:
         raise CheckpointError(
-            f"{name}: its .safetensors file is damaged or none ({_one_line(error)}): download or save it again."
+            f"{name}: its .safetensors file is damaged or none ({one_line(error)}): download or save it again."
         ) from error
     except StrictDataclassError as error:
-        raise CheckpointError(f"{name}: its config.json holds a value that does not fit: {_one_line(error)}") from error
+        raise CheckpointError(f"{name}: its config.json holds a value that does not fit: {one_line(error)}") from error
     except (ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{name} cannot be loaded: {_one_line(error)}") from error
+        raise CheckpointError(f"{name} cannot be loaded: {one_line(error)}") from error
     except OSError as error:
         where = "" if Path(name).is_dir() else " (no folder of that name is here, so it was looked for on the Hub)"
-        raise MissingCheckpointError(f"{name} cannot be loaded{where}: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise MissingCheckpointError(f"{name} cannot be loaded{where}: {one_line(error)}") from error

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, SizeError
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, SizeError, one_line
 
 if TYPE_CHECKING:
     from neumeta_hf.modeling_neumeta import NeuMetaModel
@@ -415,9 +415,7 @@ def _copy_image_processor(checkpoint: str, output: Path) -> None:
     try:
         processor = AutoImageProcessor.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
-        print(
-            f"note: no image processor is written, {checkpoint} has none to load: {_one_line(error)}", file=sys.stderr
-        )
+        print(f"note: no image processor is written, {checkpoint} has none to load: {one_line(error)}", file=sys.stderr)
         return
     processor.save_pretrained(output)
 
@@ -433,17 +431,13 @@ def setup_logging(*, quiet: bool = False) -> None:
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {_one_line(message)}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(message, most=2000)}", file=sys.stderr)
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     hub_logging.set_verbosity_error()  # it tells of every try to reach the Hub; what they come to is in our error
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is an error of ours, with less to read
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
 
 
 def run(function, arguments: argparse.Namespace) -> int:
@@ -465,7 +459,7 @@ def run(function, arguments: argparse.Namespace) -> int:
             function(arguments)
     # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to.
     except (NeuMetaError, StrictDataclassError, OSError) as error:
-        print(f"neumeta: error: {_one_line(error)}", file=sys.stderr)
+        print(f"neumeta: error: {one_line(error, most=2000)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("neumeta: interrupted", file=sys.stderr)

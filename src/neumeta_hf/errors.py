@@ -43,3 +43,16 @@ class HubError(NeuMetaError):
 
 class CardError(NeuMetaError):
     """A model card that cannot be read or merged."""
+
+
+def one_line(message: object, *, most: int = 300) -> str:
+    """What an error or a warning says, for an error of ours to quote.
+
+    Args:
+        message: The error, or anything that reads as text.
+        most: Characters kept; other libraries name every choice that they have.
+
+    Returns:
+        One line; the name of its class where it says nothing.
+    """
+    return " ".join(str(message).split())[:most] or type(message).__name__

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from neumeta_hf.errors import HubError, NeuMetaError
+from neumeta_hf.errors import HubError, NeuMetaError, one_line
 from neumeta_hf.hub.card import merge_card
 
 logger = logging.getLogger(__name__)
@@ -113,30 +113,30 @@ def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
     except OfflineModeIsEnabled as error:
         raise HubError(f"{doing}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
     except HFValidationError as error:
-        raise HubError(f"{doing}: {_first_line(error)} Give organisation/name.") from error
+        raise HubError(f"{doing}: {one_line(error)} Give organisation/name.") from error
     except LocalTokenNotFoundError as error:
         raise HubError(f"{doing}: there is no token. Run `hf auth login`, or pass token=.") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise HubError(
-            f"{doing}: {_first_line(error)} Check the name and the revision; a private repo needs a token that may see "
+            f"{doing}: {one_line(error)} Check the name and the revision; a private repo needs a token that may see "
             "it (`hf auth login`, or token=)."
         ) from error
     except BadRequestError as error:
-        raise HubError(f"{doing}: the Hub refuses what was sent: {_first_line(error)}") from error
+        raise HubError(f"{doing}: the Hub refuses what was sent: {one_line(error)}") from error
     except HfHubHTTPError as error:
-        raise HubError(f"{doing}: {_first_line(error)} {_remedy(error)}") from error
+        raise HubError(f"{doing}: {one_line(error)} {_remedy(error)}") from error
     except (HTTPError, ConnectionError) as error:
         raise HubError(
-            f"{doing}: the connection failed ({type(error).__name__}: {_first_line(error)}). Check the network and try "
+            f"{doing}: the connection failed ({type(error).__name__}: {one_line(error)}). Check the network and try "
             "again: what has arrived is not sent twice."
         ) from error
     except ValueError as error:  # the Hub's word on the front matter, through the client
         raise HubError(
-            f"{doing}: the card is refused: {_first_line(error)} Nothing was committed; repair the card's front "
+            f"{doing}: the card is refused: {one_line(error)} Nothing was committed; repair the card's front "
             "matter, or push with overwrite_card=True."
         ) from error
     except RuntimeError as error:  # of a file that could not be uploaded, after the client's own tries
-        raise HubError(f"{doing}: {_first_line(error)} Nothing was committed; try again later.") from error
+        raise HubError(f"{doing}: {one_line(error)} Nothing was committed; try again later.") from error
 
 
 def _try_again(call: Callable[[], _Result]) -> _Result:
@@ -146,11 +146,11 @@ def _try_again(call: Callable[[], _Result]) -> _Result:
         except HfHubHTTPError as error:
             if getattr(error.response, "status_code", 0) < 500:
                 raise
-            logger.warning("the Hub failed (%s): trying again in %g seconds", _first_line(error), wait)
+            logger.warning("the Hub failed (%s): trying again in %g seconds", one_line(error), wait)
         except OfflineModeIsEnabled:
             raise
         except (HTTPError, ConnectionError) as error:
-            logger.warning("the connection failed (%s): trying again in %g seconds", _first_line(error), wait)
+            logger.warning("the connection failed (%s): trying again in %g seconds", one_line(error), wait)
         time.sleep(wait)
     return call()
 
@@ -171,7 +171,3 @@ def _remedy(error: HfHubHTTPError) -> str:
     if status == 429:
         return "The Hub limits the rate of requests: wait, then try again. Nothing was committed."
     return "Nothing was committed; try again later."
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
