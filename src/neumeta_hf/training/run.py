@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from tqdm import tqdm
@@ -123,6 +124,9 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
 
 def _make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     check_trackers(recipe.trackers)
+    # Accelerate keeps the precision of the first run for good and refuses another: forget it, as transformers does.
+    if AcceleratorState._shared_state.get("_mixed_precision", recipe.mixed_precision) != recipe.mixed_precision:
+        AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=recipe.mixed_precision,
         log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]

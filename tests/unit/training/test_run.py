@@ -438,3 +438,11 @@ def test_every_shipped_recipe_describes_a_family(path):
     assert len({tuple(size.items()) for size in sizes}) == len(widths)
     assert sizes[-1] == family.family.num_channels(reference.config)
     assert set(recipe.validation_widths or []) <= {round(width, 12) for width in widths}
+
+
+def test_one_process_runs_recipes_of_different_precision(make_recipe):
+    short = {"train": {"epochs": 1}, "fit": {"steps": 0}}
+    for name, precision in (("first", "no"), ("second", "bf16"), ("third", "no")):
+        output = train(make_recipe(name=name, mixed_precision=precision, **short))
+        assert output is not None
+        assert (output / "model.safetensors").is_file()
