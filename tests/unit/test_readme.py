@@ -38,6 +38,27 @@ def test_tables_are_what_was_measured(path, table):
         assert rest == [values[name] for name in cells(header)[3:]]
 
 
+WHOLE = re.findall(r"<!-- whole: (docs/results/\w+\.json) -->\n\n((?:\|.*\n)+)", README)
+METHODS = {
+    "family": "family",
+    "trained alone": "individual",
+    "sliced": "slicing",
+    "interpolated": "interpolation",
+    "pruned by L1": "pruning, L1",
+}
+
+
+@pytest.mark.parametrize(("path", "table"), WHOLE, ids=[path for path, _ in WHOLE])
+def test_tables_of_whole_networks_are_what_was_measured(path, table):
+    rows = json.loads((ROOT / path).read_text(encoding="utf-8"))["rows"]
+    measured = {(row["method"], row["width"]): row["accuracy"] for row in rows if isinstance(row["width"], float)}
+    header, _, *lines = table.splitlines()
+    widths = [float(cell) for cell in cells(header)[1:]]
+    for label, *shown in map(cells, lines):
+        accuracies = [measured.get((METHODS[label], width)) for width in widths]
+        assert shown == ["" if value is None else f"{value:.2%}".replace("%", " %") for value in accuracies]
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_results_say_how_they_came_about_and_have_a_figure(path):
     facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
