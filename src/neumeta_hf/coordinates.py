@@ -42,6 +42,7 @@ class TensorCoordinates:
         offset: Where in its channel a position lies: 0 at its beginning, 0.5 in its centre.
         out_varies: Whether a size may change the number of output channels.
         in_varies: Whether a size may change the number of input channels.
+        is_noisy: Whether the positions were moved away from their channels.
     """
 
     layer: int
@@ -55,6 +56,7 @@ class TensorCoordinates:
     offset: float = 0.0
     out_varies: bool = True
     in_varies: bool = True
+    is_noisy: bool = False
 
     @property
     def num_out(self) -> int:
@@ -181,7 +183,12 @@ def add_noise(
         out_positions, out_size = moved(tensor.out_positions, tensor.out_size, tensor.out_varies)
         in_positions, in_size = moved(tensor.in_positions, tensor.in_size, tensor.in_varies)
         noisy[name] = dataclasses.replace(
-            tensor, out_positions=out_positions, out_size=out_size, in_positions=in_positions, in_size=in_size
+            tensor,
+            out_positions=out_positions,
+            out_size=out_size,
+            in_positions=in_positions,
+            in_size=in_size,
+            is_noisy=True,
         )
     return noisy
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -158,6 +160,18 @@ def test_a_level_fades_in_with_the_logarithm_of_the_size_and_leaves_larger_sizes
         assert torch.allclose(head[:, : corner - 1], torch.tensor(first + second), rtol=1e-4)
         assert (conv[7:] == 0).all()
         assert (conv[:, 7:] == 0).all()
+
+
+@pytest.mark.parametrize("num_channels", [16, 11, 8, 4, 3])
+def test_slices_are_what_the_box_filter_reads(num_channels):
+    grid = make_levels(3)
+    with torch.no_grad():
+        for parameter in grid.parameters():
+            parameter.add_(torch.randn(parameter.shape))
+    coordinates = make_square(num_channels)
+    unmoved = [dataclasses.replace(tensor, is_noisy=True) for tensor in coordinates]
+    for sliced, read in zip(grid(coordinates), grid(unmoved), strict=True):
+        assert torch.allclose(sliced, read, atol=1e-5)
 
 
 def test_a_level_with_relative_positions_has_a_cell_per_channel_of_its_size():
