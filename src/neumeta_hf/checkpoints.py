@@ -13,7 +13,7 @@ from torch import Tensor
 
 from neumeta_hf.errors import CheckpointError, MissingCheckpointError, NeuMetaError, one_line
 
-INDEX_FILE = "model.safetensors.index.json"
+_INDEX_FILE = "model.safetensors.index.json"
 
 _MAX_NUMBER = 2**20
 _MAX_DEPTH = 2**10
@@ -59,7 +59,7 @@ def check_index(folder: str | Path) -> None:
     Raises:
         CheckpointError: Naming the file.
     """
-    path = Path(folder) / INDEX_FILE
+    path = Path(folder) / _INDEX_FILE
     if not path.is_file():
         return
     try:

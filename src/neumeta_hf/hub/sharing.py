@@ -20,8 +20,8 @@ from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id,
 from neumeta_hf.hub.code import AUTO_MAP, remote_code
 from neumeta_hf.hub.push import explain_hub_errors, push_folder
 
-PROCESSOR = "preprocessor_config.json"
-_RUN_FILES = (PROCESSOR, "training.json", "sweep.json", "sweep.csv", "sweep.png")
+_PROCESSOR = "preprocessor_config.json"
+_RUN_FILES = (_PROCESSOR, "training.json", "sweep.json", "sweep.csv", "sweep.png")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def push_morph(
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        save_morph(
+        _save_morph(
             model,
             origin,
             folder,
@@ -130,74 +130,51 @@ def push_morph(
             max_shard_size=max_shard_size,
             token=options.get("token"),
         )
-        facts = morph_facts(model, origin)
+        facts = _morph_facts(model, origin)
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
 
 
-def save_morph(
+def _save_morph(
     model: PreTrainedModel,
     origin: MorphOrigin,
-    folder: str | Path,
+    folder: Path,
     *,
-    image_processor: Any = None,
-    max_shard_size: int | str = "50GB",
-    token: bool | str | None = None,
-) -> bool:
-    """Write a morph and the family's image processor.
-
-    Args:
-        model: The morph.
-        origin: Where it comes from.
-        folder: Where to; made if it does not exist.
-        image_processor: Instead of the family's.
-        max_shard_size: Of a weights file.
-        token: Of the Hub, to read the family's image processor with.
-
-    Returns:
-        Whether there is an image processor.
-
-    Raises:
-        HubError: The family is on the Hub, and it cannot be asked for the image processor.
-    """
-    folder = Path(folder)
+    image_processor: Any,
+    max_shard_size: int | str,
+    token: bool | str | None,
+) -> None:
+    """Write a morph, and the family's image processor where it has one."""
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     if image_processor is not None:
         image_processor.save_pretrained(folder)
     elif Path(origin.source).is_dir() and origin.source:
-        _copy(Path(origin.source), folder, (PROCESSOR,))
+        _copy(Path(origin.source), folder, (_PROCESSOR,))
     elif is_hub_id(origin.source):
         try:
             path = explain_hub_errors(
-                f"reading {PROCESSOR} of {origin.source}",
-                lambda: hf_hub_download(origin.source, PROCESSOR, token=token),
+                f"reading {_PROCESSOR} of {origin.source}",
+                lambda: hf_hub_download(origin.source, _PROCESSOR, token=token),
             )
         except HubError as error:
             if not isinstance(error.__cause__, EntryNotFoundError):
                 raise
         else:
-            shutil.copyfile(path, folder / PROCESSOR)
-    return (folder / PROCESSOR).is_file()
+            shutil.copyfile(path, folder / _PROCESSOR)
 
 
-def morph_facts(model: PreTrainedModel, origin: MorphOrigin) -> MorphFacts:
-    """What the card of a morph is written from.
-
-    Args:
-        model: The morph.
-        origin: Where it comes from.
-
-    Returns:
-        The facts, with the measured accuracy where the family's folder holds a sweep with this very size.
-    """
+def _morph_facts(model: PreTrainedModel, origin: MorphOrigin) -> MorphFacts:
+    """What is known of a morph, its measured accuracy where the family's folder holds a sweep with this very size."""
     row, sweep = None, _read_json(Path(origin.source) / "sweep.json") if origin.source else None
     ratios = set(origin.widths.values())
+    # A relative path of two parts reads like a Hub id.
+    is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
     if sweep is not None and len(ratios) == 1 and origin.num_samples == sweep["facts"].get("num_samples"):
         row = next((row for row in sweep["rows"] if row["width"] in ratios), None)
     return MorphFacts(
         model_class=type(model).__name__,
         model_type=model.config.model_type,
-        source=origin.source if is_hub_id(origin.source) else Path(origin.source).name or "never saved",
+        source=origin.source if is_on_hub else Path(origin.source).name or "never saved",
         widths=origin.widths,
         num_samples=origin.num_samples,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),

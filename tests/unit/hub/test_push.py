@@ -286,6 +286,14 @@ def test_a_morph_of_a_measured_size_carries_its_accuracy(hub, run_folder):
     assert "model-index" not in front_matter(hub, "org/other")[0]
 
 
+def test_a_folder_of_two_parts_is_no_repo(hub, run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder.parent.parent)
+    load(str(run_folder.relative_to(run_folder.parent.parent))).morph(0.5).push_to_hub("org/half")
+    front, card = front_matter(hub, "org/half")
+    assert "base_model" not in front
+    assert "NeuMeta family `run`" in card
+
+
 def test_a_morph_keeps_no_trace_in_what_is_saved(run_folder, tmp_path):
     load(run_folder).morph(0.5).save_pretrained(tmp_path / "morph")
     assert sorted(os.listdir(tmp_path / "morph")) == ["config.json", "model.safetensors"]
