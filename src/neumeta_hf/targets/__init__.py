@@ -12,7 +12,7 @@ from neumeta_hf.targets.cifar_resnet import (
 )
 from neumeta_hf.targets.image_processing import GrayscaleImageProcessor, build_image_processor
 from neumeta_hf.targets.lenet import LeNetConfig, LeNetForImageClassification
-from neumeta_hf.targets.registry import TargetFamily, find_target, list_targets, register_target
+from neumeta_hf.targets.registry import TargetFamily, config_of, find_target, list_targets, register_target
 from neumeta_hf.targets.resnet import NeuMetaResNetConfig, NeuMetaResNetForImageClassification
 from neumeta_hf.targets.sizes import ratios, resize, scale_channels
 
@@ -31,6 +31,7 @@ __all__ = [
     "cifar_resnet44",
     "cifar_resnet56",
     "cifar_resnet110",
+    "config_of",
     "find_target",
     "list_targets",
     "load_checkpoint",

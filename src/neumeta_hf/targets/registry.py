@@ -1,6 +1,6 @@
-"""What a target family is, and the registry that finds the family of a config.
+"""What a target family is, and the registry that finds the family of a config or a network.
 
-A target family is one architecture at every size. It says which *width groups* the architecture has: sets of axes that
+A target family is one architecture at every size, made for one task. It says which *width groups* the architecture has: sets of axes that
 can only grow and shrink together (tied residual streams are one group). That weights can be generated it does not know.
 """
 
@@ -8,11 +8,11 @@ import abc
 import copy
 import operator
 from collections.abc import Mapping
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoModelForImageClassification, PreTrainedConfig
 
 from neumeta_hf.errors import SizeError, TargetError
 
@@ -23,25 +23,60 @@ class TargetFamily(abc.ABC):
     Attributes:
         name: What the family is called in the registry.
         model_types: The `model_type` of each config class that the family's networks have.
+        task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
+    task: ClassVar[str] = "image-classification"
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""
         return config.model_type in self.model_types
 
-    def build(self, config: PreTrainedConfig) -> PreTrainedModel:
+    def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
+        """The config of a network, or None where it is none of this family."""
+        config = getattr(network, "config", None)
+        return config if isinstance(config, PreTrainedConfig) and self.accepts(config) else None
+
+    def build(self, config: PreTrainedConfig) -> nn.Module:
         """Make the network, in train mode and with fresh random weights; under `torch.device("meta")` without any.
 
         Args:
             config: One that the family accepts; not modified.
 
         Returns:
-            An image classifier that takes `pixel_values` and returns an output with `logits`.
+            A network that `forward` can run, with `save_pretrained`.
         """
         return AutoModelForImageClassification.from_config(copy.deepcopy(config))
+
+    def load(self, name: str, **options: Any) -> nn.Module:
+        """Load a network of the family, in evaluation mode.
+
+        Args:
+            name: A folder or Hub id.
+            **options: Of its class's `from_pretrained`.
+
+        Returns:
+            As from `build`.
+
+        Raises:
+            OSError: There is no such network. Other errors are those of its class.
+        """
+        return AutoModelForImageClassification.from_pretrained(name, **options)
+
+    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> Any:
+        """Run a network of the family, or any module with its forward pass.
+
+        Args:
+            network: The network.
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            seed: Of what the network draws at random in training; None: nothing is random.
+
+        Returns:
+            What the family's task takes: an output with `logits` for classification and segmentation.
+        """
+        return network(pixel_values=pixel_values)
 
     @abc.abstractmethod
     def num_channels(self, config: PreTrainedConfig) -> dict[str, int]:
@@ -49,6 +84,21 @@ class TargetFamily(abc.ABC):
 
     def parents(self, config: PreTrainedConfig) -> dict[str, str]:
         """Inner group to the group whose ratio it follows unless it is named itself; no entry for the others."""
+        return {}
+
+    def multiples(self, config: PreTrainedConfig) -> dict[str, int]:
+        """Width group to what its number of channels must be a multiple of; no entry where any number will do."""
+        return {}
+
+    def axis_parts(self, config: PreTrainedConfig) -> dict[str, tuple[list[int], list[int]]]:
+        """Tensors with an axis that is made of several parts, which a size shortens one by one.
+
+        Such are the inputs of a layer that reads concatenated features, and channels that are normalised in groups.
+
+        Returns:
+            Name of a tensor to the numbers of channels of the parts of its output axis (the first) and of its input
+            axis (the second; `[1]` for vectors). No entry for tensors both of whose axes are of one part.
+        """
         return {}
 
     @abc.abstractmethod
@@ -89,7 +139,8 @@ class TargetFamily(abc.ABC):
         """`num_channels` as plain integers in the order of the groups, for `with_num_channels` to start from.
 
         Raises:
-            SizeError: A group lacks a count or is unknown, or a count is not a positive integer.
+            SizeError: A group lacks a count or is unknown, or a count is not a positive integer or no multiple of what
+                the family asks for.
         """
         groups = list(self.num_channels(config))
         if set(num_channels) != set(groups):
@@ -97,12 +148,17 @@ class TargetFamily(abc.ABC):
                 f"channels are given for {', '.join(map(str, num_channels)) or 'nothing'}, but {self.name!r} needs a "
                 f"count for each of its width groups: {', '.join(groups)}."
             )
-        counts = {}
+        counts, multiples = {}, self.multiples(config)
         for group in groups:
             count = num_channels[group]
             if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
                 raise SizeError(f"{group!r} cannot have {count!r} channels: a count is an integer from 1 up.")
             counts[group] = operator.index(count)
+            if counts[group] % multiples.get(group, 1):
+                raise SizeError(
+                    f"{group!r} cannot have {count} channels: they are normalised in groups or otherwise tied, so a "
+                    f"count is a multiple of {multiples[group]}."
+                )
         return counts
 
 
@@ -129,6 +185,24 @@ def register_target(cls: type[Family]) -> type[Family]:
 def list_targets() -> list[str]:
     """Names of the registered target families."""
     return sorted(_REGISTRY)
+
+
+def config_of(network: nn.Module) -> PreTrainedConfig:
+    """The config of a network that some target family has, whatever its own library calls a config.
+
+    Raises:
+        TargetError: No registered family has such a network.
+    """
+    for family in _REGISTRY.values():
+        if (config := family.config_of(network)) is not None:
+            return config
+    config = getattr(network, "config", None)
+    if isinstance(config, PreTrainedConfig):
+        find_target(config)  # which says what there is
+    raise TargetError(
+        f"no target family has a {type(network).__name__}: there is {', '.join(list_targets())}. "
+        "docs/new_target.md shows how to add one in a single file."
+    )
 
 
 def find_target(config_or_name: PreTrainedConfig | str) -> TargetFamily:

@@ -68,7 +68,8 @@ def resize(
     Args:
         config: The full-size network: every ratio is relative to it; not modified.
         width: One ratio for every group in `groups`, or a ratio by group. A group that is not named follows its parent
-            where that is named (see `TargetFamily.parents`), and stays as it is otherwise.
+            where that is named (see `TargetFamily.parents`), and stays as it is otherwise. Counts are rounded to whole
+            channels, or to whole multiples where the family asks for them (see `TargetFamily.multiples`).
         groups: Width groups that may change. None: all.
 
     Returns:
@@ -95,12 +96,15 @@ def resize(
         _check_ratio(width, max(full[group] for group in allowed or full), "width", "width=%s")
         by_group = dict.fromkeys(allowed, width)
 
-    counts = {group: scale_channels(count, by_group.get(group, 1.0)) for group, count in full.items()}
+    multiples = family.multiples(config)
+    units = {group: count // multiples.get(group, 1) for group, count in full.items()}
+    counts = {group: scale_channels(units[group], by_group.get(group, 1.0)) * multiples.get(group, 1) for group in full}
     if empty := [group for group, count in counts.items() if count == 0]:
-        group = min(empty, key=lambda name: full[name])
+        group = min(empty, key=lambda name: units[name])
+        step = f" in steps of {multiples[group]}" if group in multiples else ""
         raise SizeError(
-            f"width={by_group[group]} leaves no channel of the {full[group]} in {group!r}: "
-            f"the smallest possible ratio is {0.5 / full[group]!r}."
+            f"width={by_group[group]} leaves no channel of the {full[group]} in {group!r}{step}: "
+            f"the smallest possible ratio is {0.5 / units[group]!r}."
         )
     return family.with_num_channels(config, counts)
 
