@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from neumeta_hf import NeuMetaModel, load_image_data, load_recipe, sweep, train
 from neumeta_hf.cli import setup_logging
-from neumeta_hf.evaluation import evaluate_classifier
+from neumeta_hf.evaluation import evaluate_network
 
 RECIPE = Path(__file__).parent / "recipes" / "digits_resnet18.yaml"
 WIDTHS = (1.0, 0.75, 0.5)
@@ -49,7 +49,7 @@ def main() -> int:
         family.morph(width=row.width).save_pretrained(folder)
         processor.save_pretrained(folder)
         model = AutoModelForImageClassification.from_pretrained(folder)  # as anybody would, without this package
-        if evaluate_classifier(model, data.test)["accuracy"] != row.accuracy:
+        if evaluate_network(model, data.test)["accuracy"] != row.accuracy:
             print(f"the reloaded morph of width {row.width:g} is another network", file=sys.stderr)
             return 1
         best = pipeline("image-classification", model=str(folder))(Image.fromarray(pixels.numpy()))[0]

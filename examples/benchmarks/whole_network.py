@@ -1,19 +1,20 @@
-"""Accuracy against size of a whole network: the family, networks trained alone, pruning, slicing and interpolation.
+"""A family against its size: beside networks trained alone, pruning, slicing and interpolation.
 
     python examples/benchmarks/whole_network.py --data path/to/cifar10 --output docs/results/whole_network
 
-By default ResNet-20 with 1x1 shortcuts on CIFAR-10, every width free; --recipe names another. Work is kept in --runs:
-an interrupted call goes on where it was, a finished network is not trained again, and --parts does some of it (hours
-on two cores for all). Parts:
+By default ResNet-20 with 1x1 shortcuts on CIFAR-10, every width free; --recipe names another, of any task: what is
+measured is the task's first score, for whatever part of the network the recipe leaves free. Work is kept in --runs: an
+interrupted call goes on where it was, a finished network is not trained again, and --parts does some of it (hours on
+two cores for all). Parts:
 
-- individual: networks of widths 1.0, 0.75, 0.5, 0.25, each trained alone with the recipe's pretrain section: the bar.
-  The first of them is also the reference of all other parts;
-- family: the recipe, at trained and untrained uniform widths, and at random widths per stage and per layer, these both
-  as morphed without data and with statistics measured on training images;
-- untrained: slicing (first channels by importance) and interpolation (neighbours on the shortest path merged) of the
-  prepared reference, statistics measured on training images;
-- pruning: Torch-Pruning of the reference by random, L1, L2 and Taylor importance, statistics likewise; with --finetune
-  EPOCHS each is then trained on.
+- individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar. The
+  first of them is also the reference of all other parts;
+- family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
+  widths per stage and per layer, these both as morphed without data and with statistics measured on training images;
+- untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
+  merged) of the prepared reference, statistics measured on training images;
+- pruning: of classifiers, Torch-Pruning of the reference by random, L1, L2 and Taylor importance, statistics likewise;
+  with --finetune EPOCHS each is then trained on.
 
 Selection is on the validation split, every number on the test split. Writes PREFIX.json and PREFIX.png, prints a table.
 """
@@ -36,10 +37,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from transformers import AutoModelForImageClassification
 
 from neumeta_hf import (
-    NeuMetaForImageClassification,
+    NeuMetaConfig,
+    NeuMetaModel,
     SizeWarning,
     calibrate,
     load_image_data,
@@ -48,15 +49,16 @@ from neumeta_hf import (
     train,
 )
 from neumeta_hf.cli import setup_logging
-from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_classifier
+from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import write_beside
-from neumeta_hf.targets import find_target, resize
-from neumeta_hf.training import Recipe, calibration_batches, load_target
+from neumeta_hf.scores import ACCURACY, Score
+from neumeta_hf.targets import config_of, find_target, load_network, resize
+from neumeta_hf.training import Recipe, calibration_batches, load_target, task_of
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
 CALIBRATED = ", calibrated on real images"
 ALONE = (1.0, 0.75, 0.5, 0.25)
-UNIFORM = (1.0, 0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25)
+UNIFORM = "1.0,0.9,0.75,0.6,0.5,0.4,0.3,0.25"
 NUM_RANDOM = 10
 STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
@@ -79,7 +81,11 @@ class Benchmark:
         self.runs.mkdir(parents=True, exist_ok=True)
         self.kept = self.runs / "measurements.json"
         self.rows: list[dict[str, Any]] = json.loads(self.kept.read_text()) if self.kept.is_file() else []
-        self.data = load_image_data(self.recipe().data)
+        recipe = self.recipe()
+        self.task, self.family_of_target = task_of(recipe), find_target(recipe.target.family)
+        self.score = self.task.scores[0]
+        self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
+        self.data = load_image_data(recipe.data)
         self.batches = calibration_batches(self.data.train, self.recipe().statistics_images)
 
     def recipe(self, *overrides: str) -> Recipe:
@@ -98,12 +104,14 @@ class Benchmark:
         return folder
 
     def alone(self, width: float) -> Path:
-        """A network of one size, trained alone."""
+        """A network of one size, trained alone; what the family holds fixed has full size."""
         recipe = self.recipe()
-        reference = load_target(recipe, self.data.label_names).config
+        reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
+        fields = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
+        groups = NeuMetaModel(NeuMetaConfig(target_config=reference, normalization="keep", **fields)).width_groups
         changed = {
             name: value
-            for name, value in resize(reference, width).to_dict().items()
+            for name, value in resize(reference, width, groups=groups).to_dict().items()
             if value != reference.to_dict().get(name)
         }
         size = f"target.config={json.dumps({**recipe.target.config, **changed})}"
@@ -117,38 +125,41 @@ class Benchmark:
 
     def measure(self, method: str, width: Any, model: nn.Module, **facts: Any) -> None:
         """Add a row: one look at the test split."""
-        scores = evaluate_classifier(model, self.data.test)
+        scores = evaluate_network(model, self.data.test, task=self.task, family=self.family_of_target)
         example = self.data.test[0]["pixel_values"][None]
         row = {
             "method": method,
             "width": width,
             "seed": self.arguments.seed,
-            "accuracy": scores["accuracy"],
+            **{name: value for name, value in scores.items() if name != "num_samples"},
             "num_parameters": count_parameters(model),
-            "macs": count_macs(model, example),
+            "macs": count_macs(model, example, family=self.family_of_target),
             **facts,
         }
         self.rows.append(row)
         with write_beside(self.kept) as beside:
             beside.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
-        print(f"{method}, width {width}: {row['accuracy']:.2%}, {row['macs']:,} MACs", flush=True)
+        value = self.score.format(row[self.score.name])
+        print(f"{method}, width {width}: {self.score.label} {value}, {row['macs']:,} MACs", flush=True)
 
     def individual(self) -> None:
         """Networks trained alone."""
-        for width in ALONE:
+        for width in self.alone_at:
             if not self.is_measured("individual", width):
-                self.measure("individual", width, AutoModelForImageClassification.from_pretrained(self.alone(width)))
+                self.measure("individual", width, load_network(str(self.alone(width))))
 
     def family(self) -> None:
         """The recipe's family at trained, untrained and random sizes."""
-        reference = f"target.checkpoint={self.alone(1.0)}"
+        reference = f"target.checkpoint={self.alone(self.alone_at[0])}"
         folder = self.trained("family", reference, "target.config={}", "pretrain=null")
-        model = NeuMetaForImageClassification.from_pretrained(folder)
-        for width in UNIFORM:
+        model = NeuMetaModel.from_pretrained(folder)
+        for width in self.widths:
             if not self.is_measured("family", width):
                 self.measure("family", width, model.morph(width), trained=width in model.config.trained_widths)
         rng = np.random.default_rng(0)
         groups, parents = model.width_groups, model.family.parents(model.reference_config)
+        if len(groups) < len(model.family.num_channels(model.reference_config)):
+            groups = []
         stages = [group for group in groups if group not in parents]
         for kind, drawn in (("stage", stages), ("layer", groups if parents else [])):
             for _ in range(NUM_RANDOM if drawn else 0):
@@ -160,17 +171,15 @@ class Benchmark:
 
     def untrained(self) -> None:
         """Slices and interpolations of the prepared reference."""
-        network = AutoModelForImageClassification.from_pretrained(self.alone(1.0))
+        network = load_network(str(self.alone(1.0)))
         for method, order, positions in (
             ("slicing", "importance", "absolute"),
             ("interpolation", "path", "relative"),
         ):
             prepared, _ = prepare(network, normalization="keep", order=order)  # pyright: ignore[reportArgumentType]
             hypernetwork = {"type": "grid", "positions": positions}
-            model = NeuMetaForImageClassification.from_reference(
-                prepared, normalization="keep", hypernetwork=hypernetwork
-            )
-            for width in UNIFORM:
+            model = NeuMetaModel.from_reference(prepared, normalization="keep", hypernetwork=hypernetwork)
+            for width in self.widths:
                 if not self.is_measured(method, width):
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", SizeWarning)
@@ -178,14 +187,14 @@ class Benchmark:
 
     def pruning(self) -> None:
         """Channels of the reference taken away by importance, statistics measured anew, then trained on if asked."""
-        network = AutoModelForImageClassification.from_pretrained(self.alone(1.0))
+        network = load_network(str(self.alone(1.0)))
         for name, importance in (
             ("random", torch_pruning.importance.RandomImportance()),
             ("L1", torch_pruning.importance.GroupMagnitudeImportance(p=1)),
             ("L2", torch_pruning.importance.GroupMagnitudeImportance(p=2)),
             ("Taylor", torch_pruning.importance.GroupTaylorImportance()),
         ):
-            for width in ALONE[1:]:
+            for width in self.alone_at[1:]:
                 method, finetuned = f"pruning, {name}", f"pruning, {name}, fine-tuned"
                 wanted = [method, *([finetuned] if self.arguments.finetune else [])]
                 if all(self.is_measured(kind, width) for kind in wanted):
@@ -239,14 +248,19 @@ class Benchmark:
                 yield split.__getitems__(order[start : start + batch_size].tolist())
 
 
-def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rows come to, in points of accuracy: the family against what it is measured by.
+def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, Any]:
+    """What the rows come to: the family against what it is measured by.
+
+    Args:
+        rows: Of any methods and seeds.
+        score: What they are compared by.
 
     Returns:
+        Differences: of ratios in points, of other scores in percent of what they are compared with.
         "against_individual": width to family minus the network trained alone; "between": untrained width to family
-        minus the straight line between its trained neighbours of `ALONE`, by width; "random": kind to the smallest and
-        the mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
-        "data_free": kind to the largest loss of a morph without data against one calibrated on real images. Means over
+        minus the straight line between its trained neighbours among those widths; "random": kind to the worst and the
+        mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
+        "data_free": kind to the most that a morph without data is behind one calibrated on real images. Means over
         seeds where there are several.
     """
 
@@ -257,55 +271,63 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 by_width.setdefault(json.dumps(row["width"]), []).append(row)
         means = {}
         for width, found in by_width.items():
-            accuracy = 100 * sum(row["accuracy"] for row in found) / len(found)
-            means[width] = {"width": json.loads(width), "accuracy": accuracy, "macs": found[0]["macs"]}
+            value = sum(row[score.name] for row in found) / len(found)
+            means[width] = {"width": json.loads(width), "value": value, "macs": found[0]["macs"]}
         return means
+
+    def difference(value: float, other: float) -> float:
+        return 100 * (value - other) if score.is_ratio else 100 * (value / other - 1)
 
     family = {row["width"]: row for row in points("family").values()}
     individual = {row["width"]: row for row in points("individual").values()}
-    known = sorted(width for width in ALONE if width in family)
+    known = sorted(width for width in individual or ALONE if width in family)
     summary: dict[str, Any] = {
         "against_individual": {
-            width: round(family[width]["accuracy"] - row["accuracy"], 2)
+            width: round(difference(family[width]["value"], row["value"]), 2)
             for width, row in individual.items()
             if width in family
         },
         "between": {
-            width: round(row["accuracy"] - float(np.interp(width, known, [family[w]["accuracy"] for w in known])), 2)
+            width: round(
+                difference(row["value"], float(np.interp(width, known, [family[w]["value"] for w in known]))), 2
+            )
             for width, row in family.items()
             if known and width not in known
         },
         "random": {},
         "data_free": {},
     }
-    line = sorted((np.log(row["macs"]), row["accuracy"]) for row in family.values())
+    line = sorted((np.log(row["macs"]), row["value"]) for row in family.values())
+    worst = min if score.larger_is_better else max
     for kind in ("stage", "layer"):
         free, calibrated = (points(f"family, random widths per {kind}{name}") for name in ("", CALIBRATED))
         if free and line:
             differences = [
-                row["accuracy"] - float(np.interp(np.log(row["macs"]), *zip(*line, strict=True)))
+                difference(row["value"], float(np.interp(np.log(row["macs"]), *zip(*line, strict=True))))
                 for row in free.values()
             ]
             mean = round(sum(differences) / len(differences), 2)
-            summary["random"][kind] = {"smallest": round(min(differences), 2), "mean": mean}
+            summary["random"][kind] = {"worst": round(worst(differences), 2), "mean": mean}
         if pairs := [(free[width], calibrated[width]) for width in free if width in calibrated]:
-            summary["data_free"][kind] = round(max(two["accuracy"] - one["accuracy"] for one, two in pairs), 2)
+            behind = [difference(two["value"], one["value"]) for one, two in pairs]
+            summary["data_free"][kind] = round(max(value if score.larger_is_better else -value for value in behind), 2)
     return summary
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy against MACs, a line a method; several seeds are points of one line."""
+def plot(rows: list[dict[str, Any]], score: Score, path: Path) -> None:
+    """Score against MACs, a line a method; several seeds are points of one line."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     # Calibrated rows would lie on the others; the table compares them.
     for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
-        points = sorted((row["macs"], 100 * row["accuracy"]) for row in rows if row["method"] == method)
+        scale = 100 if score.is_ratio else 1
+        points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
         style = {"marker": "x", "linewidth": 1, "markersize": 5, **STYLES.get(method, {})}
         axes.plot(*zip(*points, strict=True), label=method, **style)
     axes.set_xscale("log")
     axes.set_xlabel("multiply-accumulates of the whole network")
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(f"test {score.label}" + (" (%)" if score.is_ratio else ""))
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -320,6 +342,9 @@ def main() -> int:
     parser.add_argument("--recipe", default=str(RECIPE), help="default: the whole ResNet-20 on CIFAR-10")
     parts = ("individual", "family", "untrained", "pruning")
     parser.add_argument("--parts", default=",".join(parts), help="default: %(default)s")
+    widths = ",".join(f"{width:g}" for width in ALONE)
+    parser.add_argument("--alone", default=widths, help="widths of networks trained alone; default: %(default)s")
+    parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -331,15 +356,18 @@ def main() -> int:
         parser.error(f"--parts {unknown[0]}: there are {', '.join(parts)}.")
     setup_logging()
     benchmark = Benchmark(arguments)
+    score = benchmark.score
+    if benchmark.task.name != "image-classification" and {*chosen} & {"untrained", "pruning"}:
+        parser.error(f"--parts untrained and pruning are of classifiers, and the recipe is of {benchmark.task.name}.")
     for part in chosen:
         getattr(benchmark, part)()
-    table = Table("method", "seed", "width", "accuracy", "parameters", "MACs")
+    table = Table("method", "seed", "width", score.label, "parameters", "MACs")
     for row in benchmark.rows:
         width = row["width"] if isinstance(row["width"], float) else " ".join(f"{v:g}" for v in row["width"].values())
-        cells = (f"{row['accuracy']:.2%}", f"{row['num_parameters']:,}", f"{row['macs']:,}")
+        cells = (score.format(row[score.name]), f"{row['num_parameters']:,}", f"{row['macs']:,}")
         table.add_row(row["method"], str(row["seed"]), str(width), *cells)
     Console().print(table)
-    print(json.dumps(summarize(benchmark.rows), indent=1))
+    print(json.dumps(summarize(benchmark.rows, score), indent=1))
     prefix = Path(arguments.output)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     facts = {
@@ -347,14 +375,16 @@ def main() -> int:
         "seed": arguments.seed,
         "dataset": Path(arguments.data).name,
         "split": "test",
+        "task": benchmark.task.name,
+        "score": score.to_dict(),
         "recipe": benchmark.recipe().to_dict(),
     }
     facts["recipe"]["data"]["dataset"] = facts["dataset"]
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
-        result = {"facts": facts, "summary": summarize(benchmark.rows), "rows": benchmark.rows}
+        result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     with write_beside(prefix.with_name(prefix.name + ".png")) as beside:
-        plot(benchmark.rows, beside)
+        plot(benchmark.rows, score, beside)
     return 0
 
 

@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
         "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
     )
-    prepare.add_argument("model", help="folder or Hub id of a transformers image classifier of a registered family")
+    prepare.add_argument("model", help="folder or Hub id of a network of a registered target family")
     prepare.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
     prepare.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
     prepare.add_argument(
@@ -63,8 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     morph = commands.add_parser(
         "morph",
         help="write a plain network of any size",
-        description="Write a plain transformers network of the size asked for, and the family's image processor beside "
-        "it.",
+        description="Write a plain network of the size asked for, a model of transformers or diffusers, and the "
+        "family's image processor beside it.",
     )
     morph.add_argument("checkpoint", help="folder or Hub id of a family")
     morph.add_argument(
@@ -77,9 +77,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser(
         "evaluate",
-        help="measure accuracy against size: table, JSON, CSV and picture",
-        description="Measure accuracy, loss, parameters and MACs at many widths on the test split of the data that the "
-        "family was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
+        help="measure scores against size: table, JSON, CSV and picture",
+        description="Measure the scores of the task (accuracy, mean IoU, reconstruction error), parameters and MACs at "
+        "many widths on the test split of the data that the family was trained on. Prints a table and writes "
+        "PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
     evaluate.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
     evaluate.add_argument(
@@ -91,6 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
     )
     evaluate.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
+    evaluate.add_argument(
+        "--figures",
+        action="store_true",
+        help="also PREFIX_images.png: what networks of these widths make of the same images",
+    )
     _add_sampling(evaluate)
 
     info = commands.add_parser(
@@ -103,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
         "push",
         help="share a family, or morphs of it, on the Hub",
         description="Upload a family as one commit: weights, config, image processor, facts of its run and a model "
-        "card with its accuracy by size (run evaluate first). With --widths, upload plain networks of these sizes "
+        "card with its scores by size (run evaluate first). With --widths, upload plain networks of these sizes "
         "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
         "of REPO.",
     )
@@ -204,12 +210,10 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from transformers import AutoModelForImageClassification
-
     from neumeta_hf.preparation import prepare
 
     output = _new_folder(arguments.output)
-    model = _loaded(AutoModelForImageClassification, arguments.model)
+    model = _load_network(arguments.model)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     prepared.save_pretrained(output)
     (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -236,10 +240,10 @@ def _morph(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from rich.console import Console
-    from transformers import AutoModelForImageClassification
 
     from neumeta_hf.data import load_image_data
-    from neumeta_hf.evaluation import parse_widths, sweep
+    from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.training import task_of
 
     widths = parse_widths(arguments.widths)
     checkpoint = Path(arguments.checkpoint)
@@ -249,18 +253,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.output and not prefix.parent.is_dir():
         raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
     family = _load_family(arguments.checkpoint)
-    data_config = _recipe_of(checkpoint).data
+    recipe = _recipe_of(checkpoint)
+    data_config, task = recipe.data, task_of(recipe)
     if arguments.dataset:
         data_config.dataset = arguments.dataset
     data = load_image_data(data_config)
     folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
     reference = None
     if arguments.reference or folder.is_dir():
-        reference = _loaded(AutoModelForImageClassification, str(folder))
+        reference = _load_network(str(folder))
+    split = data.test if arguments.split == "test" else data.validation
     result = sweep(
         family,
-        data.test if arguments.split == "test" else data.validation,
+        split,
         widths,
+        task=task,
         reference=reference,
         num_samples=arguments.num_samples,
         seed=arguments.seed,
@@ -277,6 +284,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
         write(prefix.with_name(prefix.name + suffix))
     print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
+    if arguments.figures:
+        path = prefix.with_name(f"{prefix.name}_images.png")
+        sampling = {"num_samples": arguments.num_samples, "seed": arguments.seed}
+        draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
+        print(f"written: {path}")
 
 
 def _info(arguments: argparse.Namespace) -> None:
@@ -348,25 +360,28 @@ def _push(arguments: argparse.Namespace) -> None:
         print(f"width {width:g} pushed: {commit}")
 
 
-def _loaded(auto_class, name: str, **options) -> Any:
+def _load_network(name: str) -> Any:
     from neumeta_hf.checkpoints import explain_loading_errors
+    from neumeta_hf.targets import load_network
 
-    return explain_loading_errors(name, lambda: auto_class.from_pretrained(name, **options))
+    return explain_loading_errors(name, lambda: load_network(name))
 
 
 def _load_family(name: str) -> "NeuMetaModel":
     from transformers import AutoConfig
 
+    from neumeta_hf.checkpoints import explain_loading_errors
     from neumeta_hf.configuration_neumeta import NeuMetaConfig
-    from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+    from neumeta_hf.modeling_neumeta import family_class
+    from neumeta_hf.targets import find_target
 
-    model_type = _loaded(AutoConfig, name).model_type
-    if model_type != NeuMetaConfig.model_type:
+    config = explain_loading_errors(name, lambda: AutoConfig.from_pretrained(name))
+    if config.model_type != NeuMetaConfig.model_type:
         raise CheckpointError(
-            f"{name} is one network, of model type {model_type!r}, and no family: give the output folder of a training "
-            "run."
+            f"{name} is one network, of model type {config.model_type!r}, and no family: give the output folder of a "
+            "training run."
         )
-    family: Any = NeuMetaForImageClassification.from_pretrained(name)
+    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name)
     return family
 
 

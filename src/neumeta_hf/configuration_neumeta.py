@@ -27,8 +27,8 @@ class NeuMetaConfig(PreTrainedConfig):
         hypernetwork: `{"type": name, ...options}` as `build_hypernetwork` takes it.
         generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns
             ("*"). The rest is static: saved in the checkpoint as it is.
-        width_groups: Groups of channels whose number a size may change. None: every group all of whose parameters are
-            generated.
+        width_groups: Groups of channels whose number a size may change: names or patterns ("backbone.*"). None: every
+            group all of whose parameters are generated.
         normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are
             generated or static like others, and its running statistics are stored per size).
         trained_widths: Uniform widths that training drew; sizes outside their range warn.

@@ -9,9 +9,19 @@ joins, `C_out` and `C_in` how many there are, and `N` a constant. One coordinate
 channel pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each, so a
 tensor's coordinates are kept as two vectors and four scalars, never as rows: memory grows with `C_out + C_in`, not with
 their product.
+
+An axis may consist of several *parts* one behind the other, each of which a size shortens by itself: the inputs of a
+layer that reads concatenated features, or channels that are normalised in groups. Every part then keeps the stretch of
+[0, 1] that it takes up in the reference, whatever its share of a smaller network: channel `c` of part `p` lies at
+
+    (S_p + c * N_p / n_p) / N
+
+with `n_p` channels in the part, `N_p` in that part of the reference, `S_p` in the parts before it and `N` in all. With
+a single part that is `c / C`.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -34,11 +44,15 @@ class TensorCoordinates:
         layer: Which of the generated tensors this is, from 0: it routes to the hypernetwork's part and is never noisy.
         shape: Shape of the tensor to make.
         layer_position: `l / L`.
-        out_positions: `c_out / C_out` of each output channel, `[num_out]`.
-        in_positions: `c_in / C_in` of each input channel, `[num_in]`; one zero for vectors.
+        out_positions: `c_out / C_out` of each output channel, or of its part and where that lies, `[num_out]`.
+        in_positions: `c_in / C_in` of each input channel, likewise, `[num_in]`; one zero for vectors.
         layer_size: `L / N`.
         out_size: `C_out / N`.
         in_size: `C_in / N`.
+        out_parts: How many output channels each part of the axis has; they sum up to `num_out`.
+        in_parts: How many input channels each part of the axis has; they sum up to `num_in`.
+        out_shares: Which share of the reference's output channels each part has there; they sum up to 1.
+        in_shares: Which share of the reference's input channels each part has there; they sum up to 1.
         offset: Where in its channel a position lies: 0 at its beginning, 0.5 in its centre.
         out_varies: Whether a size may change the number of output channels.
         in_varies: Whether a size may change the number of input channels.
@@ -53,6 +67,10 @@ class TensorCoordinates:
     layer_size: float
     out_size: float
     in_size: float
+    out_parts: tuple[int, ...]
+    in_parts: tuple[int, ...]
+    out_shares: tuple[float, ...]
+    in_shares: tuple[float, ...]
     offset: float = 0.0
     out_varies: bool = True
     in_varies: bool = True
@@ -93,6 +111,8 @@ def make_coordinates(
     smallest: Mapping[str, tuple[int, ...]] | None = None,
     largest: Mapping[str, tuple[int, ...]] | None = None,
     varying: Mapping[str, tuple[bool, bool]] | None = None,
+    parts: Mapping[str, tuple[Sequence[int], Sequence[int]]] | None = None,
+    reference_parts: Mapping[str, tuple[Sequence[int], Sequence[int]]] | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, TensorCoordinates]:
     """Coordinates of every tensor in `shapes`, numbered in the order given.
@@ -106,14 +126,21 @@ def make_coordinates(
             hypernetwork has never seen a smaller one; positions and divisors keep the true size. None: as is.
         largest: Shapes at the largest trained size, likewise.
         varying: Whether sizes change a tensor's output and input channels. None: both, for all.
+        parts: How many channels each part of a tensor's output axis has, and of its input axis (`[1]` for vectors).
+            Axes of tensors that are not named have one part; other names than those of `shapes` are passed over.
+        reference_parts: The same of the reference, which says where in [0, 1] each part lies. The reference's own
+            coordinates take the same mapping twice.
         device: Where the positions are kept.
 
     Returns:
         Name to coordinates, in the order of `shapes`.
 
     Raises:
-        HypernetworkError: A tensor is neither vector, matrix nor two-dimensional kernel, or has an empty axis.
+        HypernetworkError: A tensor is neither vector, matrix nor two-dimensional kernel, or has an empty axis; its
+            parts do not sum up to an axis, one is empty, or the reference has another number of them.
     """
+    offset = 0.5 if alignment == "center" else 0.0
+    make_positions = functools.cache(_make_positions)  # a network has many axes, but few different ones
     coordinates = {}
     for layer, (name, shape) in enumerate(shapes.items()):
         if len(shape) not in (1, 2, 4) or 0 in shape:
@@ -127,16 +154,23 @@ def make_coordinates(
             out_size, in_size = max(out_size, smallest[name][0]), max(in_size, (*smallest[name], 1)[1])
         if largest is not None:
             out_size, in_size = min(out_size, largest[name][0]), min(in_size, (*largest[name], 1)[1])
-        offset = 0.5 if alignment == "center" else 0.0
+        out_parts, in_parts = map(tuple, (parts or {}).get(name, ([num_out], [num_in])))
+        full_out_parts, full_in_parts = (reference_parts or {}).get(name, ([num_out], [num_in]))
+        out_shares = _check_parts(out_parts, full_out_parts, num_out, f"output axis of {name}")
+        in_shares = _check_parts(in_parts, full_in_parts, num_in, f"input axis of {name}")
         coordinates[name] = TensorCoordinates(
             layer=layer,
             shape=tuple(shape),
             layer_position=layer / len(shapes),
-            out_positions=(torch.arange(num_out, device=device, dtype=torch.float32) + offset) / num_out,
-            in_positions=(torch.arange(num_in, device=device, dtype=torch.float32) + offset) / num_in,
+            out_positions=make_positions(out_parts, out_shares, offset, device),
+            in_positions=make_positions(in_parts, in_shares, offset, device),
             layer_size=len(shapes) / scale,
             out_size=out_size / scale,
             in_size=in_size / scale,
+            out_parts=out_parts,
+            in_parts=in_parts,
+            out_shares=out_shares,
+            in_shares=in_shares,
             offset=offset,
             out_varies=varying is None or varying[name][0],
             in_varies=varying is None or varying[name][1],
@@ -144,16 +178,62 @@ def make_coordinates(
     return coordinates
 
 
+def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: int, axis: str) -> tuple[float, ...]:
+    """Refuse parts that are none of an axis; else which share of the reference's channels each part has there."""
+    mend = "Mend the parts that its target family names (`axis_parts`)."
+    if any(count < 1 for count in (*parts, *full_parts)):
+        raise HypernetworkError(
+            f"the {axis} has parts of {list(parts)} channels, and of {list(full_parts)} in the reference: each part "
+            f"has at least one channel. {mend}"
+        )
+    if sum(parts) != num_channels:
+        raise HypernetworkError(
+            f"the {axis} has parts of {list(parts)} channels, {sum(parts)} in all, but the tensor has {num_channels}: "
+            f"parts sum up to their axis. {mend}"
+        )
+    if len(parts) != len(full_parts):
+        raise HypernetworkError(
+            f"the {axis} has parts of {list(parts)} channels, but in the reference of {list(full_parts)}: a size "
+            f"changes how long parts are, never how many there are ({len(parts)} and {len(full_parts)}). {mend}"
+        )
+    return tuple(count / sum(full_parts) for count in full_parts)
+
+
+def _make_positions(parts: Sequence[int], shares: Sequence[float], offset: float, device: torch.device | str) -> Tensor:
+    """Positions of the channels of an axis, `[num_channels]`."""
+    channels = torch.arange(sum(parts), device=device, dtype=torch.float32)
+    if len(parts) == 1:
+        return (channels + offset) / len(channels)
+    counts, widths = (torch.tensor(numbers, dtype=torch.float64, device="cpu") for numbers in (parts, shares))
+    of_parts = (counts.cumsum(0) - counts, counts, widths.cumsum(0) - widths, widths)
+    first, count, start, width = spread_over_channels(of_parts, parts).float().to(device)
+    return start + (channels - first + offset) / count * width
+
+
+def spread_over_channels(of_parts: Sequence[Tensor], parts: Sequence[int]) -> Tensor:
+    """Give every channel of an axis the numbers of its part.
+
+    Args:
+        of_parts: Several tensors of a number per part, `[num_parts]`, on the CPU.
+        parts: How many channels each part has.
+
+    Returns:
+        A row for each of `of_parts`, `[len(of_parts), num_channels]`, on the CPU.
+    """
+    return torch.stack(tuple(of_parts)).repeat_interleave(torch.tensor(parts, device="cpu"), dim=1)
+
+
 def add_noise(
     coordinates: Mapping[str, TensorCoordinates], noise: float, *, scale: int, generator: torch.Generator
 ) -> dict[str, TensorCoordinates]:
     """Move each coordinate by uniform noise: cross-model smoothness (Yang and Wang, ECCV 2024).
 
-    Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels, and so does each size. One draw
-    serves all weights of a channel (the paper draws per weight), which keeps the first layer of a hypernetwork a sum of
-    per-axis terms. The layer number is never moved, so noise cannot send a weight to another tensor's part of the
-    hypernetwork, and shapes (the divisor among them) are never touched. Axes that no size changes (an image's colours,
-    the classes, a vector's missing axis) have no neighbouring size to be smooth towards: they stay where they are.
+    Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels, as wide as they are in its part of
+    the axis, and so does each size. One draw serves all weights of a channel (the paper draws per weight), which keeps
+    the first layer of a hypernetwork a sum of per-axis terms. The layer number is never moved, so noise cannot send a
+    weight to another tensor's part of the hypernetwork, and shapes (the divisor among them) are never touched. Axes
+    that no size changes (an image's colours, the classes, a vector's missing axis) have no neighbouring size to be
+    smooth towards: they stay where they are.
 
     Args:
         coordinates: As from `make_coordinates`; not modified.
@@ -172,16 +252,25 @@ def add_noise(
     if noise == 0:
         return dict(coordinates)
 
-    def moved(positions: Tensor, size: float, varies: bool) -> tuple[Tensor, float]:
+    def moved(
+        positions: Tensor, size: float, varies: bool, parts: Sequence[int], shares: Sequence[float]
+    ) -> tuple[Tensor, float]:
         if not varies:
             return positions, size
         draws = (torch.rand(len(positions) + 1, generator=generator) - 0.5) * noise
-        return positions + (draws[:-1] / len(positions)).to(positions.device), size + draws[-1].item() / scale
+        # Channels per unit of position: a part of few channels has wide ones.
+        densities = torch.tensor(parts, device="cpu") / torch.tensor(shares, device="cpu")
+        (density,) = spread_over_channels([densities], parts)
+        return positions + (draws[:-1] / density).to(positions.device), size + draws[-1].item() / scale
 
     noisy = {}
     for name, tensor in coordinates.items():
-        out_positions, out_size = moved(tensor.out_positions, tensor.out_size, tensor.out_varies)
-        in_positions, in_size = moved(tensor.in_positions, tensor.in_size, tensor.in_varies)
+        out_positions, out_size = moved(
+            tensor.out_positions, tensor.out_size, tensor.out_varies, tensor.out_parts, tensor.out_shares
+        )
+        in_positions, in_size = moved(
+            tensor.in_positions, tensor.in_size, tensor.in_varies, tensor.in_parts, tensor.in_shares
+        )
         noisy[name] = dataclasses.replace(
             tensor,
             out_positions=out_positions,

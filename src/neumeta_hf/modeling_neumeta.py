@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import check_index, check_weights, explain_loading_errors, weights_digest
@@ -30,7 +31,8 @@ from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinate
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
-from neumeta_hf.targets import find_target, resize
+from neumeta_hf.labels import IGNORED
+from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
 _MAX_SKELETONS = 64
@@ -44,6 +46,18 @@ Width = float | Mapping[str, float] | PreTrainedConfig
 
 class SizeWarning(UserWarning):
     """A morph outside the range of sizes that training drew."""
+
+
+class _Run(nn.Module):
+    """A family's forward pass as a module, so that tensors can be put in the place of the network's own."""
+
+    def __init__(self, family: TargetFamily, target: nn.Module):
+        super().__init__()
+        self.family = family
+        self.target = target
+
+    def forward(self, pixel_values: Tensor, **inputs: Any) -> Any:
+        return self.family.forward(self.target, pixel_values, **inputs)
 
 
 class TensorTree(nn.Module):
@@ -91,19 +105,26 @@ class NeuMetaModel(PreTrainedModel):
         config: Names the target family, the reference's config, the hypernetwork and what is generated.
 
     Raises:
-        TargetError: `generated` matches nothing, a width group is unknown, or a static tensor would change its shape
-            with a size.
+        TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
+            a size, or the target family is for another task than the class.
     """
 
     config_class = NeuMetaConfig
     config: NeuMetaConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
+    task: ClassVar[str | None] = None
+    """The task of the families that the class is for; None: of all."""
     _skeletons: dict[tuple, nn.Module]
 
     def __init__(self, config: NeuMetaConfig):
         super().__init__(config)
         self.family = find_target(self.reference_config)
+        if self.task not in (None, self.family.task):
+            raise TargetError(
+                f"{type(self).__name__} is for {self.task}, and {self.family.name} for {self.family.task}: use "
+                f"{family_class(self.family.task).__name__}."
+            )
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
         reference = self.family.build(copy.deepcopy(self.reference_config))
@@ -176,15 +197,18 @@ class NeuMetaModel(PreTrainedModel):
         """The groups of channels that a size may change; also guards that static tensors never change."""
         reference = self.reference_config
         num_channels = self.family.num_channels(reference)
-        wanted = list(self.config.width_groups) if self.config.width_groups is not None else list(num_channels)
-        if unknown := [group for group in wanted if group not in num_channels]:
+        patterns = ("*",) if self.config.width_groups is None else tuple(self.config.width_groups)
+        matched = {pattern: fnmatch.filter(num_channels, pattern) for pattern in patterns}
+        if unknown := [pattern for pattern, groups in matched.items() if not groups]:
             raise TargetError(f"width_groups names {unknown}: {self.family.name} has {', '.join(num_channels)}.")
+        wanted = [group for group in num_channels if any(group in groups for groups in matched.values())]
         full = self._shapes(reference)
         may_change = {*self.generated_names, *self.constants, *self.statistic_names}
         found = []
         self.varying_axes: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
         for group in wanted:
-            other = self._shapes_of_neighbour(group, num_channels[group])
+            step = self.family.multiples(reference).get(group, 1)
+            other = self._shapes_of_neighbour(group, num_channels[group], step)
             if other is None:
                 continue
             changed = {name for name, shape in other.items() if shape != full[name]}
@@ -206,9 +230,10 @@ class NeuMetaModel(PreTrainedModel):
             )
         return found
 
-    def _shapes_of_neighbour(self, group: str, num_channels: int) -> dict[str, tuple[int, ...]] | None:
-        """Shapes with one channel less in a group, or one more where the architecture cannot have one less."""
-        for count in (num_channels - 1, num_channels + 1):
+    def _shapes_of_neighbour(self, group: str, num_channels: int, step: int) -> dict[str, tuple[int, ...]] | None:
+        """Shapes with a few steps of channels less in a group, or more where there cannot be less."""
+        steps = [sign * number * step for number in (1, 2, 3) for sign in (-1, 1)]
+        for count in (num_channels + change for change in steps if num_channels + change > 0):
             try:
                 resized = resize(self.reference_config, {group: count / num_channels}, groups=[group])
             except SizeError:
@@ -217,7 +242,7 @@ class NeuMetaModel(PreTrainedModel):
         return None
 
     @classmethod
-    def from_reference(cls, reference: PreTrainedModel, **fields) -> Self:
+    def from_reference(cls, reference: nn.Module, **fields) -> Self:
         """A new family around a prepared reference.
 
         The hypernetwork starts at the reference where it can hold it exactly, and is fresh otherwise.
@@ -233,8 +258,9 @@ class NeuMetaModel(PreTrainedModel):
             TargetError: As for the constructor; or `normalization` is "fuse" and the reference's BatchNorm is not
                 fused.
         """
-        names = {key: getattr(reference.config, key) for key in ("id2label", "label2id")}
-        config = NeuMetaConfig(target_config=copy.deepcopy(reference.config), **names, **fields)
+        target_config = copy.deepcopy(config_of(reference))
+        names = {key: getattr(target_config, key) for key in ("id2label", "label2id")}
+        config = NeuMetaConfig(target_config=target_config, **names, **fields)
         model = cls(config)
         config.width_groups = model.width_groups
         tensors = reference.state_dict()
@@ -248,7 +274,8 @@ class NeuMetaModel(PreTrainedModel):
             for name, tensor in model.static.tensors().items():
                 tensor.copy_(tensors[name])
         model.hypernetwork.start_at([tensors[name] for name in model.generated_names])
-        return model.to(device=reference.device, dtype=reference.dtype)  # pyright: ignore[reportCallIssue]
+        parameter = next(reference.parameters())
+        return model.to(device=parameter.device, dtype=parameter.dtype)  # pyright: ignore[reportCallIssue]
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -387,6 +414,8 @@ class NeuMetaModel(PreTrainedModel):
             smallest=smallest,
             largest=largest,
             varying=self.varying_axes,
+            parts=self.family.axis_parts(target_config),
+            reference_parts=self.family.axis_parts(self.reference_config),
         )
 
     def generate(
@@ -449,7 +478,15 @@ class NeuMetaModel(PreTrainedModel):
 
     # ------------------------------------------------------------------------------------------------ use
 
-    def run(self, target_config: PreTrainedConfig, generated: Mapping[str, Tensor], **inputs) -> Any:
+    def run(
+        self,
+        target_config: PreTrainedConfig,
+        generated: Mapping[str, Tensor],
+        pixel_values: Tensor,
+        *,
+        seed: int | None = None,
+        **inputs,
+    ) -> Any:
         """Run the target of a size with the given weights, without making a module of it.
 
         In training mode a BatchNorm that is generated uses its batch's statistics; static and fused ones never do.
@@ -457,7 +494,9 @@ class NeuMetaModel(PreTrainedModel):
         Args:
             target_config: Of the size.
             generated: As from `generate`, at the same size.
-            **inputs: Of the target's forward pass.
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            seed: Of what the target draws at random in training; None: nothing is random.
+            **inputs: Further inputs of the target's forward pass.
 
         Returns:
             The target's output.
@@ -471,7 +510,9 @@ class NeuMetaModel(PreTrainedModel):
         tensors = self.complete(generated, target_config)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
-        return torch.func.functional_call(skeleton, tensors, (), inputs, strict=True)
+        tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
+        inputs = {"pixel_values": pixel_values, "seed": seed, **inputs}
+        return torch.func.functional_call(_Run(self.family, skeleton), tensors, (), inputs, strict=True)
 
     def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
         """Run the network of a size.
@@ -495,7 +536,7 @@ class NeuMetaModel(PreTrainedModel):
             self._warn_outside(target_config)
             self._require_statistics(target_config)
         generated = self.generate(target_config, noise=noise, seed=seed)
-        return self.run(target_config, generated, pixel_values=pixel_values, **inputs)
+        return self.run(target_config, generated, pixel_values, **inputs)
 
     @torch.no_grad()
     def morph(
@@ -506,7 +547,7 @@ class NeuMetaModel(PreTrainedModel):
         noise: float | None = None,
         seed: int = 0,
         calibration: Iterable[Tensor] | None = None,
-    ) -> PreTrainedModel:
+    ) -> Any:
         """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
 
         Args:
@@ -520,7 +561,8 @@ class NeuMetaModel(PreTrainedModel):
                 the checkpoint's own calibration images. Static BatchNorm keeps its own.
 
         Returns:
-            The stock class of the family wherever its config can express the size; all tensors are its own.
+            The stock class of the family wherever its config can express the size, a model of transformers or of
+            diffusers; all tensors are its own.
 
         Raises:
             SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
@@ -561,11 +603,13 @@ class NeuMetaModel(PreTrainedModel):
         self._name_origin(model, target_config, num_samples)
         return model
 
-    def _name_origin(self, model: PreTrainedModel, target_config: PreTrainedConfig, num_samples: int) -> None:
+    def _name_origin(self, model: nn.Module, target_config: PreTrainedConfig, num_samples: int) -> None:
         """Let the morph's `push_to_hub` write a card that names this family; the network itself stays as it is."""
         reference = self.skeleton_at(self.reference_config)
         origin = MorphOrigin(
             source=self.name_or_path or "",
+            family=self.family.name,
+            task=self.family.task,
             widths={
                 group: ratio
                 for group, ratio in find_ratios(target_config, self.reference_config).items()
@@ -574,7 +618,8 @@ class NeuMetaModel(PreTrainedModel):
             num_samples=num_samples,
             full_num_parameters=sum(parameter.numel() for parameter in reference.parameters()),
         )
-        model.push_to_hub = functools.partial(push_morph, model, origin)  # pyright: ignore[reportAttributeAccessIssue]
+        push: Any = functools.partial(push_morph, model, origin)
+        model.push_to_hub = push
 
     # ------------------------------------------------------------------------------------------------ sharing
 
@@ -631,6 +676,7 @@ class NeuMetaModel(PreTrainedModel):
         facts = FamilyFacts(
             config=self.config.to_dict(),
             family=self.family.name,
+            task=self.family.task,
             width_groups={group: groups[group] for group in self.width_groups},
             num_parameters={
                 "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
@@ -771,6 +817,8 @@ class NeuMetaModel(PreTrainedModel):
 class NeuMetaForImageClassification(NeuMetaModel):
     """A family of image classifiers; its checkpoints and those of `NeuMetaModel` are the same files."""
 
+    task = "image-classification"
+
     def forward(
         self,
         pixel_values: Tensor,
@@ -803,6 +851,67 @@ class NeuMetaForImageClassification(NeuMetaModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
+class NeuMetaForSemanticSegmentation(NeuMetaModel):
+    """A family of segmentation networks; its checkpoints and those of `NeuMetaModel` are the same files."""
+
+    task = "semantic-segmentation"
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        width: Width = 1.0,
+        noise: float = 0.0,
+        seed: int = 0,
+        **inputs,
+    ) -> SemanticSegmenterOutput:
+        """Segment images with the network of a size.
+
+        Args:
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            labels: Class of each pixel, `[batch, height, width]`; 255 belongs to none. Given, the mean cross-entropy
+                of the others comes back as `loss`.
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            `logits`, `[batch, num_labels, height, width]`, and `loss` if there are labels.
+
+        Raises:
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
+        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED) if labels is not None else None
+        return SemanticSegmenterOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
+
+
+class NeuMetaForImageGeneration(NeuMetaModel):
+    """A family of autoencoders; its checkpoints and those of `NeuMetaModel` are the same files.
+
+    `forward` reconstructs images from the mean of their posterior: its output has `sample`, `mean` and `logvar`.
+    """
+
+    task = "image-generation"
+
+
+def family_class(task: str) -> type[NeuMetaModel]:
+    """The class of families for a task.
+
+    Args:
+        task: As target families name it.
+
+    Returns:
+        `NeuMetaModel` itself for tasks that have none of their own.
+    """
+    classes = (NeuMetaForImageClassification, NeuMetaForSemanticSegmentation, NeuMetaForImageGeneration)
+    return next((cls for cls in classes if cls.task == task), NeuMetaModel)
+
+
 AutoConfig.register(NeuMetaConfig.model_type, NeuMetaConfig)
 AutoModel.register(NeuMetaConfig, NeuMetaModel)
 AutoModelForImageClassification.register(NeuMetaConfig, NeuMetaForImageClassification)
+AutoModelForSemanticSegmentation.register(NeuMetaConfig, NeuMetaForSemanticSegmentation)

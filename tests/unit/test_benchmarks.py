@@ -38,7 +38,7 @@ def test_a_family_is_measured_by_networks_alone_and_by_its_own_line(whole_networ
     summary = whole_network.summarize(rows)
     assert summary["against_individual"] == {1.0: 1.0, 0.5: -1.0}
     assert summary["between"] == {0.6: -1.0}  # the line from 82 at 0.5 to 87 at 1.0 is at 83
-    assert summary["random"] == {"stage": {"smallest": -2.0, "mean": -2.0}}
+    assert summary["random"] == {"stage": {"worst": -2.0, "mean": -2.0}}
     assert summary["data_free"] == {"stage": 1.5}
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForImageClassification
 from neumeta_hf import cli
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import SizeError
-from neumeta_hf.evaluation import count_parameters, evaluate_classifier
+from neumeta_hf.evaluation import count_parameters, evaluate_network
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import Recipe
@@ -253,7 +253,7 @@ def test_evaluate_names_what_it_cannot_find(family, capsys):
         (["--set", "trian.epochs=3"], "recipe key trian is unknown: did you mean train?"),
         (["--set", "train.epohcs=3"], "recipe key train.epohcs is unknown: did you mean epochs?"),
         (["--set", "train.epochs=many"], "recipe key train.epochs='many'"),
-        (["--set", "target.family=lenett"], "there is cifar_resnet, lenet, resnet"),
+        (["--set", "target.family=lenett"], "there is autoencoder_kl, cifar_resnet, lenet, "),
         (["--resume"], "no run to resume"),
     ],
 )
@@ -363,7 +363,7 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
     result = json.loads(Path("sweep.json").read_text())
     reference = AutoModelForImageClassification.from_pretrained(family / "reference")
     data = load_image_data(DataConfig())
-    expected = evaluate_classifier(reference, data.test)
+    expected = evaluate_network(reference, data.test)
     assert [row["width"] for row in result["rows"]] == [0.5, 1.0]
     # The grid starts at the reference, so that the family at full size is the reference.
     for row in (result["reference"], result["rows"][-1]):

@@ -148,6 +148,110 @@ def test_sizes_outside_the_trained_range_keep_the_nearest_trained_size_as_coordi
         assert (clamped.shape, clamped.num_in) == (free.shape, free.num_in)
 
 
+FULL_PARTS = {"conv": ([8, 2, 6], [5, 5, 5]), "bias": ([8, 2, 6], [1])}
+SMALL_PARTS = {"conv": ([3, 2, 5], [2, 2, 2]), "bias": ([3, 2, 5], [1])}
+
+
+def make_parts(parts, reference_parts=None, **options):
+    shapes = {"conv": (sum(parts["conv"][0]), sum(parts["conv"][1]), 3, 3), "bias": (sum(parts["bias"][0]),)}
+    reference_parts = FULL_PARTS if reference_parts is None else reference_parts
+    return make_coordinates(shapes, scale=16, parts=parts, reference_parts=reference_parts, **options)
+
+
+@pytest.mark.parametrize("alignment", ["corner", "center"])
+def test_every_part_keeps_the_stretch_that_it_has_in_the_reference(alignment):
+    small = make_parts(SMALL_PARTS, alignment=alignment)
+    offset = 0.5 if alignment == "center" else 0.0
+    for name, axes in SMALL_PARTS.items():
+        tensor = small[name]
+        positions = (tensor.out_positions, tensor.in_positions)
+        for held, counts, full_counts in zip(positions, axes, FULL_PARTS[name], strict=True):
+            wanted = [
+                (sum(full_counts[:part]) + (channel + offset) * full_counts[part] / count) / sum(full_counts)
+                for part, count in enumerate(counts)
+                for channel in range(count)
+            ]
+            assert held.tolist() == pytest.approx(wanted, abs=1e-6)
+        assert (tensor.out_parts, tensor.in_parts) == tuple(map(tuple, axes))
+        assert tensor.out_shares == pytest.approx([count / sum(FULL_PARTS[name][0]) for count in FULL_PARTS[name][0]])
+
+
+def test_at_full_size_parts_lie_where_their_channels_do():
+    full = make_parts(FULL_PARTS)
+    for name, plain in make_coordinates({"conv": (16, 15, 3, 3), "bias": (16,)}, scale=16).items():
+        assert torch.allclose(full[name].rows(), plain.rows(), atol=1e-6)
+
+
+def test_positions_are_real_where_a_checkpoint_is_loaded():
+    with torch.device("meta"):  # as from_pretrained builds its models
+        inside = make_parts(SMALL_PARTS)
+    assert_equal(inside, make_parts(SMALL_PARTS))
+
+
+@pytest.mark.parametrize("alignment", ["corner", "center"])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_single_part_is_no_part(alignment, noise):
+    singles = {name: ([shape[0]], [(*shape, 1)[1]]) for name, shape in SHAPES.items()}
+    full = {name: ([3 * out], [2 * in_ + 1]) for name, ([out], [in_]) in singles.items()}
+    plain = make_coordinates(SHAPES, scale=8, alignment=alignment)
+    single = make_coordinates(SHAPES, scale=8, alignment=alignment, parts=singles, reference_parts=full)
+    assert_equal(noisy(single, noise), noisy(plain, noise))
+    for tensor in noisy(plain, noise).values():
+        num_out = tensor.num_out  # the formula and the draws of a network without parts, to the last bit
+        assert noise or torch.equal(tensor.out_positions, (torch.arange(num_out) + tensor.offset) / num_out)
+    generator = torch.Generator().manual_seed(0)
+    draws = (torch.rand(7, generator=generator) - 0.5) * noise
+    assert torch.equal(noisy(single, noise)["conv"].out_positions, plain["conv"].out_positions + draws[:-1] / 6)
+
+
+def test_noise_is_bounded_by_half_a_channel_of_the_part_and_reaches_it():
+    exact = make_parts(SMALL_PARTS)
+    counts, full_counts = SMALL_PARTS["conv"][0], FULL_PARTS["conv"][0]
+    widths = [full / count / 16 for count, full in zip(counts, full_counts, strict=True) for _ in range(count)]
+    moves = []
+    for seed in range(200):
+        moved = noisy(exact, seed=seed)
+        moves.append((moved["conv"].out_positions - exact["conv"].out_positions) / torch.tensor(widths))
+        assert ((moved["conv"].in_positions - exact["conv"].in_positions) * 6).abs().max() <= 0.5 + 1e-5
+    furthest = torch.stack(moves).abs().amax(0)
+    assert (furthest <= 0.5 + 1e-4).all()
+    assert (furthest > 0.47).all()
+    assert_equal(noisy(exact, seed=3), noisy(exact, seed=3))
+
+
+def test_parts_of_tensors_that_are_not_generated_are_passed_over():
+    static = {"head": ([3, 4], [9])}
+    plain = make_coordinates(SHAPES, scale=8)
+    assert_equal(make_coordinates(SHAPES, scale=8, parts=static, reference_parts=static), plain)
+
+
+@pytest.mark.parametrize(
+    ("parts", "reference_parts", "said"),
+    [
+        (
+            ([3, 2], [4]),
+            ([3, 3], [4]),
+            r"output axis of conv has parts of \[3, 2\] channels, 5 in all, .* has 6: parts sum",
+        ),
+        (
+            ([6], [3, 2]),
+            ([6], [3, 2]),
+            r"input axis of conv has parts of \[3, 2\] channels, 5 in all, .* has 4: parts sum",
+        ),
+        (([3, 3], [4]), ([4, 4, 4], [4]), r"conv has parts of \[3, 3\] .* reference of \[4, 4, 4\]: .*\(2 and 3\)"),
+        (([6], [2, 2]), ([6], [8]), r"input axis of conv .*never how many there are \(2 and 1\)"),
+        (([6, 0], [4]), ([6, 1], [4]), r"output axis of conv has parts of \[6, 0\] .*at least one channel"),
+        (([3, 3], [4]), ([6, 0], [4]), r"and of \[6, 0\] in the reference: .*at least one channel"),
+        (([3, 3], [4]), None, r"conv has parts of \[3, 3\] .* reference of \[6\]: .*\(2 and 1\)"),
+        (None, ([3, 3], [4]), r"conv has parts of \[6\] .* reference of \[3, 3\]: .*\(1 and 2\)"),
+    ],
+)
+def test_parts_that_are_none_of_an_axis_are_refused_by_name(parts, reference_parts, said):
+    parts, reference_parts = ({} if each is None else {"conv": each} for each in (parts, reference_parts))
+    with pytest.raises(HypernetworkError, match=said + ".*axis_parts"):
+        make_coordinates(SHAPES, scale=8, parts=parts, reference_parts=reference_parts)
+
+
 @pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 1, 1, 1), (0, 3), (4, 0, 3, 3)])
 def test_other_tensors_are_refused_by_name(shape):
     with pytest.raises(HypernetworkError, match="odd.one has shape .* static"):

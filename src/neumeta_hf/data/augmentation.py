@@ -9,7 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-_STREAMS = {"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5}
+from neumeta_hf.data.config import height_and_width
+from neumeta_hf.labels import IGNORED
+
+# A number, once given, stays: another would change what published recipes train on.
+_STREAMS = {"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5, "scale": 6}
 
 
 def draws(indices: np.ndarray, *, seed: int, epoch: int, stream: str) -> np.ndarray:
@@ -38,7 +42,7 @@ def _mix(state: np.ndarray) -> np.ndarray:
     return state ^ (state >> np.uint64(31))
 
 
-def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tensor:
+def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int, masks: bool = False) -> Tensor:
     """Pad with black by an eighth of the size, and crop the size back at random.
 
     Args:
@@ -46,17 +50,57 @@ def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
         indices: Numbers of the images in their data set, `[batch]`.
         seed: Of the run.
         epoch: Of the run.
+        masks: Whether `images` are masks, which are padded with `IGNORED`.
 
     Returns:
         As `images`.
     """
     height, width = images.shape[-2:]
-    pad = max(1, height // 8)
-    padded = torch.nn.functional.pad(images, (pad,) * 4).numpy()
-    top = np.floor(draws(indices, seed=seed, epoch=epoch, stream="row") * (2 * pad + 1)).astype(np.int64)
-    left = np.floor(draws(indices, seed=seed, epoch=epoch, stream="column") * (2 * pad + 1)).astype(np.int64)
+    down, across = max(1, height // 8), max(1, width // 8)
+    fill = IGNORED if masks else 0
+    padded = torch.nn.functional.pad(images, (across, across, down, down), value=fill).numpy()
+    top = np.floor(draws(indices, seed=seed, epoch=epoch, stream="row") * (2 * down + 1)).astype(np.int64)
+    left = np.floor(draws(indices, seed=seed, epoch=epoch, stream="column") * (2 * across + 1)).astype(np.int64)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     return torch.from_numpy(windows[np.arange(len(images)), :, top, left])
+
+
+def scale_crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int, masks: bool = False) -> Tensor:
+    """Scale by 0.5 to 2, and crop the size back at random; what became smaller is put on black at random.
+
+    Args:
+        images: uint8, `[batch, channels, height, width]`, on the CPU.
+        indices: Numbers of the images in their data set, `[batch]`.
+        seed: Of the run.
+        epoch: Of the run.
+        masks: Whether `images` are masks, which take the nearest pixel and are put on `IGNORED`.
+
+    Returns:
+        As `images`. The logarithm of the scale is uniform.
+    """
+    moment = {"seed": seed, "epoch": epoch}
+    scales = 0.5 * 4.0 ** draws(indices, stream="scale", **moment)
+    rows, columns = draws(indices, stream="row", **moment), draws(indices, stream="column", **moment)
+    resample = Image.Resampling.NEAREST if masks else Image.Resampling.BILINEAR
+    scaled = torch.full_like(images, IGNORED if masks else 0)
+    for before, after, scale, row, column in zip(images, scaled, scales, rows, columns, strict=True):
+        (down, top, bottom), (across, left, right) = (
+            _scale_axis(size, scale, place) for size, place in zip(images.shape[-2:], (row, column), strict=True)
+        )
+        wanted, box = (across.stop - across.start, down.stop - down.start), (left, top, right, bottom)
+        for channel, shown in zip(before, after, strict=True):
+            part = Image.fromarray(channel.numpy()).resize(wanted, resample, box=box)
+            shown[down, across] = torch.from_numpy(np.array(part))
+    return scaled
+
+
+def _scale_axis(size: int, scale: float, place: float) -> tuple[slice, float, float]:
+    """Which pixels of the result show something, and from where to where in the original that is."""
+    scaled = max(1, round(size * scale))
+    start = int(place * (abs(scaled - size) + 1))
+    if scaled < size:
+        return slice(start, start + scaled), 0, size
+    return slice(0, size), start * size / scaled, (start + size) * size / scaled
 
 
 def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tensor:
@@ -75,15 +119,17 @@ def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
     return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
-def random_resized_crop(image: Image.Image, index: int, *, size: int, seed: int, epoch: int) -> Image.Image:
-    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3, and resize it.
+def random_resized_crop(
+    image: Image.Image, index: int, *, size: int | tuple[int, int], seed: int, epoch: int
+) -> Image.Image:
+    """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 times that of the size, and resize it.
 
     After Szegedy et al. 2015 (arXiv:1409.4842), section 6.
 
     Args:
         image: Of any size, grey or RGB: others are not interpolated.
         index: Number of the image in its data set.
-        size: Height and width of the result.
+        size: Height and width of the result; one number for both.
         seed: Of the run.
         epoch: Of the run.
 
@@ -94,10 +140,11 @@ def random_resized_crop(image: Image.Image, index: int, *, size: int, seed: int,
     area, ratio, row, column = (
         float(draws(number, seed=seed, epoch=epoch, stream=stream)[0]) for stream in ("area", "ratio", "row", "column")
     )
+    high, wide = height_and_width(size)
     wanted = (0.08 + 0.92 * area) * image.width * image.height
-    aspect = float(np.exp(np.log(3 / 4) + ratio * (np.log(4 / 3) - np.log(3 / 4))))
+    aspect = float(np.exp(np.log(3 / 4) + ratio * (np.log(4 / 3) - np.log(3 / 4)))) * (wide / high)
     width = min(image.width, max(1, round((wanted * aspect) ** 0.5)))
     height = min(image.height, max(1, round((wanted / aspect) ** 0.5)))
     left, top = int(column * (image.width - width + 1)), int(row * (image.height - height + 1))
     box = (left, top, left + width, top + height)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    return image.resize((wide, high), Image.Resampling.BILINEAR, box=box)

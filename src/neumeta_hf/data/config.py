@@ -1,38 +1,62 @@
 """What a recipe says of its data."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-Augmentation = Literal["none", "crop", "crop_flip", "random_resized_crop_flip"]
+Labels = Literal["class", "mask", "none"]
+Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
+
+
+def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Both sides of an image size.
+
+    Args:
+        image_size: One number for both, or height and width.
+
+    Returns:
+        Height and width.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return height, width
 
 
 @dataclasses.dataclass(kw_only=True)
 class DataConfig:
-    """An image-classification data set.
+    """A data set of images, with a class each, with a mask each, or alone.
 
     Attributes:
         dataset: "digits" (scikit-learn's 8x8 digits, embedded), a Hub id, or a local folder that
             `datasets.load_dataset` reads. The digits have no columns and splits to name; a fixed fifth of them is the
             test split.
         subset: Name of the data set's configuration, where it has several.
-        image_column: Column of the images. None: the only one of type Image.
-        label_column: Column of the classes. None: the only one of type ClassLabel. Of a column of plain numbers or
-            strings, which must be named, the sorted values of the training split are the classes.
+        labels: What goes along with an image: "class" (one number), "mask" (the index of a class for each pixel), or
+            "none".
+        image_column: Column of the images. None: the only one of type Image, or the only one beside the masks.
+        label_column: Column of the classes or masks. None, for classes: the only one of type ClassLabel. Of a column of
+            plain numbers or strings, which must be named, the sorted values of the training split are the classes.
+            None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
+            or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
+        label_names: Of the classes of masks, in order. None: "0", "1", ... up to the highest index in the masks of the
+            training split, all of which are then read once more for it.
+        ignore_index: The value in masks that stands for no class, besides 255, which always does. In batches it is 255.
         train_split: Name of the training split.
         test_split: Name of the split that is touched once, at the end; never the one that selection uses.
         validation_split: Split that selection uses. None: cut from the training split.
         validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
             named. 0 leaves the validation split empty, which is an error where it is used.
         data_seed: Of the cut and of the augmentation.
-        image_size: Height and width that the network gets. Square images of another size are resized whole. Of images
-            that are not square, and of all images when `augmentation` is "random_resized_crop_flip", the shorter side
-            is resized to 256/224 of `image_size` and the centre is cropped, as is usual for ImageNet.
+        image_size: What the network gets: one number for height and width, or [height, width]. Images of another size
+            and the same aspect ratio are resized whole. Others, and all images when `augmentation` is
+            "random_resized_crop_flip", are resized to cover 256/224 of `image_size` and cropped at the centre, as is
+            usual for ImageNet. Masks go the same way; each of their pixels is then the nearest one.
         num_channels: 1 (grey) or 3 (RGB); images are converted.
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
-        augmentation: Of training images: "none", "crop" (pad by an eighth of the size with black, crop at random),
-            "crop_flip" (and mirror half of them), "random_resized_crop_flip" (ImageNet's; needs
-            `in_memory` off).
+        augmentation: Of training images, whose masks move along: "none", "crop" (pad by an eighth of the size with
+            black, crop at random), "crop_flip" (and mirror half of them), "scale_crop_flip" (scale by 0.5 to 2, crop at
+            random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
+            needs `in_memory` off, and has no masks). In masks the padding is 255.
         in_memory: Decode once and keep all images; off for data sets larger than memory.
     """
 
@@ -40,14 +64,17 @@ class DataConfig:
 
     dataset: str = "digits"
     subset: str | None = None
+    labels: Labels = "class"
     image_column: str | None = None
     label_column: str | None = None
+    label_names: list[str] | None = None
+    ignore_index: int | None = None
     train_split: str = "train"
     test_split: str = "test"
     validation_split: str | None = None
     validation_fraction: float = 0.1
     data_seed: int = 0
-    image_size: int = 8
+    image_size: int | list[int] = 8
     num_channels: Literal[1, 3] = 1
     mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
     std: list[float] = dataclasses.field(default_factory=lambda: [0.5])

@@ -1,6 +1,7 @@
 """Image splits: a map from indices to a normalised batch."""
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
@@ -10,22 +11,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from neumeta_hf.data.augmentation import crop, flip, random_resized_crop
-from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
+from neumeta_hf.data.config import DataConfig, height_and_width
 from neumeta_hf.errors import DataError
+from neumeta_hf.labels import IGNORED
 
 
 class ImageSource(Protocol):
-    """Decoded images and classes by number; what a split reads from."""
+    """Decoded images and labels by number; what a split reads from."""
 
     def __len__(self) -> int: ...
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
-        """Images as bytes, `[batch, channels, size, size]`."""
+        """Images as bytes, `[batch, channels, height, width]`."""
         ...
 
-    def labels(self, indices: Sequence[int]) -> Tensor:
-        """Classes, `[batch]`."""
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """Classes, int64 `[batch]`; masks, uint8 `[batch, height, width]`; or None."""
         ...
 
 
@@ -34,55 +36,124 @@ class ArraySource:
 
     Args:
         pixels: uint8, `[images, channels, height, width]`.
-        labels: int64, `[images]`.
+        labels: Classes, int64 `[images]`; masks, uint8 `[images, height, width]`; or None.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor):
+    def __init__(self, pixels: Tensor, labels: Tensor | None):
         self._pixels = pixels
         self._labels = labels
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._pixels)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
         return self._pixels[torch.as_tensor(indices)]
 
-    def labels(self, indices: Sequence[int]) -> Tensor:
-        return self._labels[torch.as_tensor(indices)]
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        return None if self._labels is None else self._labels[torch.as_tensor(indices)]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskColumn:
+    """The masks of a data set.
+
+    Attributes:
+        name: Of the column.
+        split: Of the data set, for messages.
+        num_classes: How many the masks tell apart; indices run from 0.
+        ignore_index: The value that stands for no class, besides `IGNORED`.
+    """
+
+    name: str
+    split: str
+    num_classes: int
+    ignore_index: int | None
 
 
 class DecodingSource:
-    """Images decoded when they are asked for.
+    """Images, and masks, decoded when they are asked for.
 
     Args:
         dataset: A `datasets.Dataset` with an image column.
         image_column: Its name.
-        labels: int64, `[images]`.
+        labels: Classes, int64 `[images]`; the column of masks; or None.
         config: Size and colours wanted, and the crop of training images.
     """
 
-    def __init__(self, dataset: Any, image_column: str, labels: Tensor, config: DataConfig):
-        self._dataset = dataset
+    def __init__(self, dataset: Any, image_column: str, labels: Tensor | MaskColumn | None, config: DataConfig):
+        self._images = dataset.select_columns([image_column])
+        self._masks: Any = dataset.select_columns([labels.name]) if isinstance(labels, MaskColumn) else None
         self._image_column = image_column
         self._labels = labels
         self._config = config
+        # Of the images read last, for their masks to be compared with: a batch asks for images, then for labels.
+        self._sizes: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self._images)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
         config = self._config
-        images = [to_colours(image, config.num_channels) for image in self._dataset[list(indices)][self._image_column]]
+        images = [to_colours(image, config.num_channels) for image in self._images[list(indices)][self._image_column]]
+        self._sizes = {index: image.size for index, image in zip(indices, images, strict=True)}
+        size = height_and_width(config.image_size)
         by_area = config.augmentation == "random_resized_crop_flip"
         if by_area and split.augmented:
-            moment = {"size": config.image_size, "seed": config.data_seed, "epoch": split.epoch}
+            moment = {"size": size, "seed": config.data_seed, "epoch": split.epoch}
             images = [random_resized_crop(image, index, **moment) for image, index in zip(images, indices, strict=True)]
         else:
-            images = [to_size(image, config.image_size, centre_crop=by_area) for image in images]
+            images = [to_size(image, size, centre_crop=by_area) for image in images]
         return torch.stack([to_bytes(image) for image in images])
 
-    def labels(self, indices: Sequence[int]) -> Tensor:
-        return self._labels[torch.as_tensor(indices)]
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        if not isinstance(self._labels, MaskColumn):
+            return None if self._labels is None else self._labels[torch.as_tensor(indices)]
+        size = height_and_width(self._config.image_size)
+        masks = []
+        for index, image in zip(indices, self._masks[list(indices)][self._labels.name], strict=True):
+            mask = to_classes(image, self._labels)
+            if mask.size != (expected := self._sizes.get(index, mask.size)):
+                raise DataError(
+                    f"in row {index} of split {self._labels.split!r} the mask has {mask.size[0]}x{mask.size[1]} pixels "
+                    f"and the image {expected[0]}x{expected[1]}: bring masks to the size of their images first."
+                )
+            masks.append(to_bytes(to_size(mask, size, resample=Image.Resampling.NEAREST))[0])
+        return torch.stack(masks)
+
+
+def to_classes(mask: Image.Image | None, column: MaskColumn) -> Image.Image:
+    """Bring a mask to indices of classes.
+
+    Args:
+        mask: Grey, palette (its indices, not its colours), 16 or 32 bits, or black and white.
+        column: Which indices there are.
+
+    Returns:
+        The mask, of mode "L", with `IGNORED` where there is no class.
+
+    Raises:
+        DataError: The mask is missing, has colours or fractions, or has a value that is neither a class nor ignored.
+    """
+    where = f"a mask of split {column.split!r}"
+    if mask is None:
+        raise DataError(f"{where} is missing (None): filter such rows out.")
+    if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
+        raise DataError(
+            f"{where} is of mode {mask.mode}: masks hold the index of a class for each pixel, in one channel of whole "
+            "numbers. Convert its colours to indices of classes first."
+        )
+    values = np.asarray(mask)
+    ignored = values == IGNORED
+    if column.ignore_index is not None:
+        ignored |= values == column.ignore_index
+    if (strange := ~ignored & ((values < 0) | (values >= column.num_classes))).any():
+        named = ", ".join(str(value) for value in np.unique(values[strange])[:5])
+        raise DataError(
+            f"{where} has pixels of value {named}: values are classes (0 to {column.num_classes - 1}) or ignored "
+            f"({IGNORED}, and data.ignore_index={column.ignore_index}). Name every class in data.label_names, or give "
+            "data.ignore_index the value that stands for none."
+        )
+    return Image.fromarray(np.where(ignored, IGNORED, values).astype(np.uint8))
 
 
 def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
@@ -108,35 +179,47 @@ def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def to_size(image: Image.Image, size: int, *, centre_crop: bool = False) -> Image.Image:
+def to_size(
+    image: Image.Image,
+    size: tuple[int, int],
+    *,
+    centre_crop: bool = False,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
     """Bring an image to the size that the network gets.
 
-    A square image is resized whole. Of any other, or with `centre_crop`, the shorter side is resized to 256/224 of the
-    size and the centre is cropped, as is usual for ImageNet: to the pixel what transformers' ConvNextImageProcessor
-    does with `crop_pct=224/256`.
+    An image of the aspect ratio of `size` is resized whole. Any other, or with `centre_crop`, is resized to cover
+    256/224 of the size, and the centre is cropped, as is usual for ImageNet: of square sizes to the pixel what
+    transformers' ConvNextImageProcessor does with `crop_pct=224/256`.
 
     Args:
-        image: Grey or RGB.
+        image: Grey or RGB, or a mask.
         size: Height and width wanted.
-        centre_crop: Crop square images too.
+        centre_crop: Crop images of the same aspect ratio too.
+        resample: How pixels are interpolated.
 
     Returns:
-        The image, `size` high and wide; itself where nothing is to do.
+        The image, of that size; itself where nothing is to do.
     """
-    if centre_crop or image.width != image.height:
-        shorter = size * 256 // 224
-        width, height = (shorter * side // min(image.size) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - size) // 2, (height - size) // 2
-        return image.crop((left, top, left + size, top + size))
-    return image if image.width == size else image.resize((size, size), Image.Resampling.BILINEAR)
+    height, width = size
+    if centre_crop or image.width * height != image.height * width:
+        if image.width * height < image.height * width:
+            across = width * 256 // 224
+            down = across * image.height // image.width
+        else:
+            down = height * 256 // 224
+            across = down * image.width // image.height
+        image = image.resize((across, down), resample)
+        left, top = (across - width) // 2, (down - height) // 2
+        return image.crop((left, top, left + width, top + height))
+    return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
 def to_bytes(image: Image.Image) -> Tensor:
     """Pixels of an image.
 
     Args:
-        image: Grey or RGB.
+        image: Grey or RGB, or a mask.
 
     Returns:
         uint8, `[1 or 3, height, width]`.
@@ -222,18 +305,24 @@ class ImageSplit(Dataset):
             positions: Positions in this split, `[batch]`.
 
         Returns:
-            "pixel_values", float32 `[batch, channels, size, size]`, and "labels", int64 `[batch]`.
+            "pixel_values", float32 `[batch, channels, height, width]`, and "labels", int64: of classes `[batch]`, of
+            masks `[batch, height, width]` with `IGNORED` where there is no class, and absent where the source has none.
         """
         indices = self.indices[np.asarray(positions, dtype=np.int64)]
-        images = self.source.images(indices.tolist(), self)
+        images, labels = self.source.images(indices.tolist(), self), self.source.labels(indices.tolist())
+        batch = {"pixel_values": (self._augment(images, indices).float() / 255 - self._mean) / self._std}
+        if labels is not None and self.config.labels == "mask":
+            labels = self._augment(labels[:, None], indices, masks=True)[:, 0].long()
+        return batch if labels is None else {**batch, "labels": labels}
+
+    def _augment(self, images: Tensor, indices: np.ndarray, *, masks: bool = False) -> Tensor:
         policy = self.config.augmentation if self.augmented else "none"
         moment = {"seed": self.config.data_seed, "epoch": self.epoch}
         if policy in ("crop", "crop_flip"):
-            images = crop(images, indices, **moment)
-        if policy in ("crop_flip", "random_resized_crop_flip"):
-            images = flip(images, indices, **moment)
-        pixel_values = (images.float() / 255 - self._mean) / self._std
-        return {"pixel_values": pixel_values, "labels": self.source.labels(indices.tolist())}
+            images = crop(images, indices, masks=masks, **moment)
+        if policy == "scale_crop_flip":
+            images = scale_crop(images, indices, masks=masks, **moment)
+        return flip(images, indices, **moment) if policy.endswith("flip") else images
 
 
 def collate(batch: Any) -> dict[str, Tensor]:

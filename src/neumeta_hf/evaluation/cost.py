@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from neumeta_hf.targets import TargetFamily
+
 
 def count_parameters(model: nn.Module) -> int:
     """Number of parameters, BatchNorm's affine ones included; buffers are none.
@@ -19,12 +21,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
+def count_macs(model: nn.Module, example_inputs: Tensor, *, family: TargetFamily | None = None) -> int:
     """Multiply-accumulates of convolutions and matrix products for one image.
 
     Args:
         model: Any module that takes images; a copy runs on the meta device, so that nothing is computed.
         example_inputs: `[batch, channels, height, width]`; the first image counts.
+        family: Runs the model. None: the model is called with the images.
 
     Returns:
         The number: half of the floating-point operations that torch counts.
@@ -32,5 +35,6 @@ def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
     with torch.no_grad():
         abstract = copy.deepcopy(model).to("meta").eval()
         with FlopCounterMode(display=False) as counter:
-            abstract(example_inputs[:1].to("meta"))
+            images = example_inputs[:1].to("meta")
+            family.forward(abstract, images) if family else abstract(images)
     return counter.get_total_flops() // 2

@@ -1,5 +1,6 @@
-"""The picture of accuracy against size."""
+"""The picture of a score against size."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
+
+from neumeta_hf.scores import Score, score_of
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#555555"
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -29,7 +32,7 @@ _PLACES = [(0, -8), (0, 8), (7, -7), (-7, 7), (4, -18), (-4, 18), (8, -30), (-8,
 
 
 def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
-    """Draw a sweep as accuracy (percent) against parameters of the whole network.
+    """Draw a sweep as the task's first score (ratios in percent) against parameters of the whole network.
 
     Args:
         result: As `Sweep.to_dict()` gives it, or a result file holds it.
@@ -53,17 +56,19 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
         The figure; nothing of it lives in matplotlib's global state.
     """
     rows = sorted(result["rows"], key=lambda row: row["num_parameters"])
+    score = score_of(result.get("facts", {}))
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     uniform = [row for row in rows if not isinstance(row["width"], Mapping)]
-    axes.plot(*_points(uniform), color=_BLUE, linewidth=1.2, zorder=1)
+    axes.plot(*_points(uniform, score), color=_BLUE, linewidth=1.2, zorder=1)
     for kind, style in _MARKERS.items():
         if chosen := [row for row in rows if _kind(row) == kind]:
-            axes.plot(*_points(chosen), linestyle="none", markersize=7, label=_LABELS[kind], zorder=3, **style)
+            axes.plot(*_points(chosen, score), linestyle="none", markersize=7, label=_LABELS[kind], zorder=3, **style)
     if result.get("reference"):
-        accuracy = 100 * result["reference"]["accuracy"]
-        axes.axhline(accuracy, color=_GREY, linestyle="--", linewidth=1, zorder=0, label=f"reference, {accuracy:.2f} %")
+        value = _value(result["reference"], score)
+        shown = f"{value:.2f} %" if score.is_ratio else f"{value:.4g}"
+        axes.axhline(value, color=_GREY, linestyle="--", linewidth=1, zorder=0, label=f"reference, {shown}")
     annotated = len(rows) <= _MOST_ANNOTATIONS
     sizes = [row["num_parameters"] for row in rows]
     if max(sizes) > 4 * min(sizes):
@@ -73,7 +78,7 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: _in_units(value))
     axes.margins(x=0.07, y=0.12)
     axes.set_xlabel("parameters of the whole network" + (" (each point carries its width)" if annotated else ""))
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(score.label + (" (%)" if score.is_ratio else ""))
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -84,21 +89,21 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     names = [str(facts[key]) for key in ("title", "checkpoint", "dataset", "split") if facts.get(key)]
     axes.set_title(", ".join(names), fontsize=10)
     if annotated:
-        _annotate(axes, rows, canvas)
+        _annotate(axes, rows, score, canvas)
     return figure
 
 
-def _annotate(axes: Axes, rows: list[Any], canvas: FigureCanvasAgg) -> None:
+def _annotate(axes: Axes, rows: list[Any], score: Score, canvas: FigureCanvasAgg) -> None:
     """Write its width at each point, where it covers neither a point nor another width if there is such a place."""
     figure = canvas.figure
     figure.draw_without_rendering()  # the layout is final from here on
     reach = 6 * figure.dpi / 72
-    centres = axes.transData.transform(list(zip(*_points(rows), strict=True)))
+    centres = axes.transData.transform(list(zip(*_points(rows, score), strict=True)))
     taken = [Bbox([centre - reach, centre + reach]) for centre in centres]
     for row in rows:
         note = axes.annotate(
             _label(row["width"]),
-            (row["num_parameters"], 100 * row["accuracy"]),
+            (row["num_parameters"], _value(row, score)),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8,
@@ -127,8 +132,13 @@ def _put(note: Annotation, place: tuple[int, int], canvas: FigureCanvasAgg) -> B
     return Text.get_window_extent(note)  # without the line, unlike Annotation's
 
 
-def _points(rows: list[Any]) -> tuple[list[int], list[float]]:
-    return [row["num_parameters"] for row in rows], [100 * row["accuracy"] for row in rows]
+def _points(rows: list[Any], score: Score) -> tuple[list[int], list[float]]:
+    return [row["num_parameters"] for row in rows], [_value(row, score) for row in rows]
+
+
+def _value(row: Mapping[str, Any], score: Score) -> float:
+    value = row[score.name]
+    return math.nan if value is None else 100 * value if score.is_ratio else value
 
 
 def _kind(row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Accuracy against size: measure a family at many widths, as a table, as files, and as a picture."""
+"""Scores against size: measure a family at many widths, as a table, as files, and as a picture."""
 
 import csv
 import dataclasses
@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import SizeError
-from neumeta_hf.evaluation.classification import evaluate_classifier
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
+from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep
 from neumeta_hf.files import write_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
+from neumeta_hf.targets import config_of
+from neumeta_hf.tasks import Task, build_task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ class SweepRow:
 
     Attributes:
         width: The ratio, or a ratio per width group.
-        accuracy: As a ratio.
-        loss: Mean cross-entropy, in nats.
+        scores: Of the task by name, ratios as ratios.
         num_parameters: Of the whole network.
         macs: Multiply-accumulates of the whole network for one image.
         compression_rate: 1 minus the share of the full-size network's parameters that is left; of the whole network.
@@ -40,8 +40,7 @@ class SweepRow:
     """
 
     width: float | Mapping[str, float]
-    accuracy: float
-    loss: float
+    scores: Mapping[str, float]
     num_parameters: int
     macs: int
     compression_rate: float
@@ -69,7 +68,7 @@ class Sweep:
     facts: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Facts, reference and rows as plain values; a loss that is not finite becomes None, which JSON can hold."""
+        """Facts, reference and rows as plain values; a score that is not finite becomes None, which JSON can hold."""
         return {
             "facts": self.facts,
             "reference": _plain(self.reference) if self.reference else None,
@@ -97,14 +96,14 @@ class Sweep:
         Raises:
             OSError: The folder does not exist or cannot be written to.
         """
-        names = [field.name for field in dataclasses.fields(SweepRow)]
+        lines = [{**_plain(row), "width": format_width(row.width)} for row in self.rows]
         with write_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
+            writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
-            writer.writerows({**_plain(row), "width": format_width(row.width)} for row in self.rows)
+            writer.writerows(lines)
 
     def plot(self, path: str | Path) -> None:
-        """Draw accuracy against parameters.
+        """Draw the task's first score against parameters.
 
         Args:
             path: The PNG; replaced only when the new one is complete.
@@ -119,15 +118,15 @@ class Sweep:
         """The rows for a terminal, the reference first."""
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
         table = Table(title=", ".join(names) or None)
-        for name in ("width", "accuracy", "loss", "parameters", "MACs", "compression", "size"):
+        scores = build_task(self.facts["task"]).scores
+        for name in ("width", *(score.label for score in scores), "parameters", "MACs", "compression", "size"):
             table.add_column(name, justify="left" if name == "size" else "right")
         for row in [self.reference, *self.rows]:
             if row is None:
                 continue
             table.add_row(
                 "reference" if row is self.reference else format_width(row.width),
-                f"{row.accuracy:.2%}",
-                f"{row.loss:.4f}",
+                *(score.format(row.scores[score.name]) for score in scores),
                 f"{row.num_parameters:,}",
                 f"{row.macs:,}",
                 f"{row.compression_rate:.1%}",
@@ -153,7 +152,9 @@ def format_width(width: float | Mapping[str, float]) -> str:
 
 def _plain(row: SweepRow) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    return {**values, "loss": row.loss if math.isfinite(row.loss) else None}
+    width, scores = values.pop("width"), values.pop("scores")
+    finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+    return {"width": width, **finite, **values}
 
 
 def sweep(
@@ -161,7 +162,8 @@ def sweep(
     split: ImageSplit,
     widths: Sequence[float | Mapping[str, float]],
     *,
-    reference: PreTrainedModel | None = None,
+    task: Task | None = None,
+    reference: nn.Module | None = None,
     num_samples: int = 1,
     seed: int = 0,
     calibration: Iterable[Tensor] | None = None,
@@ -175,6 +177,7 @@ def sweep(
         model: The family.
         split: Images to measure on.
         widths: Ratios, or ratios per width group.
+        task: What networks are measured by. None: the family's, with default options.
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
@@ -193,7 +196,8 @@ def sweep(
     """
     if not widths:
         raise SizeError("widths is empty: give at least one ratio, such as [0.25, 0.5, 1.0].")
-    config = model.config
+    config, family = model.config, model.family
+    task = task or build_task(family.task)
     full_config: Any = config.target_config
     example = model.family.example_inputs(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(full_config))
@@ -206,15 +210,14 @@ def sweep(
     trained_channels = [channels_at(width) for width in config.trained_widths]
     channels = [channels_at(width) for width in widths]  # an impossible width must not cost the sweep before it
 
-    def measure(network: PreTrainedModel, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
-        scores = evaluate_classifier(network, split, batch_size=batch_size, device=model.device)
+    def measure(network: nn.Module, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
+        scores = evaluate_network(network, split, task=task, family=family, batch_size=batch_size, device=model.device)
         num_parameters = count_parameters(network)
         return SweepRow(
             width=width,
-            accuracy=scores["accuracy"],
-            loss=scores["loss"],
+            scores={name: value for name, value in scores.items() if name != "num_samples"},
             num_parameters=num_parameters,
-            macs=count_macs(network, example),
+            macs=count_macs(network, example, family=family),
             compression_rate=1 - num_parameters / full_size,
             trained=trained,
             in_range=in_range,
@@ -228,9 +231,16 @@ def sweep(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SizeWarning)  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
-            in_range = model.is_in_trained_range(network.config)
+            in_range = model.is_in_trained_range(config_of(network))
             row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)
-            bar.set_postfix(width=format_width(width), accuracy=f"{row.accuracy:.2%}")
+            first = task.scores[0]
+            bar.set_postfix({"width": format_width(width), first.label: first.format(row.scores[first.name])})
             rows.append(row)
-    sampling = {"num_samples": num_samples, "seed": seed, "num_images": len(split)}
+    sampling = {
+        "task": task.name,
+        "score": task.scores[0].to_dict(),
+        "num_samples": num_samples,
+        "seed": seed,
+        "num_images": len(split),
+    }
     return Sweep(rows=rows, reference=measured, facts={**environment_facts(model.device), **sampling, **(facts or {})})

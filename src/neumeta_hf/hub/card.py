@@ -9,11 +9,18 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from neumeta_hf.errors import CardError
+from neumeta_hf.scores import score_of
 
 _BEGIN = "<!-- neumeta: begin (rewritten by every push) -->"
 _END = "<!-- neumeta: end -->"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _PAPER = "https://arxiv.org/abs/2410.11878"
+_PIPELINE_TAGS = {
+    "image-classification": "image-classification",
+    "semantic-segmentation": "image-segmentation",
+    "image-generation": "unconditional-image-generation",
+}
+"""Task, as target families name it, to the Hub's name."""
 _CITATION = """\
 ```bibtex
 @inproceedings{yang2024neural,
@@ -32,6 +39,7 @@ class FamilyFacts:
     Attributes:
         config: The checkpoint's config as plain values.
         family: Name of the target family.
+        task: What its networks do, as the target family names it.
         width_groups: Group to its channels in the reference.
         num_parameters: Of the "hypernetwork", "generated" and "static".
         recipe: The recipe of the run as plain values, if known.
@@ -42,6 +50,7 @@ class FamilyFacts:
 
     config: Mapping[str, Any]
     family: str
+    task: str
     width_groups: Mapping[str, int]
     num_parameters: Mapping[str, int]
     recipe: Mapping[str, Any] | None = None
@@ -56,25 +65,27 @@ class MorphFacts:
 
     Attributes:
         model_class: Name of the network's class.
-        model_type: As in its config.
+        library: That loads it: "transformers", "diffusers", or "neumeta_hf" for classes of this package.
+        family: Name of the target family.
+        task: What the network does, as the target family names it.
         source: Hub id or folder of the family.
         widths: Width group to ratio.
         num_samples: Generations averaged.
         num_parameters: Of the morph.
         full_num_parameters: Of the family's reference.
-        needs_package: Whether loading it needs `import neumeta_hf`; stock classes do not.
         row: The family's measured row of that size, if there is one.
         sweep_facts: Where that row was measured.
     """
 
     model_class: str
-    model_type: str
+    library: str
+    family: str
+    task: str
     source: str
     widths: Mapping[str, float]
     num_samples: int
     num_parameters: int
     full_num_parameters: int
-    needs_package: bool
     row: Mapping[str, Any] | None = None
     sweep_facts: Mapping[str, Any] | None = None
 
@@ -100,16 +111,18 @@ def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None,
         license=license or "unknown",
         base_model=checkpoint if is_hub_id(checkpoint) else None,
         datasets=datasets,
-        pipeline_tag="image-classification",
-        metrics=["accuracy"] if facts.sweep else None,
+        pipeline_tag=_PIPELINE_TAGS.get(facts.task),
+        metrics=_metrics(facts.sweep) if facts.sweep else None,
         tags=list(dict.fromkeys(["neumeta", "hypernetwork", "model-compression", facts.family, *tags])),
         model_name=repo_id.rpartition("/")[2],
-        eval_results=_eval_results(facts.sweep["rows"], facts.sweep["facts"], datasets) if facts.sweep else None,
+        eval_results=_eval_results(facts.task, facts.sweep["rows"], facts.sweep["facts"], datasets)
+        if facts.sweep
+        else None,
     )
     sections = [
         _family_summary(facts, repo_id),
-        _family_usage(repo_id),
-        *([_accuracy_section(facts.sweep, has_figure=facts.has_figure)] if facts.sweep else []),
+        _family_usage(facts.task, repo_id),
+        *([_sweep_section(facts.sweep, has_figure=facts.has_figure)] if facts.sweep else []),
         _contents_section(facts),
         *([_training_section(facts)] if facts.recipe or facts.training else []),
         _limits_section(facts),
@@ -132,35 +145,32 @@ def morph_card(facts: MorphFacts, repo_id: str, *, license: str | None = None, t
     """
     on_hub = is_hub_id(facts.source)
     card_data = ModelCardData(
-        library_name="neumeta_hf" if facts.needs_package else "transformers",
+        library_name=facts.library,
         license=license or "unknown",
         base_model=facts.source if on_hub else None,
         # The Hub knows adapter, finetune, merge and quantized; other weights of the same kind are a finetune to it.
         base_model_relation="finetune" if on_hub else None,
-        pipeline_tag="image-classification",
-        tags=list(dict.fromkeys(["neumeta", "model-compression", facts.model_type, *tags])),
+        pipeline_tag=_PIPELINE_TAGS.get(facts.task),
+        tags=list(dict.fromkeys(["neumeta", "model-compression", facts.family, *tags])),
         model_name=repo_id.rpartition("/")[2],
-        eval_results=_eval_results([facts.row], facts.sweep_facts or {}, None) if facts.row else None,
+        eval_results=_eval_results(facts.task, [facts.row], facts.sweep_facts or {}, None) if facts.row else None,
     )
     family = f"[{facts.source}](https://huggingface.co/{facts.source})" if on_hub else f"`{facts.source}`"
     left = facts.num_parameters / facts.full_num_parameters
     averaged = f", the mean of {facts.num_samples} noisy generations" if facts.num_samples > 1 else ""
     measured = ""
     if facts.row and facts.sweep_facts:
+        score = score_of(facts.sweep_facts)
         measured = (
-            f" Measured accuracy: {facts.row['accuracy']:.2%} ({_where_measured(facts.sweep_facts)}; this size was "
-            f"{_kind(facts.row)})."
+            f" Measured {score.label}: {score.format(facts.row[score.name])} ({_where_measured(facts.sweep_facts)}; "
+            f"this size was {_kind(facts.row)})."
         )
     summary = (
         f"A plain `{facts.model_class}` of {facts.num_parameters:,} parameters, {left:.1%} of the full-size network. "
         f"Its weights were generated by the NeuMeta family {family} at {_name_widths(facts.widths)}{averaged}, without "
         f"retraining.{measured} Any other size can be had from that family."
     )
-    need = "import neumeta_hf  # pip install neumeta_hf: knows this architecture\n" if facts.needs_package else ""
-    usage = (
-        f'## Use\n\n```python\n{need}from transformers import pipeline\n\nclassify = pipeline("image-classification", '
-        f'model="{repo_id}")\n```'
-    )
+    usage = f"## Use\n\n```python\n{_morph_usage(facts, repo_id)}\n```"
     citation = f"## Citation\n\nThe method is [Neural Metamorphosis]({_PAPER}):\n\n{_CITATION}"
     return _assemble(card_data, repo_id.rpartition("/")[2], [summary, usage, citation])
 
@@ -236,21 +246,44 @@ def _assemble(card_data: ModelCardData, title: str, sections: Sequence[str]) -> 
 
 
 def _eval_results(
-    rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], datasets: list[str] | None
+    task: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], datasets: list[str] | None
 ) -> list[EvalResult]:
+    score = score_of(facts)
     name = str(facts.get("dataset", "unknown"))
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=_PIPELINE_TAGS.get(task, task),
             dataset_type=datasets[0] if datasets else name,
             dataset_name=name,
             dataset_split=facts.get("split"),
-            metric_type="accuracy",
-            metric_name=f"accuracy at width {_name_width(row['width'])} ({_kind(row)})",
-            metric_value=round(row["accuracy"], 6),
+            metric_type=score.hub_name or score.name,
+            metric_name=f"{score.label} at width {_name_width(row['width'])} ({_kind(row)})",
+            metric_value=round(row[score.name], 6),
         )
         for row in rows
+        if row[score.name] is not None
     ]
+
+
+def _metrics(sweep: Mapping[str, Any]) -> list[str]:
+    score = score_of(sweep["facts"])
+    return [score.hub_name or score.name]
+
+
+def _morph_usage(facts: MorphFacts, repo_id: str) -> str:
+    need = "import neumeta_hf  # pip install neumeta_hf: knows this architecture\n"
+    if facts.task in ("image-classification", "semantic-segmentation"):
+        tag = _PIPELINE_TAGS[facts.task]
+        verb = "classify" if facts.task == "image-classification" else "segment"
+        return (
+            f"{need if facts.library == 'neumeta_hf' else ''}from transformers import pipeline\n\n"
+            f'{verb} = pipeline("{tag}", model="{repo_id}")'
+        )
+    home = "diffusers" if facts.library == "diffusers" else "neumeta_hf.targets"
+    return (
+        f"from {home} import {facts.model_class}\n\n"
+        f'model = {facts.model_class}.from_pretrained("{repo_id}")  # encode(images).latent_dist, decode(z).sample'
+    )
 
 
 def _family_summary(facts: FamilyFacts, repo_id: str) -> str:
@@ -263,7 +296,8 @@ def _family_summary(facts: FamilyFacts, repo_id: str) -> str:
     )
 
 
-def _family_usage(repo_id: str) -> str:
+def _family_usage(task: str, repo_id: str) -> str:
+    kind = "diffusers" if task == "image-generation" else "transformers"
     return f"""\
 ## Use
 
@@ -271,32 +305,34 @@ def _family_usage(repo_id: str) -> str:
 from neumeta_hf import NeuMetaModel
 
 model = NeuMetaModel.from_pretrained("{repo_id}").morph(width=0.5)
-model.save_pretrained("network-0.5")  # an ordinary transformers model
+model.save_pretrained("network-0.5")  # an ordinary {kind} model
 ```
 
 `pip install neumeta_hf` brings the library; `neumeta morph {repo_id} --width 0.5 --output network-0.5` does the same
 from a shell."""
 
 
-def _accuracy_section(sweep: Mapping[str, Any], *, has_figure: bool) -> str:
+def _sweep_section(sweep: Mapping[str, Any], *, has_figure: bool) -> str:
+    score = score_of(sweep["facts"])
+    title = f"{score.label[0].upper()}{score.label[1:]}"
     lines = [
-        "## Accuracy against size",
+        f"## {title} against size",
         "",
         f"{_where_measured(sweep['facts']).capitalize()}. Parameters, multiply-accumulates (MACs) and compression are "
         "of the whole network.",
         "",
-        "| width | size | accuracy | parameters | MACs | compression |",
+        f"| width | size | {score.label} | parameters | MACs | compression |",
         "|---|---|---|---|---|---|",
     ]
     rows = [("reference", "", sweep["reference"])] if sweep.get("reference") else []
     rows += [(_name_width(row["width"]), _kind(row), row) for row in sweep["rows"]]
     lines += [
-        f"| {name} | {kind} | {row['accuracy']:.2%} | {row['num_parameters']:,} | {row['macs']:,} | "
+        f"| {name} | {kind} | {score.format(row[score.name])} | {row['num_parameters']:,} | {row['macs']:,} | "
         f"{row['compression_rate']:.1%} |"
         for name, kind, row in rows
     ]
     if has_figure:
-        lines += ["", "![Accuracy against parameters of the whole network](sweep.png)"]
+        lines += ["", f"![{title} against parameters of the whole network](sweep.png)"]
     return "\n".join(lines)
 
 
@@ -353,14 +389,13 @@ def _limits_section(facts: FamilyFacts) -> str:
     if widths:
         lines.append(
             f"- Below width {min(widths):g} and above {max(widths):g} no network was trained; morphs of such sizes "
-            "warn, and lose accuracy."
+            "warn, and do worse."
         )
     if facts.sweep is None:
-        lines.append("- Accuracy by size was not measured for this card.")
+        lines.append("- What each size is worth was not measured for this card.")
     elif facts.sweep["facts"].get("split") != "test":
         lines.append(
-            f"- The accuracies above are of the {facts.sweep['facts'].get('split')} split, which selection may have "
-            "seen."
+            f"- The scores above are of the {facts.sweep['facts'].get('split')} split, which selection may have seen."
         )
     lines.append("- The classes and images are those of the training data; nothing is known of others.")
     return "\n".join(lines)

@@ -11,9 +11,14 @@ _IMPORT = re.compile(rf"^(\s*)from {_PACKAGE}\.([\w.]+) import ", flags=re.MULTI
 AUTO_MAP = {
     "AutoConfig": "configuration_neumeta.NeuMetaConfig",
     "AutoModel": "modeling_neumeta.NeuMetaModel",
-    "AutoModelForImageClassification": "modeling_neumeta.NeuMetaForImageClassification",
 }
 """What config.json says of these files."""
+
+TASK_CLASSES = {
+    "image-classification": {"AutoModelForImageClassification": "modeling_neumeta.NeuMetaForImageClassification"},
+    "semantic-segmentation": {"AutoModelForSemanticSegmentation": "modeling_neumeta.NeuMetaForSemanticSegmentation"},
+}
+"""What it says besides, by task: an Auto class that a family is not for must not load it."""
 
 
 def remote_code() -> dict[str, str]:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from neumeta_hf.errors import HubError
 from neumeta_hf.files import shorten_paths
 from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id, morph_card
-from neumeta_hf.hub.code import AUTO_MAP, remote_code
+from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
 from neumeta_hf.hub.push import explain_hub_errors, push_folder
 
 _PROCESSOR = "preprocessor_config.json"
@@ -30,12 +30,16 @@ class MorphOrigin:
 
     Attributes:
         source: Hub id or folder of the family; empty for one that was never saved.
+        family: Name of the target family.
+        task: What its networks do.
         widths: Width group to ratio.
         num_samples: Generations averaged.
         full_num_parameters: Of the family's reference.
     """
 
     source: str
+    family: str
+    task: str
     widths: Mapping[str, float]
     num_samples: int
     full_num_parameters: int
@@ -84,14 +88,14 @@ def push_family(
         if image_processor is not None:
             image_processor.save_pretrained(folder)
         if with_code:
-            _add_code(folder)
+            _add_code(folder, facts.task)
         whole = dataclasses.replace(facts, **found, has_figure=(folder / "sweep.png").is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
 
 
 def push_morph(
-    model: PreTrainedModel,
+    model: Any,
     origin: MorphOrigin,
     repo_id: str,
     *,
@@ -136,7 +140,7 @@ def push_morph(
 
 
 def _save_morph(
-    model: PreTrainedModel,
+    model: Any,
     origin: MorphOrigin,
     folder: Path,
     *,
@@ -163,23 +167,25 @@ def _save_morph(
             shutil.copyfile(path, folder / _PROCESSOR)
 
 
-def _morph_facts(model: PreTrainedModel, origin: MorphOrigin) -> MorphFacts:
-    """What is known of a morph, its measured accuracy where the family's folder holds a sweep with this very size."""
+def _morph_facts(model: Any, origin: MorphOrigin) -> MorphFacts:
+    """What is known of a morph, its measured score where the family's folder holds a sweep with this very size."""
     row, sweep = None, _read_json(Path(origin.source) / "sweep.json") if origin.source else None
     ratios = set(origin.widths.values())
     # A relative path of two parts reads like a Hub id.
     is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
     if sweep is not None and len(ratios) == 1 and origin.num_samples == sweep["facts"].get("num_samples"):
         row = next((row for row in sweep["rows"] if row["width"] in ratios), None)
+    library = type(model).__module__.partition(".")[0]
     return MorphFacts(
         model_class=type(model).__name__,
-        model_type=model.config.model_type,
+        library=library if library in ("transformers", "diffusers") else "neumeta_hf",
+        family=origin.family,
+        task=origin.task,
         source=origin.source if is_on_hub else Path(origin.source).name or "never saved",
         widths=origin.widths,
         num_samples=origin.num_samples,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         full_num_parameters=origin.full_num_parameters,
-        needs_package=not type(model).__module__.startswith("transformers."),
         row=row,
         sweep_facts=sweep["facts"] if row is not None and sweep is not None else None,
     )
@@ -219,11 +225,11 @@ def _without_folders(value: Any) -> Any:
     return Path(shortened).name if is_folder else value
 
 
-def _add_code(folder: Path) -> None:
+def _add_code(folder: Path, task: str) -> None:
     for name, source in remote_code().items():
         (folder / name).write_text(source, encoding="utf-8")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    text = json.dumps({**config, "auto_map": AUTO_MAP}, indent=2, sort_keys=True)
+    text = json.dumps({**config, "auto_map": AUTO_MAP | TASK_CLASSES.get(task, {})}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -1,9 +1,9 @@
 """Which axes of a network's weights must be permuted together: its cliques.
 
 Torch-Pruning's dependency graph says, for every channel that a layer puts out, which places of which other layers go
-with it. Places that go together are one channel; channels that run through the same tensors can change places and are
-one clique. What the graph says is then put to the test on the network itself, because a graph read from autograd does
-not see every way in which an operation mixes channels.
+with it. Places that go together are one channel; channels that run through the same tensors, and are normalised in the
+same group where that is a GroupNorm, can change places and are one clique. What the graph says is then put to the test
+on the network itself, because a graph read from autograd does not see every way in which an operation mixes channels.
 """
 
 import copy
@@ -22,7 +22,7 @@ from torch_pruning.dependency import DependencyGraph, Node
 from torch_pruning.pruner.function import BasePruningFunc
 
 from neumeta_hf.errors import PreparationError
-from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, model_outputs, relative_error
+from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
 
 logger = logging.getLogger(__name__)
 
@@ -163,11 +163,23 @@ def _randomise(model: nn.Module) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
 
 
+class _Run(nn.Module):
+    """A run of a network as a module, so that other weights can be put in the place of its own."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor) -> list[Tensor]:
+        return run(self.model, inputs)
+
+
 def _verified(model: nn.Module, example_inputs: Tensor, cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    network = _Run(model)
     with torch.no_grad():
-        expected = model_outputs(model(example_inputs))
+        expected = network(example_inputs)
 
     def error(permuted: list[Clique]) -> float:
         largest = 0.0
@@ -178,7 +190,8 @@ def _verified(model: nn.Module, example_inputs: Tensor, cliques: list[Clique]) -
                 channels = list(range(clique.num_channels))
                 weights = apply_order(weights, clique, channels[1:] + channels[:1] if turn else [1, 0, *channels[2:]])
             with torch.no_grad():
-                actual = model_outputs(functional_call(model, weights, (example_inputs,)))
+                named = {f"model.{name}": tensor for name, tensor in weights.items()}
+                actual = functional_call(network, named, (example_inputs,))
             largest = max(largest, relative_error(expected, actual))
         return largest
 
@@ -222,11 +235,13 @@ class _Places:
         # A forest: places of one tree go together.
         self._parents: dict[_Place, _Place] = {}
         self._refused: dict[_Place, str] = {}
+        # The groups of GroupNorms that each place's channel is normalised in.
+        self._norm_groups: dict[_Place, set[tuple[str, int]]] = defaultdict(set)
 
         outputs: list[Tensor] = []
 
         def forward(network: nn.Module, inputs: Any) -> Any:
-            outputs.extend(model_outputs(network(inputs)))
+            outputs.extend(run(network, inputs))
             return outputs
 
         self._graph = DependencyGraph()
@@ -238,11 +253,17 @@ class _Places:
                 self._add_outputs_of(module, node)
 
     def cliques(self) -> list[Clique]:
-        """Channels that run through the same axes, at the same number of positions, can change places."""
+        """Channels that run through the same axes, at the same number of positions, can change places.
+
+        Within the groups of a GroupNorm, that is: a group's statistics are those of its channels in any order.
+        """
         trees: dict[_Place, list[_Place]] = defaultdict(list)
         for place in self._parents:
             trees[self._root(place)].append(place)
         refused = {self._root(place): reason for place, reason in self._refused.items()}
+        norm_groups: dict[_Place, set[tuple[str, int]]] = defaultdict(set)
+        for place, groups in self._norm_groups.items():
+            norm_groups[self._root(place)] |= groups
         alike: dict[tuple, list[dict[_Axis, list[int]]]] = defaultdict(list)
         left_out: dict[tuple, str] = {}
         for root, places in trees.items():
@@ -253,7 +274,7 @@ class _Places:
             if root in refused:
                 left_out[signature] = refused[root]
             else:
-                alike[signature].append(channel)
+                alike[signature, frozenset(norm_groups[root])].append(channel)
         for signature, reason in left_out.items():
             names = ", ".join(f"{name}[{axis}]" for (name, axis), _ in signature)
             logger.info("left in their order: channels of %s, because %s", names, reason)
@@ -273,6 +294,11 @@ class _Places:
         for item in group.items:
             target, is_out = item.dep.target, self._graph.is_out_channel_pruning_fn(item.dep.handler)
             reasons.append(self._reason_to_refuse(target, is_out=is_out))
+            if isinstance(norm := target.module, nn.GroupNorm) and 1 < norm.num_groups < norm.num_channels:
+                size = norm.num_channels // norm.num_groups
+                for position, channel in zip(item.idxs, item.root_idxs, strict=True):
+                    if channel is not None:
+                        self._norm_groups[channels[channel][0]].add((self._names[norm], position // size))
             for name, axis in self._axes(target, is_out=is_out):
                 size = self._state[name].shape[axis]
                 if max(item.idxs) >= size:
@@ -323,8 +349,6 @@ class _Places:
             return "the network puts them out"
         if isinstance(module, _ConvNd) and module.groups > 1 and not _is_depthwise(module):
             return f"{name} is a grouped convolution"
-        if isinstance(module, nn.GroupNorm) and module.num_groups not in (1, module.num_channels):
-            return f"{name} normalises over groups of channels"
         known = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.Embedding)
         if name and not isinstance(module, (nn.Parameter, *known)):
             return f"{name} is a {type(module).__name__}, whose axes are not known"

@@ -2,12 +2,36 @@
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from neumeta_hf.errors import PreparationError
+from neumeta_hf.targets import TargetFamily, find_target, list_targets
 
 # Rounding in float32 costs some 1e-6, a wrong permutation 1e-2 and more.
 MAX_RELATIVE_ERROR = 1e-5
+
+
+def family_of(network: nn.Module) -> TargetFamily | None:
+    """The target family of a network, or None where it has none.
+
+    Raises:
+        TargetError: A family has networks of its class, but none built like it.
+    """
+    families = (find_target(name) for name in list_targets())
+    return next((family for family in families if family.config_of(network) is not None), None)
+
+
+def run(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+    """All tensors that a network puts out, run as its target family runs it where there is one.
+
+    A family's forward pass may say more than the network's own: what the latents of an autoencoder are, which must stay
+    in their order for whoever reads them, and not only the images.
+
+    Raises:
+        PreparationError: It puts out no tensor.
+    """
+    family = family_of(network)
+    return model_outputs(network(inputs) if family is None else family.forward(network, inputs))
 
 
 def model_outputs(outputs: object) -> list[Tensor]:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from transformers import PreTrainedModel
 
 from neumeta_hf.errors import PreparationError
-from neumeta_hf.preparation.comparison import model_outputs
-from neumeta_hf.targets import find_target
+from neumeta_hf.preparation.comparison import run
+from neumeta_hf.targets import config_of, find_target
 
 _KEEP = 'Keep its BatchNorm with normalization="keep".'
 
@@ -67,7 +66,7 @@ def fuse_modules(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     return fused
 
 
-def fuse_batch_norm(model: PreTrainedModel, example_inputs: Tensor) -> PreTrainedModel:
+def fuse_batch_norm(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     """Fuse every BatchNorm of a network of a registered family; the result is a network of that family too.
 
     Where the family has an architecture without BatchNorm, the convolutions get a bias. Where the architecture keeps
@@ -85,9 +84,10 @@ def fuse_batch_norm(model: PreTrainedModel, example_inputs: Tensor) -> PreTraine
         PreparationError: As for `fuse_modules`; or what is fused does not fit the architecture of the family.
         TargetError: The model belongs to no registered family.
     """
-    family = find_target(model.config)
+    config = config_of(model)
+    family = find_target(config)
     with torch.random.fork_rng(devices=[]):
-        fused = family.build(family.fused_config(model.config))
+        fused = family.build(family.fused_config(config))
     wanted = fused.state_dict()
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for pair in _find_pairs(model, example_inputs):
@@ -135,7 +135,7 @@ def _find_pairs(model: nn.Module, example_inputs: Tensor) -> list[_Pair]:
     if parameter is not None:
         example_inputs = example_inputs.to(parameter.device, parameter.dtype)
     with torch.enable_grad():
-        outputs = model_outputs(trial(example_inputs))
+        outputs = run(trial, example_inputs)
     readers = _readers([output.grad_fn for output in outputs])
     convs = {made: module for module, runs in calls.items() if isinstance(module, _ConvNd) for _, made in runs}
 

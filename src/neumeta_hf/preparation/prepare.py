@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.cliques import apply_order, find_cliques
-from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, model_outputs, relative_error
+from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, family_of, relative_error, run
 from neumeta_hf.preparation.fusion import fuse_batch_norm, fuse_modules
 from neumeta_hf.preparation.order import OrderMethod, check_method, find_order
 from neumeta_hf.preparation.variation import total_variation
-from neumeta_hf.targets import find_target
+from neumeta_hf.targets import config_of, find_target
 
 Normalization = Literal["fuse", "keep"]
 Model = TypeVar("Model", bound=nn.Module)
@@ -115,11 +115,11 @@ def prepare(
     check_method(order)
     _check_weights(model)
     if example_inputs is None:
-        config = getattr(model, "config", None)
-        if config is None:
+        if getattr(model, "config", None) is None:
             raise PreparationError(
                 f"a {type(model).__name__} has no config to make example inputs from: pass example_inputs."
             )
+        config = config_of(model)
         example_inputs = find_target(config).example_inputs(config)
 
     parameter = next(model.parameters())
@@ -142,7 +142,7 @@ def prepare(
     prepared.load_state_dict(weights)
 
     with torch.no_grad():
-        error = relative_error(model_outputs(original(example_inputs)), model_outputs(prepared(example_inputs)))
+        error = relative_error(run(original, example_inputs), run(prepared, example_inputs))
     if error > MAX_RELATIVE_ERROR:
         raise PreparationError(
             f"preparation changed the outputs on the example inputs by {error:.1e} of the largest, more than "
@@ -162,7 +162,8 @@ def prepare(
 
 
 def _fused(model: nn.Module, example_inputs: Tensor) -> nn.Module:
-    if isinstance(model, PreTrainedModel):
+    # A config must go on describing its network, which for a class that no family has nobody can see to.
+    if isinstance(model, PreTrainedModel) or family_of(model) is not None:
         return fuse_batch_norm(model, example_inputs)
     return fuse_modules(model, example_inputs)
 

@@ -1,5 +1,9 @@
 """Target families: the architectures whose weights can be generated, and their sizes."""
 
+from typing import TYPE_CHECKING, Any
+
+from neumeta_hf.targets.autoencoder_kl import AutoencoderKLTargetConfig
+from neumeta_hf.targets.autoencoding import AutoencoderFamily, AutoencoderOutput
 from neumeta_hf.targets.cifar_resnet import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -10,22 +14,47 @@ from neumeta_hf.targets.cifar_resnet import (
     cifar_resnet110,
     load_checkpoint,
 )
-from neumeta_hf.targets.image_processing import GrayscaleImageProcessor, build_image_processor
+from neumeta_hf.targets.image_processing import (
+    GrayscaleImageProcessor,
+    build_image_processor,
+    build_segmentation_processor,
+)
 from neumeta_hf.targets.lenet import LeNetConfig, LeNetForImageClassification
-from neumeta_hf.targets.registry import TargetFamily, config_of, find_target, list_targets, register_target
-from neumeta_hf.targets.resnet import NeuMetaResNetConfig, NeuMetaResNetForImageClassification
+from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
+from neumeta_hf.targets.registry import (
+    TargetFamily,
+    config_of,
+    find_target,
+    list_targets,
+    load_network,
+    register_target,
+)
+from neumeta_hf.targets.resnet import NeuMetaResNetBackbone, NeuMetaResNetConfig, NeuMetaResNetForImageClassification
 from neumeta_hf.targets.sizes import ratios, resize, scale_channels
+from neumeta_hf.targets.upernet import UperNetFamily
+
+if TYPE_CHECKING:
+    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
 
 __all__ = [
+    "AutoencoderFamily",
+    "AutoencoderKLTargetConfig",
+    "AutoencoderOutput",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
     "GrayscaleImageProcessor",
     "LeNetConfig",
     "LeNetForImageClassification",
+    "MlpVae",
+    "MlpVaeTargetConfig",
+    "NeuMetaAutoencoderKL",
+    "NeuMetaResNetBackbone",
     "NeuMetaResNetConfig",
     "NeuMetaResNetForImageClassification",
     "TargetFamily",
+    "UperNetFamily",
     "build_image_processor",
+    "build_segmentation_processor",
     "cifar_resnet20",
     "cifar_resnet32",
     "cifar_resnet44",
@@ -35,8 +64,18 @@ __all__ = [
     "find_target",
     "list_targets",
     "load_checkpoint",
+    "load_network",
     "ratios",
     "register_target",
     "resize",
     "scale_channels",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Only who names one of these waits for the import of diffusers.
+    if name not in ("MlpVae", "NeuMetaAutoencoderKL"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
+
+    return {"MlpVae": MlpVae, "NeuMetaAutoencoderKL": NeuMetaAutoencoderKL}[name]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
-from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil
+from transformers import ConvNextImageProcessorPil, SegformerImageProcessorPil, ViTImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import TargetError
@@ -34,7 +34,7 @@ class GrayscaleImageProcessor(ViTImageProcessorPil):
 def build_image_processor(
     *,
     num_channels: int,
-    image_size: int | tuple[int, int],
+    image_size: int | Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
     center_crop: bool = False,
@@ -49,7 +49,7 @@ def build_image_processor(
         mean: What is subtracted from each channel, on the scale of [0, 1].
         std: What each channel is then divided by.
         center_crop: Instead of resizing whole: resize the shorter side to 8/7 of the size and crop the centre, as is
-            usual for ImageNet. Of RGB images and one number for `image_size` alone.
+            usual for ImageNet. Of RGB images and square sizes alone.
 
     Returns:
         A stock processor of transformers for 3 channels, a `GrayscaleImageProcessor` for 1.
@@ -64,17 +64,55 @@ def build_image_processor(
         raise TargetError(
             f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value a channel."
         )
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if center_crop:
-        if num_channels != 3 or not isinstance(image_size, int):
+        if num_channels != 3 or height != width:
             raise TargetError(
                 f"center_crop with {num_channels} channel(s) and image_size={image_size} has no image processor: it "
-                "takes 3 channels and one number. Leave it out, then images are resized whole."
+                "takes 3 channels and as much height as width. Leave it out, then images are resized whole."
             )
         return ConvNextImageProcessorPil(
-            size={"shortest_edge": image_size}, crop_pct=224 / 256, image_mean=list(mean), image_std=list(std)
+            size={"shortest_edge": height},
+            crop_pct=224 / 256,
+            resample=Image.Resampling.BILINEAR,
+            image_mean=list(mean),
+            image_std=list(std),
         )
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     options = {"size": {"height": height, "width": width}, "image_mean": list(mean), "image_std": list(std)}
     if num_channels == 1:
         return GrayscaleImageProcessor(**options)
     return ViTImageProcessorPil(do_convert_rgb=True, **options)
+
+
+def build_segmentation_processor(
+    *, image_size: int | Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> SegformerImageProcessorPil:
+    """An image processor that `pipeline("image-segmentation")` and `AutoImageProcessor` can use.
+
+    It resizes to exactly `image_size` (bilinear; masks that are passed along take the nearest pixel and keep their
+    indices), scales to [0, 1] and normalises.
+
+    Args:
+        image_size: Height and width, in pixels; one number for both.
+        mean: What is subtracted from each of the three channels, on the scale of [0, 1].
+        std: What each channel is then divided by.
+
+    Returns:
+        A stock processor of transformers, for RGB images; others are converted.
+
+    Raises:
+        TargetError: `mean` or `std` are not three values.
+    """
+    if not len(mean) == len(std) == 3:
+        raise TargetError(
+            f"mean={list(mean)} and std={list(std)} do not fit 3 channels, which segmentation takes: pass one value a "
+            "channel."
+        )
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return SegformerImageProcessorPil(
+        size={"height": height, "width": width},
+        image_mean=list(mean),
+        image_std=list(std),
+        do_convert_rgb=True,
+        do_reduce_labels=False,
+    )

@@ -1,18 +1,20 @@
 """What a target family is, and the registry that finds the family of a config or a network.
 
-A target family is one architecture at every size, made for one task. It says which *width groups* the architecture has: sets of axes that
-can only grow and shrink together (tied residual streams are one group). That weights can be generated it does not know.
+A target family is one architecture at every size, made for one task. It says which *width groups* the architecture has:
+sets of axes that can only grow and shrink together (tied residual streams are one group). That weights can be generated
+it does not know.
 """
 
 import abc
 import copy
+import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 
 from neumeta_hf.errors import SizeError, TargetError
 
@@ -23,11 +25,13 @@ class TargetFamily(abc.ABC):
     Attributes:
         name: What the family is called in the registry.
         model_types: The `model_type` of each config class that the family's networks have.
+        class_names: Names of the network's classes, where they are what a saved config says: that of diffusers.
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
+    class_names: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str] = "image-classification"
 
     def accepts(self, config: PreTrainedConfig) -> bool:
@@ -38,6 +42,38 @@ class TargetFamily(abc.ABC):
         """The config of a network, or None where it is none of this family."""
         config = getattr(network, "config", None)
         return config if isinstance(config, PreTrainedConfig) and self.accepts(config) else None
+
+    def make_config(
+        self, fields: Mapping[str, Any], *, image_shape: tuple[int, int, int], label_names: Sequence[str]
+    ) -> PreTrainedConfig:
+        """A config for the images and classes of a data set.
+
+        Args:
+            fields: Of the family's first config class.
+            image_shape: Channels, height and width; `fields` win where they name them too.
+            label_names: Of the classes, in order.
+
+        Returns:
+            The config.
+
+        Raises:
+            TargetError: There is no such field.
+        """
+        model_type = self.model_types[0]
+        defaults: Any = AutoConfig.for_model(model_type)
+        known = {field.name for field in dataclasses.fields(defaults)}
+        if unknown := sorted(set(fields) - known):
+            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        channels, height, width = image_shape
+        from_data: dict[str, Any] = {"image_size": height if height == width else [height, width]}
+        # What the field is called differs between families.
+        from_data |= {name: channels for name in ("num_input_channels", "num_channels") if name in known}
+        if label_names:
+            from_data |= {
+                "id2label": dict(enumerate(label_names)),
+                "label2id": {name: index for index, name in enumerate(label_names)},
+            }
+        return AutoConfig.for_model(model_type, **{**from_data, **fields})
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
         """Make the network, in train mode and with fresh random weights; under `torch.device("meta")` without any.
@@ -65,18 +101,19 @@ class TargetFamily(abc.ABC):
         """
         return AutoModelForImageClassification.from_pretrained(name, **options)
 
-    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> Any:
+    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None, **inputs: Any) -> Any:
         """Run a network of the family, or any module with its forward pass.
 
         Args:
             network: The network.
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             seed: Of what the network draws at random in training; None: nothing is random.
+            **inputs: Further inputs of its forward pass.
 
         Returns:
             What the family's task takes: an output with `logits` for classification and segmentation.
         """
-        return network(pixel_values=pixel_values)
+        return network(pixel_values=pixel_values, **inputs)
 
     @abc.abstractmethod
     def num_channels(self, config: PreTrainedConfig) -> dict[str, int]:
@@ -185,6 +222,30 @@ def register_target(cls: type[Family]) -> type[Family]:
 def list_targets() -> list[str]:
     """Names of the registered target families."""
     return sorted(_REGISTRY)
+
+
+def load_network(name: str) -> nn.Module:
+    """Load a network of whatever family its config.json says.
+
+    Args:
+        name: A folder or Hub id.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        TargetError: No registered family has such networks.
+        OSError: There is no such network. Other errors are those of its class.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(name)
+    kind = values.get("model_type", values.get("_class_name"))
+    for family in _REGISTRY.values():
+        if kind is not None and kind in (*family.model_types, *family.class_names):
+            return family.load(name)
+    raise TargetError(
+        f"{name} is a {kind}, which no target family has: there is {', '.join(list_targets())}. "
+        "docs/new_target.md shows how to add one in a single file."
+    )
 
 
 def config_of(network: nn.Module) -> PreTrainedConfig:

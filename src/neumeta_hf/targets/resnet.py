@@ -1,7 +1,8 @@
 """The ResNet of transformers, at any width (He et al. 2016, arXiv:1512.03385).
 
 `ResNetForImageClassification` has one width a stage; `NeuMetaResNetForImageClassification` has one for the inside of
-each block, too. A size that the stock class can express keeps it: then only transformers is needed to load it.
+each block, too, and so has `NeuMetaResNetBackbone`, on which other networks stand. A size that the stock class can
+express keeps it: then only transformers is needed to load it.
 """
 
 import copy
@@ -10,9 +11,17 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoModelForImageClassification,
+    PreTrainedConfig,
+    ResNetBackbone,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
-from neumeta_hf.errors import SizeError
+from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets.registry import TargetFamily, register_target
 from neumeta_hf.targets.sizes import shortest_ratio
 
@@ -69,6 +78,16 @@ def _resize_layer(layer: Any, in_channels: int, out_channels: int) -> None:
     layer.normalization = nn.BatchNorm2d(out_channels)
 
 
+def _resize_blocks(encoder: Any, config: NeuMetaResNetConfig) -> None:
+    for stage, inner_sizes in zip(encoder.stages, _inner_sizes(config), strict=True):
+        for block, inner in zip(stage.layers, inner_sizes, strict=True):
+            first, *middle, last = block.layer
+            _resize_layer(first, first.convolution.in_channels, inner)
+            for layer in middle:
+                _resize_layer(layer, inner, inner)
+            _resize_layer(last, inner, last.convolution.out_channels)
+
+
 class NeuMetaResNetForImageClassification(ResNetForImageClassification):
     """`ResNetForImageClassification` with its own width inside every block."""
 
@@ -76,14 +95,18 @@ class NeuMetaResNetForImageClassification(ResNetForImageClassification):
 
     def __init__(self, config: NeuMetaResNetConfig):
         super().__init__(config)
-        stages: Any = self.resnet.encoder.stages
-        for stage, inner_sizes in zip(stages, _inner_sizes(config), strict=True):
-            for block, inner in zip(stage.layers, inner_sizes, strict=True):
-                first, *middle, last = block.layer
-                _resize_layer(first, first.convolution.in_channels, inner)
-                for layer in middle:
-                    _resize_layer(layer, inner, inner)
-                _resize_layer(last, inner, last.convolution.out_channels)
+        _resize_blocks(self.resnet.encoder, config)
+        self.post_init()
+
+
+class NeuMetaResNetBackbone(ResNetBackbone):
+    """`ResNetBackbone` with its own width inside every block."""
+
+    config: NeuMetaResNetConfig
+
+    def __init__(self, config: NeuMetaResNetConfig):
+        super().__init__(config)
+        _resize_blocks(self.encoder, config)
         self.post_init()
 
 
@@ -95,13 +118,35 @@ def _as_class(config: ResNetConfig, cls: type[ResNetConfig], **inner_sizes: Any)
     return cls(**fields, **inner_sizes)
 
 
-def _vanished_shortcut(config: ResNetConfig, count: int) -> str:
+def _vanished_shortcut(config: ResNetConfig, count: int, prefix: str) -> str:
+    stage, stem = f"{prefix}stage1", f"{prefix}embedding"
     full = _stage_sizes(config)[0]
     choices = [f"{n} (a ratio of {shortest_ratio(full, n)})" for n in (count - 1, count + 1) if n > 0]
     return (
-        f"'stage1' cannot have {count} channels while 'embedding' has as many: the 1x1 convolution between the two "
-        f"would vanish. Take {' or '.join(choices)} for 'stage1'."
+        f"{stage!r} cannot have {count} channels while {stem!r} has as many: the 1x1 convolution between the two "
+        f"would vanish. Take {' or '.join(choices)} for {stage!r}."
     )
+
+
+def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """Height and width, in pixels, of the images that a config says its network is made for.
+
+    Args:
+        config: Its `image_size`, which transformers' ResNet has no field for, is one number or height and width.
+
+    Returns:
+        None where it does not say.
+
+    Raises:
+        TargetError: `image_size` is something else.
+    """
+    size = getattr(config, "image_size", None)
+    if size is None:
+        return None
+    sides = size if isinstance(size, list | tuple) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise TargetError(f"image_size={size!r} is no size of an image: give one number of pixels, or [height, width].")
+    return sides[0], sides[1]
 
 
 @register_target
@@ -109,23 +154,28 @@ class ResNetFamily(TargetFamily):
     """One width group for each stage's residual stream, one inside every block, and one for the stem where it is free.
 
     The stem is tied to the first stage where an identity shortcut joins the two.
+
+    Attributes:
+        prefix: What the names of the groups begin with, where the ResNet is a part of another network.
     """
 
     name = "resnet"
     model_types = ("resnet", "neumeta_resnet")
+    prefix = ""
 
     def num_channels(self, config: ResNetConfig) -> dict[str, int]:
         counts = {} if _stem_is_tied(config) else {"embedding": config.embedding_size}
         for stage, (width, inner) in enumerate(zip(_stage_sizes(config), _inner_sizes(config), strict=True), start=1):
             counts[f"stage{stage}"] = width
             counts |= {f"stage{stage}.block{block}": count for block, count in enumerate(inner, start=1)}
-        return counts
+        return {f"{self.prefix}{group}": count for group, count in counts.items()}
 
     def parents(self, config: ResNetConfig) -> dict[str, str]:
-        return {group: group.split(".")[0] for group in self.num_channels(config) if "." in group}
+        return {group: group.rpartition(".")[0] for group in self.num_channels(config) if ".block" in group}
 
     def with_num_channels(self, config: ResNetConfig, num_channels: Mapping[str, int]) -> ResNetConfig:
-        counts = self.check_channels(config, num_channels)
+        checked = self.check_channels(config, num_channels)
+        counts = {group.removeprefix(self.prefix): count for group, count in checked.items()}
         stages = [counts[f"stage{stage}"] for stage in range(1, len(_depths(config)) + 1)]
         inner = [
             [counts[f"stage{stage}.block{block}"] for block in range(1, depth + 1)]
@@ -134,16 +184,17 @@ class ResNetFamily(TargetFamily):
         resized = copy.deepcopy(config)
         resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])
         if _stem_is_tied(resized) and not _stem_is_tied(config):
-            raise SizeError(_vanished_shortcut(config, stages[0]))
+            raise SizeError(_vanished_shortcut(config, stages[0], self.prefix))
         is_stock = inner == _stock_inner_sizes(resized)
         return (
             _as_class(resized, ResNetConfig) if is_stock else _as_class(resized, NeuMetaResNetConfig, inner_sizes=inner)
         )
 
     def image_shape(self, config: ResNetConfig) -> tuple[int, int, int]:
-        size = getattr(config, "image_size", None) or DEFAULT_IMAGE_SIZE
-        return config.num_channels, size, size
+        height, width = image_size_of(config) or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)
+        return config.num_channels, height, width
 
 
 AutoConfig.register(NeuMetaResNetConfig.model_type, NeuMetaResNetConfig)
 AutoModelForImageClassification.register(NeuMetaResNetConfig, NeuMetaResNetForImageClassification)
+AutoBackbone.register(NeuMetaResNetConfig, NeuMetaResNetBackbone)

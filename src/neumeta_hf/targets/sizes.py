@@ -12,7 +12,7 @@ from neumeta_hf.targets.registry import find_target
 
 MAX_RATIO = 4.0
 
-# What saving and loading write into a config; none of it belongs to the network.
+# What saving and loading write into a config, and into one that it contains; none of it belongs to the network.
 _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "model_type", "transformers_version")
 
 
@@ -110,9 +110,11 @@ def resize(
 
 
 def _network_fields(config: PreTrainedConfig) -> dict:
+    def without_bookkeeping(fields: dict) -> dict:
+        return {key: value for key, value in fields.items() if key not in _BOOKKEEPING}
+
     # Through JSON, because lists come back where tuples went in.
-    fields = json.loads(json.dumps(config.to_dict(), default=str))
-    return {key: value for key, value in fields.items() if key not in _BOOKKEEPING}
+    return json.loads(json.dumps(config.to_dict(), default=str), object_hook=without_bookkeeping)
 
 
 def ratios(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
-from neumeta_hf.training.run import calibration_batches, load_target, train, training_widths
+from neumeta_hf.training.run import calibration_batches, load_target, task_of, train, training_widths
 from neumeta_hf.training.sampling import SizeSampler
 from neumeta_hf.training.synthesis import synthesize_images
 
@@ -18,6 +18,7 @@ __all__ = [
     "load_target",
     "recipe_from_dict",
     "synthesize_images",
+    "task_of",
     "train",
     "training_widths",
 ]

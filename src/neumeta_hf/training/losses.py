@@ -1,9 +1,8 @@
-"""The losses of a training step, each a function of tensors alone."""
+"""The losses of weights, each a function of tensors alone; those of what networks put out belong to tasks."""
 
 from collections.abc import Iterable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -60,19 +59,3 @@ def detail_loss(generated: Mapping[str, Tensor], varying_axes: Mapping[str, tupl
                 lost = (second - first[: len(second)]).square().sum() / 2
                 shares.append(lost / tensor.square().sum().clamp(min=torch.finfo(tensor.dtype).tiny))
     return torch.stack([share.to(shares[-1].device) for share in shares]).sum() / max(len(shares) - 1, 1)
-
-
-def distillation_loss(logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """Divergence of the student from the teacher (Hinton et al. 2015, arXiv:1503.02531), times temperature squared.
-
-    Args:
-        logits: `[batch, classes]`.
-        teacher_logits: `[batch, classes]`.
-        temperature: Divides both logits.
-
-    Returns:
-        A scalar, the mean over the batch.
-    """
-    student = F.log_softmax(logits.float() / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
-    return F.kl_div(student, teacher, log_target=True, reduction="batchmean") * temperature**2

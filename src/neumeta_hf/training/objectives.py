@@ -5,43 +5,52 @@ wrapper sees, and averages, the whole gradient.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
-from neumeta_hf.training.losses import detail_loss, distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.targets import config_of, find_target
+from neumeta_hf.tasks import Task, build_task
+from neumeta_hf.training.losses import detail_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 
 
 class ReferenceObjective(nn.Module):
-    """Cross-entropy of a plain classifier.
+    """Task loss of a plain network.
 
     Args:
-        model: The classifier.
+        model: The network.
+        task: What it does. None: its family's, with default options.
+        seed: Of what the network draws at random.
+        rank: Number of this process: draws differ between processes.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, task: Task | None = None, *, seed: int = 0, rank: int = 0):
         super().__init__()
         self.model = model
+        self.family = find_target(config_of(model))
+        self.task = task or build_task(self.family.task)
+        self.seed = seed
+        self.rank = rank
 
-    def forward(self, pixel_values: Tensor, labels: Tensor, *, step: int) -> dict[str, Tensor]:
+    def forward(self, *, step: int, **batch: Tensor) -> dict[str, Tensor]:
         """Loss of a batch.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`.
-            labels: `[batch]`.
-            step: Number of the batch since the start; not used.
+            step: Number of the batch since the start; seeds what is random.
+            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any.
 
         Returns:
             `{"loss": scalar}`.
         """
-        return {"loss": F.cross_entropy(self.model(pixel_values).logits.float(), labels)}
+        seed = _seed_of(self.seed, step, 0, self.rank)
+        outputs = self.family.forward(self.model, batch["pixel_values"], seed=seed)
+        return {"loss": self.task.loss(outputs, batch)}
 
 
 class NeuMetaObjective(nn.Module):
@@ -50,24 +59,26 @@ class NeuMetaObjective(nn.Module):
     Args:
         model: The family; its hypernetwork is trained.
         reference: The prepared reference: reconstruction's target, and distillation's teacher.
+        task: What its networks do. None: its target family's, with default options.
         losses: Weights of the losses.
         sampler: Draws the sizes of a step.
-        seed: Of the coordinate noise.
-        rank: Number of this process: noise differs between processes.
+        seed: Of the coordinate noise, and of what the networks draw at random.
+        rank: Number of this process: both differ between processes.
         train_static: Whether the static parameters, which all sizes share, are trained along.
 
     Raises:
         RecipeError: No loss is left to minimise at sizes other than the reference's.
     """
 
-    _teacher: PreTrainedModel
+    _teacher: nn.Module
     _reference: dict[str, Tensor]
 
     def __init__(
         self,
         model: NeuMetaModel,
-        reference: PreTrainedModel,
+        reference: nn.Module,
         *,
+        task: Task | None = None,
         losses: LossesRecipe,
         sampler: SizeSampler,
         seed: int,
@@ -82,6 +93,7 @@ class NeuMetaObjective(nn.Module):
             )
         self.model = model
         model.static.requires_grad_(train_static)
+        self.task = task or build_task(model.family.task)
         self.losses = losses
         self.sampler = sampler
         self.seed = seed
@@ -91,26 +103,27 @@ class NeuMetaObjective(nn.Module):
         self.__dict__["_teacher"] = teacher
         self.__dict__["_reference"] = {name: teacher.state_dict()[name] for name in model.generated_names}
 
-    def forward(self, pixel_values: Tensor, labels: Tensor, *, step: int) -> dict[str, Tensor]:
+    def forward(self, *, step: int, **batch: Tensor) -> dict[str, Tensor]:
         """Loss of a batch at the sizes of a step.
 
         Args:
-            pixel_values: `[batch, channels, height, width]`.
-            labels: `[batch]`.
             step: Number of the batch since the start; seeds the sizes and the noise.
+            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any.
 
         Returns:
             "loss", the scalar to minimise, and for the log, detached: the parts, and "task/<width>" per size.
         """
         draws = self.sampler.draw(step)
-        teacher_logits = None
+        # All sizes and the teacher draw the same: what tells them apart is their weights.
+        seed = _seed_of(self.seed, step, len(draws), self.rank)
+        teacher_outputs = None
         if self.losses.distillation:
             with torch.no_grad():
-                teacher_logits = self._teacher(pixel_values).logits
+                teacher_outputs = self.model.family.forward(self._teacher, batch["pixel_values"], seed=seed)
         parts: dict[str, list[Tensor]] = {}
         for index, draw in enumerate(draws):
-            noise_seed = ((self.seed * 1_000_003 + step) * 64 + index) * 4096 + self.rank
-            for name, value in self._losses_at(draw, pixel_values, labels, teacher_logits, noise_seed).items():
+            noise_seed = _seed_of(self.seed, step, index, self.rank)
+            for name, value in self._losses_at(draw, batch, teacher_outputs, noise_seed, seed).items():
                 parts.setdefault(name, []).append(value)
         means = {name: torch.stack(values).sum() / len(draws) for name, values in parts.items() if "/" not in name}
         logged = {name: values[0].detach() for name, values in parts.items() if "/" in name}
@@ -119,18 +132,19 @@ class NeuMetaObjective(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in means.items()}, **logged}
 
     def _losses_at(
-        self, draw: Draw, pixel_values: Tensor, labels: Tensor, teacher_logits: Tensor | None, noise_seed: int
+        self, draw: Draw, batch: Mapping[str, Tensor], teacher_outputs: Any, noise_seed: int, seed: int
     ) -> dict[str, Tensor]:
         model = self.model
         config = model.target_config_at(draw)
-        generated = model.generate(config, noise=model.config.coordinate_noise, seed=noise_seed % 2**63)
-        logits = model.run(config, generated, pixel_values=pixel_values).logits.float()
+        generated = model.generate(config, noise=model.config.coordinate_noise, seed=noise_seed)
+        outputs = model.run(config, generated, batch["pixel_values"], seed=seed)
         parts = {}
-        task = F.cross_entropy(logits, labels)
+        task = self.task.loss(outputs, batch)
         if self.losses.task:
             parts["task"] = task
-        if self.losses.distillation and teacher_logits is not None:
-            parts["distillation"] = distillation_loss(logits, teacher_logits, temperature=self.losses.temperature)
+        if teacher_outputs is not None:
+            temperature = self.losses.temperature
+            parts["distillation"] = self.task.distillation(outputs, teacher_outputs, temperature=temperature)
         if self.losses.regularization:
             parts["regularization"] = regularization_loss(generated.values())
         if self.losses.reconstruction and all(
@@ -143,9 +157,14 @@ class NeuMetaObjective(nn.Module):
         return parts
 
 
+def _seed_of(seed: int, step: int, index: int, rank: int) -> int:
+    """One seed for each of a step's draws, on each process."""
+    return (((seed * 1_000_003 + step) * 64 + index) * 4096 + rank) % 2**63
+
+
 def fit_to_reference(
     model: NeuMetaModel,
-    reference: PreTrainedModel,
+    reference: nn.Module,
     *,
     steps: int,
     learning_rate: float,

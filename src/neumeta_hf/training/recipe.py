@@ -163,10 +163,11 @@ class LossesRecipe:
     """Weights of the losses; 0 switches one off.
 
     Attributes:
-        task: Cross-entropy.
+        task: The task's own: cross-entropy for classification.
         reconstruction: Squared distance to the reference's weights, weighted by their magnitude, at full size only.
         regularization: Sum of the norms of the generated tensors.
-        distillation: Divergence from the reference's predictions.
+        distillation: Divergence from the reference's predictions; for autoencoders, squared distance to its
+            reconstructions.
         temperature: Of the distillation.
         detail: Share of the weights that half as many channels could not hold, at the smallest trained width only; it
             makes sizes below that width usable. For hypernetworks in which a small size merges neighbouring channels of
@@ -225,6 +226,7 @@ class Recipe:
         mixed_precision: "no" or "bf16", of both loops; evaluation is in full precision.
         data: The data set.
         target: The network to make a family of.
+        task: Options of what its family does; see the classes of `neumeta_hf.tasks`.
         pretrain: Trains the reference first, or fine-tunes the target's checkpoint. None: taken as it is.
         preparation: How the reference becomes smooth.
         family: The hypernetwork and what it generates.
@@ -249,6 +251,7 @@ class Recipe:
     mixed_precision: Literal["no", "bf16"] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
     target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
+    task: dict[str, Any] = dataclasses.field(default_factory=dict)
     pretrain: LoopRecipe | None = None
     preparation: PreparationRecipe = dataclasses.field(default_factory=PreparationRecipe)
     family: FamilyRecipe = dataclasses.field(default_factory=FamilyRecipe)

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.data import ImageData, ImageSplit, height_and_width, load_image_data
 from neumeta_hf.errors import CheckpointError, RecipeError, SizeError, TargetError
-from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_classifier, parse_widths
+from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import replace_folder
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
+from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning, family_class
 from neumeta_hf.preparation import PreparationReport, prepare
-from neumeta_hf.targets import build_image_processor, find_target
+from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.targets.cifar_resnet import load_checkpoint
+from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
@@ -42,9 +43,9 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     """Run a recipe.
 
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
-    folder), the image processor, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders `reference` (the prepared
-    network, a plain transformers model), `last` (the family after the last step) and `state` (to resume from). Of a
-    recipe whose `train` is None there is the reference alone.
+    folder), the image processor where the task has one, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders
+    `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
+    from). Of a recipe whose `train` is None there is the reference alone.
 
     Args:
         recipe: The run.
@@ -54,7 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         The output folder, or None where the run stopped at `stop_after_steps`.
 
     Raises:
-        RecipeError: The output folder holds another run, a tracker is missing, or the processes do not see each other.
+        RecipeError: The output folder holds another run, a tracker is missing, the processes do not see each other, or
+            the data has other labels than the task needs.
         CheckpointError: There is nothing to resume.
         DataError: The data cannot be read as the recipe says.
         TargetError: The target's config or checkpoint does not fit.
@@ -64,8 +66,10 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     output = Path(recipe.output_dir)
     accelerator = _make_accelerator(recipe, output)
     _check_output(recipe, output, resume=resume)
+    task = task_of(recipe)
+    _image_processor(recipe, task)  # whether there can be one
     data = load_image_data(recipe.data)
-    target = None if (output / "reference").is_dir() else _start_target(recipe, data)
+    target = None if (output / "reference").is_dir() else _start_target(recipe, task, data)
     accelerator.wait_for_everyone()  # all have looked before one writes
     # Only now: data or a target that cannot be read must not leave half a run behind.
     if accelerator.is_main_process and not resume:
@@ -73,18 +77,17 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
     accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
     try:
-        reference, report = _make_reference(recipe, target, data, output, resume=resume, accelerator=accelerator)
+        run = _Run(recipe, task, data, output, resume=resume, accelerator=accelerator)
+        reference, report = run.make_reference(target)
         model = None
         if recipe.train is not None:
-            model = _train_family(
-                recipe, recipe.train, data, reference, report, output, resume=resume, accelerator=accelerator
-            )
+            model = run.train_family(recipe.train, reference, report)
     except StoppedEarly as stop:
         logger.warning("%s", stop)
         accelerator.end_training()
         return None
     if accelerator.is_main_process:
-        _write_result(recipe, data, reference, model, output, seconds=time.time() - started)
+        run.write_result(reference, model, seconds=time.time() - started)
     accelerator.wait_for_everyone()  # before the end, which takes the processes' connection down
     accelerator.end_training()
     return output
@@ -120,6 +123,28 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
         chosen.__getitems__(indices[start : start + batch_size])["pixel_values"]
         for start in range(0, len(indices), batch_size)
     ]
+
+
+def task_of(recipe: Recipe) -> Task:
+    """What the networks of a recipe do, with the recipe's options.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        The task of its target family.
+
+    Raises:
+        RecipeError: The task has no such option, or takes other labels than the recipe's data has.
+        TargetError: There is no such target family.
+    """
+    task = build_task(find_target(recipe.target.family).task, recipe.task)
+    if recipe.data.labels not in task.labels:
+        raise RecipeError(
+            f"data.labels={recipe.data.labels!r}: {task.name}, the task of the target family {recipe.target.family!r}, "
+            f"needs {' or '.join(repr(kind) for kind in task.labels)}."
+        )
+    return task
 
 
 def _make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
@@ -173,12 +198,12 @@ def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
 # ---------------------------------------------------------------------------------------------------- the reference
 
 
-def load_target(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel:
+def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
     """The unprepared target: fresh, or from its checkpoint.
 
     Args:
         recipe: The run.
-        label_names: Names of the data's classes.
+        label_names: Names of the data's classes; none where the task has none.
 
     Returns:
         The network at full size.
@@ -190,137 +215,254 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> PreTrainedModel:
     target = recipe.target
     family = find_target(target.family)
     if target.checkpoint is None:
-        defaults = AutoConfig.for_model(family.model_types[0])
-        known = {field.name for field in dataclasses.fields(defaults)}  # pyright: ignore[reportArgumentType]
-        if unknown := sorted(set(target.config) - known):
-            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
-        from_data = {"image_size": recipe.data.image_size, "id2label": dict(enumerate(label_names))}
-        # What the field is called differs between families.
-        from_data |= {
-            name: recipe.data.num_channels for name in ("num_input_channels", "num_channels") if name in known
-        }
-        config = AutoConfig.for_model(
-            family.model_types[0],
-            **{**from_data, **target.config},
-            label2id={name: index for index, name in enumerate(label_names)},
-        )
-        return family.build(config)
+        height, width = height_and_width(recipe.data.image_size)
+        shape = (recipe.data.num_channels, height, width)
+        return family.build(family.make_config(target.config, image_shape=shape, label_names=label_names))
     if target.config:
         raise TargetError("target.config and target.checkpoint were both given: a checkpoint brings its own config.")
     if target.checkpoint.endswith(".safetensors"):
         if target.family != "cifar_resnet":
             raise TargetError(
                 f"target.checkpoint={target.checkpoint}: bare safetensors files are read for cifar_resnet alone. "
-                "Give the folder of a transformers model."
+                "Give the folder of a model."
             )
-        model = load_checkpoint(target.checkpoint)
+        model: nn.Module = load_checkpoint(target.checkpoint)
     else:
-        model = AutoModelForImageClassification.from_pretrained(target.checkpoint)
-    if not family.accepts(model.config):
-        raise TargetError(f"target.checkpoint is a {model.config.model_type}, target.family is {target.family}.")
-    if model.config.num_labels != len(label_names):
-        raise TargetError(
-            f"target.checkpoint tells {model.config.num_labels} classes apart, the data set has {len(label_names)}: "
-            "fine-tune it on the data first, or choose the data that it was trained on."
-        )
-    model.config.id2label = dict(enumerate(label_names))
-    model.config.label2id = {name: index for index, name in enumerate(label_names)}
+        model = family.load(target.checkpoint)
+    config = config_of(model)
+    if not family.accepts(config):
+        raise TargetError(f"target.checkpoint is a {config.model_type}, target.family is {target.family}.")
+    if label_names:
+        if config.num_labels != len(label_names):
+            raise TargetError(
+                f"target.checkpoint tells {config.num_labels} classes apart, the data set has {len(label_names)}: "
+                "fine-tune it on the data first, or choose the data that it was trained on."
+            )
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: index for index, name in enumerate(label_names)}
     return model
 
 
-def _start_target(recipe: Recipe, data: ImageData) -> PreTrainedModel:
+def _start_target(recipe: Recipe, task: Task, data: ImageData) -> Any:
     if recipe.pretrain is None and recipe.target.checkpoint is None:
         raise RecipeError(
             "the target has neither a checkpoint nor a pretrain section: its weights would be random. Give "
             "target.checkpoint, or a pretrain section."
         )
     set_seed(recipe.seed)
-    return load_target(recipe, data.label_names)
+    return load_target(recipe, data.label_names if task.has_classes else [])
 
 
-def _make_reference(
-    recipe: Recipe,
-    target: PreTrainedModel | None,
-    data: ImageData,
-    output: Path,
-    *,
-    resume: bool,
-    accelerator: Accelerator,
-) -> tuple[PreTrainedModel, PreparationReport]:
-    folder = output / "reference"
-    if target is not None:
-        trained: PreTrainedModel = target
-        if recipe.pretrain is not None:
-            trained = _pretrain(recipe, recipe.pretrain, target, data, output, resume=resume, accelerator=accelerator)
-        if accelerator.is_main_process:
-            prepared, report = prepare(
-                trained.cpu().float().eval(),
-                normalization=recipe.preparation.normalization,
-                order=recipe.preparation.order,
-                seed=recipe.seed,
-            )
-            beside = output / "reference.partial"
-            shutil.rmtree(beside, ignore_errors=True)
-            prepared.save_pretrained(beside)
-            _image_processor(recipe).save_pretrained(beside)
-            (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-            replace_folder(beside, folder)
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the parts of a run share."""
+
+    recipe: Recipe
+    task: Task
+    data: ImageData
+    output: Path
+    resume: bool
+    accelerator: Accelerator
+
+    @property
+    def family(self) -> TargetFamily:
+        return find_target(self.recipe.target.family)
+
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
+        """Scores on the validation split; all that are no number of images."""
+        scores = evaluate_network(
+            network, self.data.validation, task=self.task, family=self.family, device=self.accelerator.device
+        )
+        return {name: value for name, value in scores.items() if name != "num_samples"}
+
+    def score(self, scores: Mapping[str, float]) -> float:
+        """What selection looks at, larger being better."""
+        first = self.task.scores[0]
+        return scores[first.name] if first.larger_is_better else -scores[first.name]
+
+    # ------------------------------------------------------------------------------------------------ the reference
+
+    def make_reference(self, target: nn.Module | None) -> tuple[nn.Module, PreparationReport]:
+        """The prepared reference; a target that is None stands for one that was made before."""
+        recipe, accelerator = self.recipe, self.accelerator
+        folder = self.output / "reference"
+        if target is not None:
+            trained: Any = target
+            if recipe.pretrain is not None:
+                trained = self._pretrain(recipe.pretrain, target)
+            if accelerator.is_main_process:
+                prepared, report = prepare(
+                    trained.cpu().float().eval(),
+                    normalization=recipe.preparation.normalization,
+                    order=recipe.preparation.order,
+                    seed=recipe.seed,
+                )
+                beside = self.output / "reference.partial"
+                shutil.rmtree(beside, ignore_errors=True)
+                prepared.save_pretrained(beside)
+                self._save_image_processor(beside)
+                (beside / "preparation.json").write_text(
+                    json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
+                )
+                replace_folder(beside, folder)
+            accelerator.wait_for_everyone()
+        reference = self.family.load(str(folder)).to(accelerator.device).eval()
+        report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
+        logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
+        return reference, report
+
+    def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> nn.Module:
+        accelerator = self.accelerator
+        best, state = self.output / "pretrained", self.output / "state-pretrain"
+        objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
+
+        def validate() -> tuple[float, dict[str, float]]:
+            mine = self.evaluate(target) if accelerator.is_main_process else {}
+            values = next(entry for entry in gather_object([mine]) if entry)
+            return self.score(values), values
+
+        def keep(is_best: bool) -> None:
+            if is_best and accelerator.is_main_process:
+                _save_beside(target, best)
+            target.train()
+
+        training = TrainingLoop(
+            objective,
+            self.data.train,
+            loop,
+            accelerator=accelerator,
+            seed=self.recipe.seed,
+            state_dir=state,
+            validate=validate,
+            keep=keep,
+            name="pretrain",
+        )
+        training.run(resume=self.resume and state.is_dir())
         accelerator.wait_for_everyone()
-    reference = AutoModelForImageClassification.from_pretrained(folder).to(accelerator.device).eval()
-    report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
-    logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-    return reference, report
+        return self.family.load(str(best))
+
+    def _save_image_processor(self, folder: Path) -> None:
+        processor = _image_processor(self.recipe, self.task)
+        if processor is not None:
+            processor.save_pretrained(folder)
+
+    # ------------------------------------------------------------------------------------------------ the family
+
+    def train_family(self, loop: LoopRecipe, reference: nn.Module, report: PreparationReport) -> NeuMetaModel:
+        """The best family on the validation split."""
+        recipe, accelerator, data = self.recipe, self.accelerator, self.data
+        widths = training_widths(recipe)
+        set_seed(recipe.seed)
+        cls = family_class(self.task.name)
+        model = cls.from_reference(
+            reference,
+            normalization=recipe.preparation.normalization,
+            trained_widths=widths,
+            preparation=report.to_dict(),
+            **dataclasses.asdict(recipe.family),
+        )
+        state = self.output / "state"
+        resume = self.resume and state.is_dir()
+        if recipe.fit.steps and not resume:
+            bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
+            error = fit_to_reference(
+                model,
+                reference,
+                steps=recipe.fit.steps,
+                learning_rate=recipe.fit.learning_rate,
+                seed=recipe.seed,
+                progress=bar,  # pyright: ignore[reportArgumentType]
+            )
+            logger.info("fit: relative error of the generated weights %.4f", error)
+            accelerator.log({"fit/relative_error": error}, step=0)
+        sampler = _make_sampler(
+            recipe,
+            model,
+            sampler=recipe.sizes.sampler,
+            num_random=recipe.sizes.num_random,
+            num_per_group=recipe.sizes.num_per_group,
+        )
+        objective = NeuMetaObjective(
+            model,
+            reference,
+            task=self.task,
+            losses=recipe.losses,
+            sampler=sampler,
+            seed=recipe.seed,
+            rank=accelerator.process_index,
+            train_static=recipe.train_static,
+        )
+        chosen = recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
+        batches = None
+        if model.statistic_names:
+            batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
+        first = self.task.scores[0].name
+
+        def validate() -> tuple[float, dict[str, float]]:
+            mine = {}
+            for width in chosen[accelerator.process_index :: accelerator.num_processes]:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", SizeWarning)
+                    morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
+                mine[f"{first}@{width:g}"] = self.evaluate(morph)[first]
+            values = {name: score for part in gather_object([mine]) for name, score in part.items()}
+            mean = {first: sum(values.values()) / len(values)}
+            return self.score(mean), {**mean, **values}
+
+        def keep(is_best: bool) -> None:
+            if accelerator.is_main_process:
+                for folder in ("best", "last") if is_best else ("last",):
+                    _save_beside(model, self.output / folder)
+
+        training = TrainingLoop(
+            objective,
+            data.train,
+            loop,
+            accelerator=accelerator,
+            seed=recipe.seed,
+            state_dir=state,
+            validate=validate,
+            keep=keep,
+            name="train",
+        )
+        training.run(resume=resume)
+        accelerator.wait_for_everyone()
+        best: Any = cls.from_pretrained(self.output / "best")
+        return best.to(accelerator.device)
+
+    # ------------------------------------------------------------------------------------------------ the result
+
+    def write_result(self, reference: nn.Module, model: NeuMetaModel | None, *, seconds: float) -> None:
+        """Save the family, if there is one, and the facts of the run."""
+        num_parameters = {"reference": count_parameters(reference)}
+        if model is not None:
+            self._save_family(model)
+            num_parameters["hypernetwork"] = count_parameters(model.hypernetwork)
+            num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
+        facts = {
+            "environment": environment_facts(),
+            "seconds": round(seconds, 1),
+            "seed": self.recipe.seed,
+            "num_parameters": num_parameters,
+        }
+        (self.output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    def _save_family(self, model: NeuMetaModel) -> None:
+        recipe = self.recipe
+        if model.statistic_names:
+            wanted = recipe.statistics_widths
+            widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
+            batches = calibration_batches(self.data.train, recipe.statistics_images)
+            model.store_statistics(batches, widths)
+            if recipe.calibration.images:
+                model.store_calibration_images(_calibration_images(recipe, model, batches))
+        model.save_pretrained(self.output)
+        self._save_image_processor(self.output)
 
 
-def _pretrain(
-    recipe: Recipe,
-    loop: LoopRecipe,
-    target: PreTrainedModel,
-    data: ImageData,
-    output: Path,
-    *,
-    resume: bool,
-    accelerator: Accelerator,
-) -> PreTrainedModel:
-    best, state = output / "pretrained", output / "state-pretrain"
-    objective = ReferenceObjective(target.train())
-
-    def validate() -> tuple[float, dict[str, float]]:
-        if not accelerator.is_main_process:
-            return _from_main({}, accelerator)
-        return _from_main(evaluate_classifier(target, data.validation, device=accelerator.device), accelerator)
-
-    def keep(is_best: bool) -> None:
-        if is_best and accelerator.is_main_process:
-            _save_beside(target, best)
-        target.train()
-
-    training = TrainingLoop(
-        objective,
-        data.train,
-        loop,
-        accelerator=accelerator,
-        seed=recipe.seed,
-        state_dir=state,
-        validate=validate,
-        keep=keep,
-        name="pretrain",
-    )
-    training.run(resume=resume and state.is_dir())
-    accelerator.wait_for_everyone()
-    return AutoModelForImageClassification.from_pretrained(best)
-
-
-def _from_main(values: dict[str, float], accelerator: Accelerator) -> tuple[float, dict[str, float]]:
-    """Score and values of the main process, on every process."""
-    values = next(entry for entry in gather_object([values]) if entry) if accelerator.num_processes > 1 else values
-    values = {name: values[name] for name in ("accuracy", "loss")}
-    return values["accuracy"], values
-
-
-def _image_processor(recipe: Recipe):
+def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
     data = recipe.data
-    return build_image_processor(
+    return task.make_image_processor(
         num_channels=data.num_channels,
         image_size=data.image_size,
         mean=list(data.mean),
@@ -329,138 +471,11 @@ def _image_processor(recipe: Recipe):
     )
 
 
-def _save_beside(model: PreTrainedModel, folder: Path) -> None:
+def _save_beside(model: Any, folder: Path) -> None:
     beside = folder.with_name(folder.name + ".partial")
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     replace_folder(beside, folder)
-
-
-# ---------------------------------------------------------------------------------------------------- the family
-
-
-def _train_family(
-    recipe: Recipe,
-    loop: LoopRecipe,
-    data: ImageData,
-    reference: PreTrainedModel,
-    report: PreparationReport,
-    output: Path,
-    *,
-    resume: bool,
-    accelerator: Accelerator,
-) -> NeuMetaModel:
-    widths = training_widths(recipe)
-    set_seed(recipe.seed)
-    model = NeuMetaForImageClassification.from_reference(
-        reference,
-        normalization=recipe.preparation.normalization,
-        trained_widths=widths,
-        preparation=report.to_dict(),
-        **dataclasses.asdict(recipe.family),
-    )
-    state = output / "state"
-    resume = resume and state.is_dir()
-    if recipe.fit.steps and not resume:
-        bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
-        error = fit_to_reference(
-            model,
-            reference,
-            steps=recipe.fit.steps,
-            learning_rate=recipe.fit.learning_rate,
-            seed=recipe.seed,
-            progress=bar,  # pyright: ignore[reportArgumentType]
-        )
-        logger.info("fit: relative error of the generated weights %.4f", error)
-        accelerator.log({"fit/relative_error": error}, step=0)
-    sampler = _make_sampler(
-        recipe,
-        model,
-        sampler=recipe.sizes.sampler,
-        num_random=recipe.sizes.num_random,
-        num_per_group=recipe.sizes.num_per_group,
-    )
-    objective = NeuMetaObjective(
-        model,
-        reference,
-        losses=recipe.losses,
-        sampler=sampler,
-        seed=recipe.seed,
-        rank=accelerator.process_index,
-        train_static=recipe.train_static,
-    )
-    chosen = recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
-    batches = None
-    if model.statistic_names:
-        batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
-
-    def validate() -> tuple[float, dict[str, float]]:
-        mine = {}
-        for width in chosen[accelerator.process_index :: accelerator.num_processes]:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SizeWarning)
-                morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
-            scores = evaluate_classifier(morph, data.validation, device=accelerator.device)
-            mine[f"accuracy@{width:g}"] = scores["accuracy"]
-        values = {name: score for part in gather_object([mine]) for name, score in part.items()}
-        mean = sum(values.values()) / len(values)
-        return mean, {"accuracy": mean, **values}
-
-    def keep(is_best: bool) -> None:
-        if accelerator.is_main_process:
-            for folder in ("best", "last") if is_best else ("last",):
-                _save_beside(model, output / folder)
-
-    training = TrainingLoop(
-        objective,
-        data.train,
-        loop,
-        accelerator=accelerator,
-        seed=recipe.seed,
-        state_dir=state,
-        validate=validate,
-        keep=keep,
-        name="train",
-    )
-    training.run(resume=resume)
-    accelerator.wait_for_everyone()
-    best: Any = NeuMetaForImageClassification.from_pretrained(output / "best")
-    return best.to(accelerator.device)
-
-
-def _write_result(
-    recipe: Recipe,
-    data: ImageData,
-    reference: PreTrainedModel,
-    model: NeuMetaModel | None,
-    output: Path,
-    *,
-    seconds: float,
-) -> None:
-    num_parameters = {"reference": count_parameters(reference)}
-    if model is not None:
-        _save_family(recipe, data, model, output)
-        num_parameters["hypernetwork"] = count_parameters(model.hypernetwork)
-        num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
-    facts = {
-        "environment": environment_facts(),
-        "seconds": round(seconds, 1),
-        "seed": recipe.seed,
-        "num_parameters": num_parameters,
-    }
-    (output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-
-
-def _save_family(recipe: Recipe, data: ImageData, model: NeuMetaModel, output: Path) -> None:
-    if model.statistic_names:
-        wanted = recipe.statistics_widths
-        widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
-        batches = calibration_batches(data.train, recipe.statistics_images)
-        model.store_statistics(batches, widths)
-        if recipe.calibration.images:
-            model.store_calibration_images(_calibration_images(recipe, model, batches))
-    model.save_pretrained(output)
-    _image_processor(recipe).save_pretrained(output)
 
 
 def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:

@@ -6,7 +6,7 @@ from PIL import Image
 from neumeta_hf.data.augmentation import crop, draws, flip, random_resized_crop
 
 MOMENT = {"seed": 3, "epoch": 5}
-STREAMS = ["row", "column", "flip", "area", "ratio"]
+STREAMS = ["row", "column", "flip", "area", "ratio", "scale"]
 
 
 def test_draws_are_uniform_on_the_unit_interval():
@@ -46,6 +46,22 @@ def test_draws_are_pinned():
     assert numbers == pytest.approx([0.22639831625024998, 0.5790032322399897, 0.7300953621130777], abs=1e-12)
 
 
+def test_every_stream_is_pinned():
+    # A stream that is added must not renumber the others.
+    numbers = {stream: draws(np.array([7]), stream=stream, **MOMENT)[0] for stream in STREAMS}
+    assert numbers == pytest.approx(
+        {
+            "row": 0.21137299872406634,
+            "column": 0.9367757139207941,
+            "flip": 0.667381741919921,
+            "area": 0.47268124916734566,
+            "ratio": 0.7243335392903059,
+            "scale": 0.10612963399437003,
+        },
+        abs=1e-12,
+    )
+
+
 def test_crop_is_a_window_of_the_image_padded_with_black():
     images = torch.arange(1, 33, dtype=torch.uint8).repeat(50, 3, 32, 1)  # every column has its own grey
     images[:, 1] = images[:, 0].transpose(1, 2)  # the second channel has it by row
@@ -65,6 +81,14 @@ def test_crop_is_a_window_of_the_image_padded_with_black():
         moves.add(found[0])
     assert {top for top, _ in moves} == {left for _, left in moves} == set(range(9))
     assert len(moves) > 30  # of 81: rows and columns are drawn apart
+
+
+def test_crop_of_oblong_images_moves_by_an_eighth_of_either_side():
+    images = torch.zeros(400, 1, 8, 32, dtype=torch.uint8)
+    images[:, 0, 4, 16] = 255
+    rows, columns = torch.nonzero(crop(images, np.arange(400), **MOMENT)[:, 0])[:, 1:].T
+    assert set(rows.tolist()) == {3, 4, 5}
+    assert set(columns.tolist()) == set(range(12, 21))
 
 
 def test_crop_of_digits_moves_by_one_pixel_at_most():
@@ -106,6 +130,24 @@ def test_random_resized_crop_keeps_area_and_aspect_within_their_bounds():
     fits = np.array(areas) < 0.5  # larger ones may be cut to the image
     assert (np.array(aspects)[fits] > 0.68).all()
     assert (np.array(aspects)[fits] < 1.45).all()
+
+
+def test_random_resized_crops_of_oblong_sizes_are_distorted_as_little_as_square_ones():
+    ramp = np.zeros((400, 400, 3), dtype=np.uint8)
+    ramp[..., 0] = np.linspace(0, 255, 400).round()
+    ramp[..., 1] = np.linspace(0, 255, 400).round()[:, None]
+    image = Image.fromarray(ramp)
+    distortions = []
+    for index in range(200):
+        crop_ = random_resized_crop(image, index, size=(16, 40), seed=0, epoch=0)
+        assert crop_.size == (40, 16)
+        pixels = np.asarray(crop_).astype(float)
+        width, height = pixels[8, -1, 0] - pixels[8, 0, 0], pixels[-1, 20, 1] - pixels[0, 20, 1]
+        if width * height < 0.15 * 255**2:  # larger ones may be cut to the image
+            distortions.append(width / 39 / (height / 15))
+    assert len(distortions) > 10
+    assert 0.65 < min(distortions) < 0.9
+    assert 1.1 < max(distortions) < 1.5
 
 
 def test_random_resized_crop_changes_with_the_epoch_and_not_with_the_call():

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ConvNextImageProcessorPil
+from transformers import AutoImageProcessor, ConvNextImageProcessorPil
 
 from neumeta_hf.data import DataConfig, load_image_data
-from neumeta_hf.targets import build_image_processor
+from neumeta_hf.errors import TargetError
+from neumeta_hf.targets import build_image_processor, build_segmentation_processor
 
 NORMALISATION = {1: ([0.3], [0.4]), 3: ([0.1, 0.2, 0.3], [0.5, 0.25, 1.0])}
 
@@ -64,6 +65,80 @@ def test_what_is_cropped_at_the_centre_is_cropped_as_transformers_does_it(wanted
     for position, index in enumerate([0, 2, 1, 3]):
         expected = processor(images[index], return_tensors="pt")["pixel_values"][0]
         assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(16, 12), (40, 30), (8, 6)], ids=["as it is", "shrunk", "grown"])
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_oblong_images_too(num_channels, size, tmp_path):
+    mean, std = NORMALISATION[num_channels]
+    images = pictures("RGB", size)
+    options = {"num_channels": num_channels, "image_size": [12, 16], "mean": mean, "std": std}
+    test = load_image_data(DataConfig(dataset=str(image_folder(tmp_path / "set", images)), **options)).test
+    processor = build_image_processor(**options)
+    for position, index in enumerate([0, 2, 1, 3]):
+        expected = processor(images[index], return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [28, [28, 28]])
+def test_the_processor_of_random_crops_gives_what_their_test_split_gives(wanted, tmp_path):
+    mean, std = NORMALISATION[3]
+    images = pictures("RGB", (40, 40))
+    options = {"num_channels": 3, "image_size": wanted, "mean": mean, "std": std}
+    config = DataConfig(
+        dataset=str(image_folder(tmp_path / "set", images)),
+        augmentation="random_resized_crop_flip",
+        in_memory=False,
+        **options,
+    )
+    test = load_image_data(config).test
+    processor = build_image_processor(**options, center_crop=True)
+    for position, index in enumerate([0, 2, 1, 3]):
+        expected = processor(images[index], return_tensors="pt")["pixel_values"][0]
+        assert torch.allclose(test[position]["pixel_values"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+@pytest.mark.parametrize("size", [(16, 12), (40, 30), (8, 6), (22, 17)], ids=["as it is", "shrunk", "grown", "other"])
+def test_the_segmentation_processor_gives_what_the_test_split_gives(size, mode, tmp_path):
+    mean, std = NORMALISATION[3]
+    images = pictures(mode, size)
+    masks = [image.convert("L").point(lambda value: value % 5) for image in images]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for split in ("train", "test"):
+        rows = {"image": images, "label": masks}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    wanted = [12, 16] if size != (22, 17) else [17, 22]
+    config = DataConfig(dataset=str(folder), labels="mask", image_size=wanted, num_channels=3, mean=mean, std=std)
+    batch = load_image_data(config).test.__getitems__(range(4))
+    build_segmentation_processor(image_size=wanted, mean=mean, std=std).save_pretrained(tmp_path)
+    for processor in (
+        build_segmentation_processor(image_size=wanted, mean=mean, std=std),
+        AutoImageProcessor.from_pretrained(tmp_path),
+    ):
+        expected = processor(images, masks, return_tensors="pt")
+        assert torch.allclose(batch["pixel_values"], expected["pixel_values"], atol=1e-5)
+        assert torch.equal(batch["labels"], expected["labels"])
+        # The pipelines hand every image over as RGB.
+        expected = processor([image.convert("RGB") for image in images], return_tensors="pt")
+        assert torch.allclose(batch["pixel_values"], expected["pixel_values"], atol=1e-5)
+
+
+def test_the_segmentation_processor_resizes_whole_whatever_the_aspect():
+    processor = build_segmentation_processor(image_size=8, mean=[0.0] * 3, std=[1.0] * 3)
+    framed = Image.new("RGB", (40, 16), (255, 255, 255))
+    framed.paste((0, 0, 0), (10, 4, 30, 12))
+    values = processor(framed, return_tensors="pt")["pixel_values"]
+    assert values.shape == (1, 3, 8, 8)
+    assert values[..., 0].min() == values[..., -1].min() == values[..., 0, :].min() == values[..., -1, :].min() == 1
+
+
+def test_a_segmentation_processor_is_of_three_channels():
+    for mean, std in (([0.5], [0.5]), ([0.5] * 3, [0.5])):
+        with pytest.raises(TargetError, match="do not fit 3 channels"):
+            build_segmentation_processor(image_size=8, mean=mean, std=std)
 
 
 @pytest.mark.parametrize("num_channels", [1, 3])

@@ -182,6 +182,31 @@ def test_square_images_are_resized_whole_and_others_cropped_at_the_centre(tmp_pa
     assert (second[:, -1] == 255).all()
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_of_the_aspect_that_is_wanted_are_resized_whole(tmp_path, in_memory):
+    framed = Image.new("RGB", (96, 64), (255, 255, 255))
+    framed.paste((0, 0, 0), (12, 8, 84, 56))
+    folder = save(tmp_path / "set", images=[framed, framed.resize((24, 16)), framed.rotate(90, expand=True)])
+    data = load_image_data(config_for(folder, image_size=[16, 24], in_memory=in_memory, validation_fraction=0))
+    whole, same, cropped = as_bytes(data.train)
+    assert whole.shape == (3, 16, 24)
+    for image in (whole, same):
+        assert (image[:, 0] == 255).all()
+        assert (image[:, :, -1] == 255).all()
+    # Its width of 64 becomes 27, of which 24 are kept; of the height of 96, scaled alike, the middle 16.
+    assert (cropped[:, :, [0, -1]] == 255).all()
+    assert (cropped[:, 0, 4:20] == 0).all()
+
+
+def test_one_number_is_as_good_as_two(tmp_path):
+    folder = save(tmp_path / "set", images=pictures(9, size=(15, 12)) + pictures(3, size=(20, 20)))
+    for fields in ({"augmentation": "crop_flip"}, {"augmentation": "random_resized_crop_flip", "in_memory": False}):
+        one, other = (load_image_data(config_for(folder, image_size=size, **fields)) for size in (10, [10, 10]))
+        for split in ("train", "test"):
+            batches = [getattr(data, split).__getitems__(range(9))["pixel_values"] for data in (one, other)]
+            assert torch.equal(*batches)
+
+
 def test_training_on_random_crops_is_evaluated_on_the_centre_of_all_images(tmp_path):
     framed = Image.new("RGB", (256, 256), (255, 255, 255))
     framed.paste((0, 0, 0), (16, 16, 240, 240))
@@ -223,6 +248,9 @@ def test_images_of_16_bits_are_refused_not_clipped(tmp_path, in_memory):
     [
         ({"num_channels": 2, "mean": [0.5] * 2, "std": [0.5] * 2}, r"num_channels=2: give 1 \(grey\) or 3"),
         ({"image_size": 0}, "image_size=0: give the height and width"),
+        ({"image_size": [0, 8]}, r"image_size=\[0, 8\]: give the height and width"),
+        ({"image_size": [8]}, r"image_size=\[8\]: give the height and width"),
+        ({"image_size": [1, 8, 8]}, r"as one number or as \[height, width\]"),
         ({"mean": [0.5, 0.5, 0.5]}, r"data.mean=\[0.5, 0.5, 0.5\]: give 1 number"),
         ({"std": [0.0]}, "std above 0"),
         ({"validation_fraction": 1.0}, r"validation_fraction=1.0: give a fraction in \[0, 1\)"),
@@ -290,6 +318,13 @@ def test_the_config_of_data_needs_no_torch():
 def test_a_recipe_with_an_unknown_key_or_a_wrong_value_is_refused():
     adapter = TypeAdapter(DataConfig)
     assert adapter.validate_python({"dataset": "ylecun/mnist", "image_size": 28}).image_size == 28
-    for wrong in ({"imagesize": 28}, {"augmentation": "flip"}, {"image_size": "large"}):
+    assert adapter.validate_python({"image_size": [180, 240]}).image_size == [180, 240]
+    for wrong in (
+        {"imagesize": 28},
+        {"augmentation": "flip"},
+        {"image_size": "large"},
+        {"image_size": [1.5, 2]},
+        {"labels": "masks"},
+    ):
         with pytest.raises(ValidationError):
             adapter.validate_python(wrong)

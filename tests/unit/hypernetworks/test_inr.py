@@ -57,6 +57,23 @@ def test_the_encoding_by_hand():
     assert positional_encoding(torch.zeros(3, 4), 16).shape == (3, 4, 33)
 
 
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_part_is_read_where_the_reference_has_it(noise):
+    inr = make_inr()
+    full_parts = {"conv": ([4, 2], [2, 2])}
+    full = make_coordinates(SHAPES, scale=8, parts=full_parts, reference_parts=full_parts)["conv"]
+    shapes = {**SHAPES, "conv": (3, 2, 3, 3)}
+    parts = {"conv": ([2, 1], [1, 1])}
+    half = make_coordinates(shapes, scale=8, smallest=SHAPES, largest=SHAPES, parts=parts, reference_parts=full_parts)[
+        "conv"
+    ]
+    # Every second channel of each part, with the size's own coordinates held at the reference's.
+    wanted = inr([full])[0][[0, 2, 4]][:, [0, 2]] * full.num_in
+    assert torch.allclose(inr([half])[0] * half.num_in, wanted, atol=1e-5)
+    moved = add_noise({"conv": half}, noise, scale=8, generator=torch.Generator().manual_seed(0))["conv"]
+    assert torch.allclose(inr([moved])[0], literal(inr, moved), atol=1e-5)
+
+
 def test_noise_never_routes_to_another_tensors_network():
     inr = make_inr()
     coordinates = make_coordinates(SHAPES, scale=8)

@@ -241,6 +241,28 @@ class Volume(nn.Module):
         return self.head(F.relu(self.series_bn(self.series(x))).mean(2))
 
 
+class GroupNormalised(nn.Module):
+    """GroupNorms of pairs of channels, of all, of single ones, and of triples that cross the seam of two branches."""
+
+    image_shape = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.pairs, self.pairs_norm = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(4, 8)
+        self.whole, self.whole_norm = nn.Conv2d(8, 6, 3, padding=1), nn.GroupNorm(1, 6)
+        self.single, self.single_norm = nn.Conv2d(6, 5, 3, padding=1), nn.GroupNorm(5, 5)
+        self.left, self.right = nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+        self.triples_norm = nn.GroupNorm(3, 9, affine=False)
+        self.head = nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.pairs_norm(self.pairs(x)))
+        x = F.relu(self.whole_norm(self.whole(x)))
+        x = F.relu(self.single_norm(self.single(x)))
+        both = self.triples_norm(torch.cat([self.left(x), self.right(x)], dim=1))
+        return self.head(F.relu(both).mean((2, 3)))
+
+
 class Chunked(nn.Module):
     """A gated unit: half of the channels open the way for the other half."""
 
@@ -255,7 +277,7 @@ class Chunked(nn.Module):
         return self.head(F.relu(self.down(value * gate.sigmoid())))
 
 
-FREE = [Plain, Residual, Concatenation, Flattening, Depthwise, Decoder, Perceptron, Volume]
+FREE = [Plain, Residual, Concatenation, Flattening, Depthwise, Decoder, Perceptron, Volume, GroupNormalised]
 PARTLY_FREE = [PaddedShortcut, ConcatenatedShortcut, Grouped, Weighted, AddedToInput, Chunked]
 
 

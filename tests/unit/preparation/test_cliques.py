@@ -7,6 +7,7 @@ import torch
 
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation import Clique, CliqueMember, apply_order, find_cliques
+from neumeta_hf.targets import AutoencoderKLTargetConfig, MlpVaeTargetConfig, find_target
 
 # Of each clique the number of channels, and axes that must be among its members.
 EXPECTED = {
@@ -75,6 +76,76 @@ def test_no_order_of_a_clique_changes_the_outputs(network, seed):
         order = torch.randperm(clique.num_channels, generator=generator).tolist()
         model.load_state_dict(apply_order(model.state_dict(), clique, order))
         torch.testing.assert_close(model(inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def groups_of(cliques: list[Clique], name: str) -> list[list[int]]:
+    """Which positions of the output axis of a tensor can change places."""
+    found = [
+        member.positions for clique in cliques for member in clique.members if (member.name, member.axis) == (name, 0)
+    ]
+    return [positions.flatten().tolist() for positions in found]
+
+
+def test_channels_stay_within_their_group_of_a_group_norm(caplog):
+    cliques = find_cliques(*networks.make(networks.GroupNormalised))
+    assert (
+        groups_of(cliques, "pairs.weight") == groups_of(cliques, "pairs_norm.bias") == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    )
+    assert groups_of(cliques, "whole.weight") == [list(range(6))]
+    assert groups_of(cliques, "single.weight") == [list(range(5))]
+    # Of the four and five channels beside each other the second triple has one of the left and two of the right.
+    assert groups_of(cliques, "left.weight") == [[0, 1, 2]]
+    assert groups_of(cliques, "right.weight") == [[0, 1], [2, 3, 4]]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_an_autoencoder_is_free_but_for_images_latents_and_groups(attention, caplog):
+    vae = {"block_out_channels": [8, 16], "norm_num_groups": 4, "mid_block_add_attention": attention}
+    config = AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
+    family = find_target(config)
+    model = networks.randomise(family.build(config), seed=0)
+    cliques = find_cliques(model, family.example_inputs(config))
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    quarters = [list(range(start, start + 4)) for start in (0, 4, 8, 12)]
+    for name in (
+        "decoder.conv_in",
+        "decoder.mid_block.resnets.0.norm1",
+        "encoder.down_blocks.1.resnets.0.conv_shortcut",
+    ):
+        assert groups_of(cliques, f"{name}.weight") == quarters
+    for name in ("decoder.conv_out", "quant_conv"):
+        assert groups_of(cliques, f"{name}.weight") == groups_of(cliques, f"{name}.bias") == []
+    # Nothing normalises the head of the attention.
+    heads = [f"encoder.mid_block.attentions.0.{name}.weight" for name in ("to_q", "to_k", "to_v")]
+    assert [groups_of(cliques, head) for head in heads] == [[list(range(16))] if attention else []] * 3
+    free = sum(tensor.shape[0] for name, tensor in model.state_dict().items() if name.endswith("weight"))
+    moved = sum(
+        len(group) for name in model.state_dict() if name.endswith("weight") for group in groups_of(cliques, name)
+    )
+    assert moved == free - len(model.decoder.conv_out.bias) - len(model.quant_conv.bias)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AutoencoderKLTargetConfig(image_size=8, vae={"block_out_channels": [8, 16], "norm_num_groups": 4}),
+        MlpVaeTargetConfig(image_size=4, encoder_hidden_channels=[9], decoder_hidden_channels=[7]),
+    ],
+    ids=["kl", "mlp"],
+)
+def test_no_order_changes_the_latents_of_an_autoencoder(config):
+    family = find_target(config)
+    model, inputs = networks.randomise(family.build(config), seed=0), family.example_inputs(config)
+    with torch.no_grad():
+        expected = family.forward(model, inputs, seed=1)
+        generator = torch.Generator().manual_seed(0)
+        for clique in find_cliques(model, inputs):
+            order = torch.randperm(clique.num_channels, generator=generator).tolist()
+            model.load_state_dict(apply_order(model.state_dict(), clique, order))
+        actual = family.forward(model, inputs, seed=1)
+    for key, value in expected.items():
+        torch.testing.assert_close(actual[key], value, rtol=1e-4, atol=1e-5 * value.abs().max().item())
 
 
 @pytest.mark.parametrize("network", EXPECTED)
@@ -188,7 +259,8 @@ def test_an_order_and_its_inverse_cancel(network):
         order = torch.randperm(clique.num_channels, generator=torch.Generator().manual_seed(0))
         there = apply_order(state, clique, order.tolist())
         back = apply_order(there, clique, order.argsort().tolist())
-        assert any(not torch.equal(there[name], state[name]) for name in state)
+        moves = order.tolist() != list(range(clique.num_channels))
+        assert any(not torch.equal(there[name], state[name]) for name in state) == moves
         assert all(torch.equal(back[name], state[name]) for name in state)
 
 

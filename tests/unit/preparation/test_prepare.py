@@ -5,14 +5,25 @@ import json
 import preparation_networks as networks
 import pytest
 import torch
-from transformers import ResNetConfig
+from diffusers import AutoencoderKL
+from transformers import ResNetConfig, UperNetConfig
 
-from neumeta_hf.errors import PreparationError
+from neumeta_hf.errors import PreparationError, TargetError
 from neumeta_hf.preparation import Clique, CliqueMember, PreparationReport, apply_order, find_cliques, prepare
-from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, NeuMetaResNetConfig, find_target, list_targets
+from neumeta_hf.targets import (
+    AutoencoderKLTargetConfig,
+    CifarResNetConfig,
+    LeNetConfig,
+    MlpVaeTargetConfig,
+    NeuMetaResNetConfig,
+    config_of,
+    find_target,
+    list_targets,
+)
 
 CIFAR = {"num_blocks": [2, 1, 1], "stage_channels": [4, 6, 8], "image_size": 8, "num_labels": 3}
 STOCK = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [2, 1, 1], "num_labels": 5}
+VAE = {"block_out_channels": [8, 16], "norm_num_groups": 4, "latent_channels": 3}
 # Family, config, and how many cliques there are: residual streams, then what lies inside each block.
 TARGETS = {
     "lenet": ("lenet", LeNetConfig(hidden_channels=[4, 6, 8], image_size=8, num_labels=3), 3),
@@ -26,6 +37,33 @@ TARGETS = {
         NeuMetaResNetConfig(**STOCK, layer_type="basic", inner_sizes=[[5, 7], [6], [9]]),
         3 + 4,
     ),
+    "upernet": (
+        "upernet",
+        UperNetConfig(
+            backbone_config=ResNetConfig(**STOCK, layer_type="basic", out_features=["stage1", "stage3"]),
+            use_auxiliary_head=False,
+            hidden_size=6,
+            pool_scales=(1, 2),
+            image_size=32,
+            num_labels=3,
+        ),
+        3 + 4 + 5,
+    ),
+    # For each group of channels 3 streams on either side, 4 and 6 insides of resnets; 2 heads of attention, and 2 that
+    # lie between a side and its latents.
+    "vae": (
+        "autoencoder_kl",
+        AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=VAE),
+        4 * (3 + 3 + 4 + 6) + 2 + 2,
+    ),
+    "own decoder": (
+        "autoencoder_kl",
+        AutoencoderKLTargetConfig(
+            image_size=8, vae=VAE | {"norm_num_groups": 1, "decoder_block_out_channels": [6, 10]}
+        ),
+        3 + 3 + 4 + 6 + 2 + 2,
+    ),
+    "mlp vae": ("mlp_vae", MlpVaeTargetConfig(image_size=4, encoder_hidden_channels=[9, 6], latent_channels=3), 3),
 }
 
 
@@ -38,7 +76,7 @@ def target(request):
 def outputs(model, inputs):
     with torch.no_grad():
         values = model(inputs)
-    return getattr(values, "logits", values)
+    return values if isinstance(values, torch.Tensor) else values[0]
 
 
 def relative_error(expected, actual):
@@ -54,25 +92,52 @@ def test_a_registered_target_keeps_its_function_and_gets_smoother(target, normal
     model, num_cliques = target
     model.train()
     before = copy.deepcopy(model.state_dict())
-    config = copy.deepcopy(model.config.to_dict())
+    config = config_of(model)
+    fields = copy.deepcopy(config.to_dict())
     prepared, report = prepare(model, normalization=normalization)
 
-    family = find_target(model.config)
-    wanted_config = family.fused_config(model.config) if normalization == "fuse" else model.config
-    assert type(prepared.config) is type(wanted_config)
-    assert prepared.config.to_dict() == wanted_config.to_dict() | {"dtype": prepared.config.to_dict()["dtype"]}
+    family = find_target(config)
+    wanted_config = family.fused_config(config) if normalization == "fuse" else config
+    prepared_config = config_of(prepared)
+    assert type(prepared) is type(family.build(wanted_config))
+    assert prepared_config.to_dict() == wanted_config.to_dict() | {"dtype": prepared_config.to_dict()["dtype"]}
     assert not any(module.training for module in prepared.modules())
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.config.to_dict() == config
+    assert config_of(model).to_dict() == fields
 
-    inputs = family.example_inputs(model.config, batch_size=5)
+    inputs = family.example_inputs(config, batch_size=5)
     assert relative_error(outputs(copy.deepcopy(model).eval(), inputs), outputs(prepared, inputs)) < 1e-5
     assert report.max_relative_error < 1e-5
     assert len(report.cliques) == num_cliques
     assert report.tv_after < report.tv_before
     assert all(clique.tv_after <= clique.tv_before for clique in report.cliques)
     assert {name for clique in report.cliques for name in clique.members} <= set(prepared.state_dict())
+
+
+def test_an_autoencoder_without_batch_norm_has_nothing_to_fuse_and_keeps_its_latents():
+    _, config, num_cliques = TARGETS["vae"]
+    family = find_target(config)
+    model = networks.randomise(family.build(config), seed=0)
+    kept, _ = prepare(model, normalization="keep", order="importance")
+    fused, report = prepare(model, normalization="fuse", order="importance")
+    assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in fused.state_dict().items())
+    assert len(report.cliques) == num_cliques
+    assert any(clique.order != list(range(clique.num_channels)) for clique in report.cliques)
+    inputs = family.example_inputs(config, batch_size=5)
+    with torch.no_grad():
+        expected, actual = (family.forward(network, inputs, seed=1) for network in (model, fused))
+    for key in ("sample", "mean", "logvar"):
+        assert relative_error(expected[key], actual[key]) < 1e-5
+
+
+def test_an_autoencoder_that_its_family_does_not_know_is_refused():
+    model = AutoencoderKL(
+        down_block_types=("AttnDownEncoderBlock2D",), block_out_channels=(8,), norm_num_groups=4, sample_size=8
+    )
+    # Its own forward pass would hide that its latents must stay in their order.
+    with pytest.raises(TargetError, match="AttnDownEncoderBlock2D"):
+        prepare(model, example_inputs=torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def _restore_registry(monkeypatch):
 
 
 def test_the_families_of_this_library_are_registered():
-    assert list_targets() == ["cifar_resnet", "lenet", "resnet"]
+    assert list_targets() == ["autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae", "resnet", "upernet"]
 
 
 def test_a_registered_family_is_found_by_name_and_by_config():
@@ -58,5 +58,5 @@ def test_a_taken_name_is_refused_and_keeps_its_family():
 
 @pytest.mark.parametrize(("wanted", "said"), [("vgg", "'vgg'"), (ViTConfig(), "of model type 'vit'")])
 def test_an_unknown_family_lists_the_known_ones(wanted, said):
-    with pytest.raises(TargetError, match=f"{said} is registered: there is cifar_resnet, lenet, resnet"):
+    with pytest.raises(TargetError, match=f"{said} is registered: there is {', '.join(list_targets())}\\."):
         find_target(wanted)

@@ -3,10 +3,16 @@ import re
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import AutoBackbone, ResNetBackbone, ResNetConfig, ResNetForImageClassification
 
-from neumeta_hf.errors import SizeError
-from neumeta_hf.targets import NeuMetaResNetConfig, NeuMetaResNetForImageClassification, find_target, resize
+from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.targets import (
+    NeuMetaResNetBackbone,
+    NeuMetaResNetConfig,
+    NeuMetaResNetForImageClassification,
+    find_target,
+    resize,
+)
 
 RESNET18 = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
 RESNET34 = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3], layer_type="basic")
@@ -78,6 +84,31 @@ def test_own_class_computes_what_the_stock_class_does(layer_type, in_first_stage
     assert torch.equal(own(images).logits, stock(images).logits)
 
 
+def test_own_backbone_puts_out_what_the_classifier_of_the_same_config_reads(tmp_path):
+    config = NeuMetaResNetConfig(
+        embedding_size=4, hidden_sizes=[16, 32], depths=[1, 2], inner_sizes=[[6], [4, 10]], out_features=["stage2"]
+    )
+    torch.manual_seed(0)
+    classifier, images = NeuMetaResNetForImageClassification(config).eval(), torch.randn(2, 3, 32, 32)
+    backbone = AutoBackbone.from_config(config).eval()
+    assert type(backbone) is NeuMetaResNetBackbone
+    backbone.load_state_dict(classifier.resnet.state_dict(), strict=True)
+    backbone.save_pretrained(tmp_path)
+    for network in (backbone, NeuMetaResNetBackbone.from_pretrained(tmp_path)):
+        (features,) = network(images).feature_maps
+        torch.testing.assert_close(features, classifier.resnet(images).last_hidden_state)
+
+
+def test_own_backbone_has_the_stock_layers_and_fresh_weights_of_the_same_scale():
+    options = {"embedding_size": 4, "hidden_sizes": [8, 64], "depths": [1, 1], "layer_type": "basic"}
+    torch.manual_seed(0)
+    own = NeuMetaResNetBackbone(NeuMetaResNetConfig(**options)).state_dict()
+    stock = ResNetBackbone(ResNetConfig(**options)).state_dict()
+    assert {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in stock.items()}
+    name = "encoder.stages.1.layers.0.layer.1.convolution.weight"
+    assert own[name].std() == pytest.approx(stock[name].std().item(), rel=0.05)
+
+
 def test_own_class_without_inner_sizes_is_the_stock_network():
     own = NeuMetaResNetForImageClassification(NeuMetaResNetConfig(hidden_sizes=[8, 16], depths=[1, 1]))
     stock = ResNetForImageClassification(ResNetConfig(hidden_sizes=[8, 16], depths=[1, 1]))
@@ -102,3 +133,10 @@ def test_inner_sizes_must_fit_the_blocks(inner_sizes):
 def test_image_size_is_that_of_imagenet_unless_the_config_says():
     assert FAMILY.image_shape(RESNET18) == (3, 224, 224)
     assert FAMILY.image_shape(ResNetConfig(num_channels=1, image_size=32)) == (1, 32, 32)
+    assert FAMILY.image_shape(ResNetConfig(image_size=[32, 48])) == (3, 32, 48)
+
+
+@pytest.mark.parametrize("image_size", ["32", 0, 32.0, [32], [32, 48, 3], [32, -1]])
+def test_an_image_size_that_is_none_is_refused(image_size):
+    with pytest.raises(TargetError, match=f"image_size={re.escape(repr(image_size))} .*height, width"):
+        FAMILY.image_shape(ResNetConfig(image_size=image_size))

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.tasks.losses import class_divergence
 from neumeta_hf.training import NeuMetaObjective, ReferenceObjective, SizeSampler, fit_to_reference
-from neumeta_hf.training.losses import detail_loss, distillation_loss, reconstruction_loss, regularization_loss
+from neumeta_hf.training.losses import detail_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
 
 LABELS = torch.tensor([0, 1, 2, 0])
@@ -24,20 +25,20 @@ def make(case, *, losses=ALL, widths=(0.5, 1.0), num_random=0, rank=0, seed=0, n
 
 def test_the_loss_of_a_reference_is_cross_entropy(lenet_case):
     images = lenet_case.images()
-    loss = ReferenceObjective(lenet_case.reference)(images, LABELS, step=0)["loss"]
+    loss = ReferenceObjective(lenet_case.reference)(pixel_values=images, labels=LABELS, step=0)["loss"]
     assert loss.item() == pytest.approx(F.cross_entropy(lenet_case.reference(images).logits, LABELS).item())
 
 
 def test_the_loss_by_hand(lenet_case):
     objective, images = make(lenet_case), lenet_case.images()
-    output = objective(images, LABELS, step=0)
+    output = objective(pixel_values=images, labels=LABELS, step=0)
     family, teacher = objective.model, lenet_case.reference(images).logits
     expected = 0.0
     for width in (1.0, 0.5):
         generated = family.generate(width)
         logits = family.morph(width)(images).logits
         expected += 0.5 * F.cross_entropy(logits, LABELS)
-        expected += 3.0 * distillation_loss(logits, teacher, temperature=2.0)
+        expected += 3.0 * class_divergence(logits, teacher, temperature=2.0)
         expected += 0.01 * regularization_loss(generated.values())
         if width == 1.0:
             expected += 2.0 * reconstruction_loss(generated, lenet_case.reference.state_dict())
@@ -52,7 +53,7 @@ def test_one_loss_alone_trains_every_hypernetwork_parameter_and_nothing_else(mak
     case = make_case("cifar_resnet", "keep")
     losses = LossesRecipe(**{"task": 0, "reconstruction": 0, "regularization": 0, "distillation": 0, weight: 1.0})
     objective = make(case, losses=losses, generated=["layer3.1"])
-    objective(case.images(), LABELS, step=0)["loss"].backward()
+    objective(pixel_values=case.images(), labels=LABELS, step=0)["loss"].backward()
     trained = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
     assert trained == {f"model.hypernetwork.{name}" for name, _ in objective.model.hypernetwork.named_parameters()}
     assert all(parameter.grad is None for parameter in case.reference.parameters())
@@ -61,7 +62,7 @@ def test_one_loss_alone_trains_every_hypernetwork_parameter_and_nothing_else(mak
 def test_detail_counts_at_the_smallest_trained_width_alone(lenet_case):
     losses = LossesRecipe(task=0, reconstruction=0, regularization=1e-9, detail=1.0)
     objective = make(lenet_case, losses=losses, widths=(0.5, 0.75, 1.0))
-    output = objective(lenet_case.images(), LABELS, step=0)
+    output = objective(pixel_values=lenet_case.images(), labels=LABELS, step=0)
     family = objective.model
     expected = detail_loss(family.generate(0.5), family.varying_axes)
     assert expected.item() > 0
@@ -78,7 +79,7 @@ def test_static_parameters_are_trained_where_asked(make_case):
         seed=0,
         train_static=True,
     )
-    objective(case.images(), LABELS, step=0)["loss"].backward()
+    objective(pixel_values=case.images(), labels=LABELS, step=0)["loss"].backward()
     assert all(parameter.grad is not None for parameter in objective.parameters())
     assert all(parameter.grad is None for parameter in case.reference.parameters())
 
@@ -93,7 +94,7 @@ def test_the_reference_is_neither_trained_nor_saved_nor_changed(lenet_case):
     objective = make(lenet_case)
     assert not any("teacher" in name or "reference" in name for name in objective.state_dict())
     objective.train()
-    objective(lenet_case.images(), LABELS, step=0)["loss"].backward()
+    objective(pixel_values=lenet_case.images(), labels=LABELS, step=0)["loss"].backward()
     assert not objective._teacher.training
     assert all(torch.equal(before[name], tensor) for name, tensor in lenet_case.reference.state_dict().items())
     assert all(parameter.requires_grad for parameter in lenet_case.reference.parameters())
@@ -111,7 +112,7 @@ def recorded(case, monkeypatch, *, rank, steps=range(3)):
 
     monkeypatch.setattr(objective.model, "generate", record)
     for step in steps:
-        objective(case.images(), LABELS, step=step)
+        objective(pixel_values=case.images(), labels=LABELS, step=step)
     return calls
 
 
@@ -134,7 +135,7 @@ def test_a_step_is_a_function_of_its_number(lenet_case, monkeypatch):
 
 def test_sizes_per_group_are_trained(lenet_case):
     objective = make(lenet_case, num_per_group=1)
-    output = objective(lenet_case.images(), LABELS, step=0)
+    output = objective(pixel_values=lenet_case.images(), labels=LABELS, step=0)
     assert output["task/random"].isfinite()
 
 

@@ -14,16 +14,17 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 from neumeta_hf.data import load_image_data
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
-from neumeta_hf.evaluation import evaluate_classifier
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.evaluation import evaluate_network
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, family_class
 from neumeta_hf.preparation import fuse_batch_norm
-from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, config_of, find_target
 from neumeta_hf.training import (
     calibration_batches,
     load_recipe,
     load_target,
     recipe_from_dict,
     run,
+    task_of,
     train,
     training_widths,
 )
@@ -88,7 +89,7 @@ def test_the_result_is_the_best_on_the_validation_split(finished, digits):
     _, output = finished
     best = max(entry["train/validation/accuracy"] for entry in log_of(output) if "train/validation/accuracy" in entry)
     family = AutoModelForImageClassification.from_pretrained(output)
-    scores = [evaluate_classifier(family.morph(width), digits.validation)["accuracy"] for width in (0.5, 0.75, 1.0)]
+    scores = [evaluate_network(family.morph(width), digits.validation)["accuracy"] for width in (0.5, 0.75, 1.0)]
     assert sum(scores) / 3 == pytest.approx(best)
 
 
@@ -422,11 +423,14 @@ def test_every_shipped_recipe_describes_a_family(path):
     if recipe.target.checkpoint:
         recipe.target.checkpoint, recipe.target.config = None, CHECKPOINTS[path.stem]
     num_labels = 1000 if "imagenet" in path.stem else 100 if "cifar100" in path.stem else 10
-    reference = load_target(recipe, [str(label) for label in range(num_labels)]).eval()
+    task = task_of(recipe)
+    label_names = recipe.data.label_names or [str(label) for label in range(num_labels)]
+    reference = load_target(recipe, label_names if task.has_classes else []).eval()
+    config = config_of(reference)
     if recipe.preparation.normalization == "fuse":
-        reference = fuse_batch_norm(reference, find_target(reference.config).example_inputs(reference.config))
+        reference = fuse_batch_norm(reference, find_target(config).example_inputs(config))
     widths = training_widths(recipe)
-    family = NeuMetaForImageClassification.from_reference(
+    family = family_class(task.name).from_reference(
         reference,
         normalization=recipe.preparation.normalization,
         trained_widths=widths,
@@ -436,7 +440,7 @@ def test_every_shipped_recipe_describes_a_family(path):
         warnings.simplefilter("error")  # SizeWarning: no width is outside of the trained range
         sizes = [family.family.num_channels(family.target_config_at(width)) for width in widths]
     assert len({tuple(size.items()) for size in sizes}) == len(widths)
-    assert sizes[-1] == family.family.num_channels(reference.config)
+    assert sizes[-1] == family.family.num_channels(config)
     assert set(recipe.validation_widths or []) <= {round(width, 12) for width in widths}
 
 

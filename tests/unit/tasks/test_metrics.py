@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from neumeta_hf.evaluation import Accuracy, metrics
+from neumeta_hf.tasks import Accuracy, accuracy
 
 
 def test_accuracy_is_the_share_of_equal_pairs():
@@ -20,5 +20,5 @@ def test_batches_of_any_kind_add_up():
 
 def test_its_file_loads_as_a_metric_of_evaluate(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", tmp_path)
-    metric = evaluate.load(metrics.__file__, keep_in_memory=True)
+    metric = evaluate.load(accuracy.__file__, keep_in_memory=True)
     assert metric.compute(predictions=[1, 2], references=[1, 1]) == {"accuracy": 0.5}

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric`s that ship with the package, so that they work without a network."""
+"""Top-1 accuracy as an `evaluate.Metric` that ships with the package, so that it works without a network."""
 
 import datasets
 import evaluate

@@ -8,7 +8,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from neumeta_hf.data import DataConfig, ImageSplit
 from neumeta_hf.data.splits import ArraySource
 from neumeta_hf.errors import DataError
-from neumeta_hf.evaluation import evaluate_classifier
+from neumeta_hf.evaluation import evaluate_network
+from neumeta_hf.targets import find_target
+
+FAMILY = find_target("lenet")  # runs any module that takes `pixel_values`
 
 
 class Classifier(nn.Module):
@@ -41,7 +44,7 @@ def test_scores_are_those_of_one_pass_whatever_the_batches(split, batch_size):
     batch = split.__getitems__(range(50))
     with torch.no_grad():
         logits = model(batch["pixel_values"]).logits
-    scores = evaluate_classifier(model, split, batch_size=batch_size)
+    scores = evaluate_network(model, split, batch_size=batch_size, family=FAMILY)
     assert scores["accuracy"] == pytest.approx((logits.argmax(1) == batch["labels"]).float().mean().item())
     assert scores["loss"] == pytest.approx(F.cross_entropy(logits, batch["labels"]).item(), rel=1e-5)
     assert scores["num_samples"] == 50
@@ -51,7 +54,7 @@ def test_it_runs_in_evaluation_mode_and_puts_every_mode_back(split):
     model = Classifier().train()
     model.features[1].eval()  # a frozen BatchNorm
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    evaluate_classifier(model, split)
+    evaluate_network(model, split, family=FAMILY)
     assert model.seen_modes == {False, True}  # neither module in training mode, inference mode on
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -60,25 +63,25 @@ def test_it_runs_in_evaluation_mode_and_puts_every_mode_back(split):
 def test_modes_are_put_back_after_a_failure(split):
     model = Classifier(num_labels=2).train()
     with pytest.raises(DataError, match=r"holds class 3, and the model tells 2 classes apart"):
-        evaluate_classifier(model, split)
+        evaluate_network(model, split, family=FAMILY)
     assert model.training
 
 
 def test_convolutions_get_channels_last_and_others_the_usual_layout(split):
     model = Classifier()
-    evaluate_classifier(model, split)
+    evaluate_network(model, split, family=FAMILY)
     assert model.seen.is_contiguous(memory_format=torch.channels_last)
     model = Classifier(convolution=False)
-    evaluate_classifier(model, split)
+    evaluate_network(model, split, family=FAMILY)
     assert model.seen.is_contiguous()
 
 
 def test_a_model_in_half_precision_gets_images_of_its_kind(split):
     model = Classifier().bfloat16()
-    assert evaluate_classifier(model, split)["loss"] > 0
+    assert evaluate_network(model, split, family=FAMILY)["loss"] > 0
     assert model.seen.dtype == torch.bfloat16
 
 
 def test_an_empty_split_is_refused_and_the_advice_works(split):
     with pytest.raises(DataError, match=r"the test split is empty.*data.validation_fraction above 0"):
-        evaluate_classifier(Classifier(), split.subset(0, seed=0))
+        evaluate_network(Classifier(), split.subset(0, seed=0), family=FAMILY)

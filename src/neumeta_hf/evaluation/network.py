@@ -1,0 +1,70 @@
+"""The scores of a plain network on a split."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from neumeta_hf.data import ImageSplit, collate
+from neumeta_hf.errors import DataError
+from neumeta_hf.targets import TargetFamily, config_of, find_target
+from neumeta_hf.tasks import Task, build_task
+
+
+def evaluate_network(
+    network: nn.Module,
+    split: ImageSplit,
+    *,
+    task: Task | None = None,
+    family: TargetFamily | None = None,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    num_workers: int = 0,
+    progress: bool = False,
+) -> dict[str, float]:
+    """Measure a network, in evaluation mode and its own precision; the mode of every module is restored.
+
+    Args:
+        network: Of the family, or any module with its forward pass; moved to `device`.
+        split: The images.
+        task: What it is measured by. None: its family's, with default options.
+        family: Runs the network. None: the one that has such networks.
+        batch_size: Images per forward pass.
+        device: Where to run. None: where the network is.
+        num_workers: Processes that load data.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The task's scores, ratios as ratios, and "num_samples".
+
+    Raises:
+        DataError: The split is empty, or holds what the network does not know.
+        TargetError: There is no `family`, and none has such a network.
+    """
+    if len(split) == 0:
+        raise DataError(
+            f"the {split.name} split is empty, so there is nothing to measure: for validation set "
+            "data.validation_fraction above 0, or name data.validation_split."
+        )
+    family = family or find_target(config_of(network))
+    task = task or build_task(family.task)
+    parameter = next(network.parameters(), torch.empty(0))
+    device = torch.device(device) if device is not None else parameter.device
+    # Convolutions are about twice as fast so; anything else may count on the usual layout.
+    has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
+    layout = torch.channels_last if has_convolutions else torch.contiguous_format
+    loader = DataLoader(split, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    was_training = {module: module.training for module in network.modules()}
+    network.to(device).eval()
+    meter = task.make_meter(family, network, split.name)
+    try:
+        with torch.inference_mode():
+            for batch in tqdm(loader, desc=split.name, disable=not progress, leave=False):
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                batch["pixel_values"] = batch["pixel_values"].to(parameter.dtype).contiguous(memory_format=layout)
+                meter.add(family.forward(network, batch["pixel_values"]), batch)
+            scores = meter.compute()
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+    return {**scores, "num_samples": len(split)}

@@ -1,0 +1,62 @@
+"""What a family's networks make of the same few images."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neumeta_hf.data import ImageSplit
+from neumeta_hf.errors import DataError
+from neumeta_hf.evaluation.sweep import format_width
+from neumeta_hf.files import write_beside
+from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
+from neumeta_hf.tasks import Task, build_task
+
+
+def draw_networks(
+    model: NeuMetaModel,
+    split: ImageSplit,
+    widths: Sequence[float | Mapping[str, float]],
+    path: str | Path,
+    *,
+    label_names: Sequence[str] = (),
+    task: Task | None = None,
+    num_images: int = 6,
+    num_samples: int = 1,
+    seed: int = 0,
+) -> None:
+    """Draw predictions, segmentations or reconstructions at several widths, side by side.
+
+    Args:
+        model: The family.
+        split: Where the images come from, evenly spaced.
+        widths: Ratios, or ratios per width group.
+        path: The PNG; replaced only when the new one is complete.
+        label_names: Of the classes, in order.
+        task: Draws. None: the family's.
+        num_images: How many.
+        num_samples: Noisy generations averaged per morph; 1 is exact.
+        seed: Of that noise.
+
+    Raises:
+        SizeError: A width is impossible.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor images for a width.
+        DataError: The split is empty.
+    """
+    if len(split) == 0:
+        raise DataError(f"the {split.name} split is empty: there is no image to draw.")
+    task = task or build_task(model.family.task)
+    chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
+    batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (split.config.mean, split.config.std))
+    images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
+    networks = {}
+    for width in widths:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SizeWarning)
+            networks[f"width {format_width(width)}"] = model.morph(width, num_samples=num_samples, seed=seed)
+    figure = task.draw(model.family, networks, batch, images, label_names)
+    with write_beside(path) as beside:
+        figure.savefig(beside, dpi=150, format="png")

@@ -1,0 +1,54 @@
+"""Numbers that networks are compared by, as results and cards describe them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """A number that networks are compared by.
+
+    Attributes:
+        name: Its key in results.
+        label: Its name on axes and in tables.
+        is_ratio: Whether it is a ratio, which is shown in percent.
+        larger_is_better: Whether networks are selected for a large one.
+        hub_name: The Hub's identifier of the metric.
+    """
+
+    name: str
+    label: str
+    is_ratio: bool = False
+    larger_is_better: bool = True
+    hub_name: str | None = None
+
+    def format(self, value: float | None) -> str:
+        """The value for a table.
+
+        Args:
+            value: As in results; None: not finite.
+
+        Returns:
+            Such as "91.25%" or "0.01234".
+        """
+        return "-" if value is None else f"{value:.2%}" if self.is_ratio else f"{value:.4g}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for a result."""
+        return dataclasses.asdict(self)
+
+
+ACCURACY = Score(name="accuracy", label="accuracy", is_ratio=True, hub_name="accuracy")
+
+
+def score_of(facts: Mapping[str, Any]) -> Score:
+    """The score that a result compares networks by.
+
+    Args:
+        facts: Of the result. Those that do not say it, which are older than it, are of classification.
+
+    Returns:
+        What their "score" says.
+    """
+    return Score(**facts["score"]) if "score" in facts else ACCURACY

@@ -1,0 +1,132 @@
+"""What the target families of autoencoders share: networks of diffusers that encode images and decode latents."""
+
+import abc
+import dataclasses
+import inspect
+import json
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.utils.generic import ModelOutput
+
+from neumeta_hf.errors import TargetError
+from neumeta_hf.targets.registry import TargetFamily
+
+
+@dataclasses.dataclass
+class AutoencoderOutput(ModelOutput):
+    """What a variational autoencoder makes of images.
+
+    Attributes:
+        sample: The images again, `[batch, channels, height, width]`.
+        mean: Mean of the latents, given the image: `[batch, latent_channels, height, width]`, smaller.
+        logvar: Log variance of the latents, likewise.
+    """
+
+    sample: Tensor | None = None
+    mean: Tensor | None = None
+    logvar: Tensor | None = None
+
+
+class AutoencoderFamily(TargetFamily):
+    """A family of networks with `encode` and `decode` as diffusers' `AutoencoderKL` has them.
+
+    diffusers has no `PreTrainedConfig`: each family wraps what it calls a config in one.
+    """
+
+    task = "image-generation"
+
+    @abc.abstractmethod
+    def network_classes(self) -> tuple[type, ...]:
+        """The classes of the family's networks; those of diffusers are imported here, not before."""
+
+    @abc.abstractmethod
+    def wrap_config(self, fields: dict[str, Any]) -> PreTrainedConfig:
+        """The config that says what a config of diffusers says.
+
+        Args:
+            fields: Arguments of a network's class, as plain JSON values.
+
+        Raises:
+            TargetError: The family has no such network.
+        """
+
+    def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
+        """The config of a network, or None where it is none of this family.
+
+        Raises:
+            TargetError: It is of a class of this family, but built in a way that the family does not know.
+        """
+        fields = getattr(network, "config", None)
+        # Configs of diffusers are dicts, so that no other network costs the import of diffusers: a second or more.
+        if not isinstance(fields, dict) or not isinstance(network, self.network_classes()):
+            return None
+        # What is left out is bookkeeping, or was in a config file and is passed over by diffusers itself.
+        arguments = inspect.signature(type(network).__init__).parameters
+        plain = json.dumps({name: fields[name] for name in arguments if name in fields})
+        return self.wrap_config(json.loads(plain))
+
+    def load(self, name: str, **options: Any) -> nn.Module:
+        """Load a network of the family, in evaluation mode; of the class that its config.json names.
+
+        Args:
+            name: A folder or Hub id; for one part of a pipeline with `subfolder`.
+            **options: Of diffusers' `from_pretrained`.
+
+        Returns:
+            As from `build`.
+
+        Raises:
+            OSError: There is no such network.
+            TargetError: The folder holds a network of another family.
+        """
+        known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
+        class_name = next(iter(known.values())).load_config(name, **options).get("_class_name")
+        if class_name not in known:
+            raise TargetError(
+                f"{name!r} holds a {class_name or 'network that is not of diffusers'}, and {self.name!r} has "
+                f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "
+                "part of a pipeline."
+            )
+        return known[class_name].from_pretrained(name, **options).eval()
+
+    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> AutoencoderOutput:
+        """Encode images and decode their latents.
+
+        Args:
+            network: The network, or a skeleton of it whose tensors another module has put in place.
+            pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
+            seed: Of the noise that the latents are drawn with, the same for each device and precision. None: they are
+                the mean.
+
+        Returns:
+            The images again, and the distribution of their latents.
+        """
+        autoencoder: Any = network
+        posterior = autoencoder.encode(pixel_values).latent_dist
+        latents = posterior.mean
+        if seed is not None:
+            generator = torch.Generator("cpu").manual_seed(seed)
+            noise = torch.randn(latents.shape, generator=generator, device="cpu")
+            latents = latents + posterior.std * noise.to(pixel_values.device, latents.dtype)
+        sample = self.decode(network, latents)
+        return AutoencoderOutput(sample=sample, mean=posterior.mean, logvar=posterior.logvar)
+
+    def decode(self, network: nn.Module, latents: Tensor) -> Tensor:
+        """Images of latents; of standard normal noise, images drawn from the prior.
+
+        Args:
+            network: As for `forward`.
+            latents: `[batch, *latent_shape]`.
+
+        Returns:
+            Images, nominally in [-1, 1]: `[batch, channels, height, width]`.
+        """
+        autoencoder: Any = network
+        return autoencoder.decode(latents).sample
+
+    @abc.abstractmethod
+    def latent_shape(self, config: PreTrainedConfig) -> tuple[int, int, int]:
+        """Channels, height and width of the latents of one image; no size changes them."""

@@ -1,0 +1,113 @@
+"""The UperNet of transformers on a ResNet, at any width: semantic segmentation (Xiao et al. 2018, arXiv:1807.10221).
+
+The head reads what the stages of the backbone put out, all brought to one width, at several scales at once: where two
+of its convolutions read concatenated feature maps, a size shortens each map by itself. Every morph is the stock
+`UperNetForSemanticSegmentation`; only widths that the stock ResNet has no word for need this package to load.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from transformers import AutoModelForSemanticSegmentation, ResNetConfig, UperNetConfig
+
+from neumeta_hf.errors import TargetError
+from neumeta_hf.targets.registry import TargetFamily, register_target
+from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
+
+
+class _BackboneFamily(ResNetFamily):
+    # Not registered: a ResNet that stands alone is of the family that is.
+    prefix = "backbone."
+
+
+_BACKBONE = _BackboneFamily()
+
+
+def _backbone_config(config: UperNetConfig) -> Any:
+    """The config of the ResNet, of a network that is one of the family."""
+    backbone: Any = config.backbone_config
+    if not _BACKBONE.accepts(backbone):
+        raise TargetError(
+            f"backbone_config is of model type {backbone.model_type!r}, and the target family 'upernet' knows UperNets "
+            f"on {' or '.join(map(repr, _BACKBONE.model_types))}: give a UperNetConfig whose backbone_config is a "
+            "ResNetConfig."
+        )
+    if config.use_auxiliary_head:
+        raise TargetError(
+            "use_auxiliary_head=True: the auxiliary head only helps training and is no part of the target family "
+            "'upernet'. Pass use_auxiliary_head=False to UperNetConfig, or to from_pretrained, which then leaves the "
+            "head's weights out; all others, and the logits, stay as they are."
+        )
+    return backbone
+
+
+def _stage_channels(backbone: Any) -> list[int]:
+    """Channels of each feature map that the head reads."""
+    widths = dict(zip(backbone.stage_names, [backbone.embedding_size, *backbone.hidden_sizes], strict=True))
+    return [widths[stage] for stage in backbone.out_features]
+
+
+@register_target
+class UperNetFamily(TargetFamily):
+    """The width groups of the ResNet, named `backbone.stage1` and so on, and one for all feature maps of the head.
+
+    Every method that takes a config raises TargetError where its backbone is no ResNet, or where it has an auxiliary
+    head: `load` leaves that out.
+    """
+
+    name = "upernet"
+    model_types = ("upernet",)
+    task = "semantic-segmentation"
+
+    def make_config(
+        self, fields: Mapping[str, Any], *, image_shape: tuple[int, int, int], label_names: Sequence[str]
+    ) -> UperNetConfig:
+        """As for every family; without an auxiliary head, and a backbone that gives the head all of its stages.
+
+        Raises:
+            TargetError: There is no such field, or `backbone_config` is no mapping of fields.
+        """
+        backbone = dict(fields.get("backbone_config") or {})
+        backbone.setdefault("model_type", "resnet")
+        backbone.setdefault("num_channels", image_shape[0])
+        if "out_features" not in backbone:
+            num_stages = len(backbone.get("depths", ResNetConfig().depths or ()))
+            backbone["out_features"] = [f"stage{number}" for number in range(1, num_stages + 1)]
+        fields = {"use_auxiliary_head": False, **fields, "backbone_config": backbone}
+        return super().make_config(fields, image_shape=image_shape, label_names=label_names)  # pyright: ignore
+
+    def build(self, config: UperNetConfig) -> nn.Module:
+        _backbone_config(config)
+        return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config))
+
+    def load(self, name: str, **options: Any) -> nn.Module:
+        return AutoModelForSemanticSegmentation.from_pretrained(name, use_auxiliary_head=False, **options)
+
+    def num_channels(self, config: UperNetConfig) -> dict[str, int]:
+        return {**_BACKBONE.num_channels(_backbone_config(config)), "head": config.hidden_size}
+
+    def parents(self, config: UperNetConfig) -> dict[str, str]:
+        return _BACKBONE.parents(_backbone_config(config))
+
+    def axis_parts(self, config: UperNetConfig) -> dict[str, tuple[list[int], list[int]]]:
+        stages, head = _stage_channels(_backbone_config(config)), config.hidden_size
+        inputs = {
+            # The last stage as it is, and pooled at each scale.
+            "decode_head.bottleneck.conv.weight": [stages[-1], *[head] * len(config.pool_scales)],
+            "decode_head.fpn_bottleneck.conv.weight": [head] * len(stages),
+        }
+        return {name: ([head], parts) for name, parts in inputs.items() if len(parts) > 1}
+
+    def with_num_channels(self, config: UperNetConfig, num_channels: Mapping[str, int]) -> UperNetConfig:
+        counts = self.check_channels(config, num_channels)
+        resized = copy.deepcopy(config)
+        resized.hidden_size = counts.pop("head")
+        resized.backbone_config = _BACKBONE.with_num_channels(_backbone_config(config), counts)
+        return resized
+
+    def image_shape(self, config: UperNetConfig) -> tuple[int, int, int]:
+        channels, *size = _BACKBONE.image_shape(_backbone_config(config))
+        height, width = image_size_of(config) or size
+        return channels, height, width

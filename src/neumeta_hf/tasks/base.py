@@ -1,0 +1,190 @@
+"""What every task is: losses of a batch, metrics of a split and a picture, behind one interface and one registry."""
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+from transformers.image_processing_utils import BaseImageProcessor
+
+from neumeta_hf.errors import RecipeError
+from neumeta_hf.scores import Score
+from neumeta_hf.targets import TargetFamily
+
+
+class Meter(Protocol):
+    """Collects what a network puts out for the batches of a split."""
+
+    def add(self, outputs: Any, batch: Mapping[str, Tensor]) -> None:
+        """Take in one batch.
+
+        Args:
+            outputs: As from the family's `forward`.
+            batch: What it was computed from.
+        """
+        ...
+
+    def compute(self) -> dict[str, float]:
+        """Metrics of all batches together, by the names of the task's scores and possibly more."""
+        ...
+
+
+@dataclasses.dataclass(kw_only=True)
+class Task(abc.ABC):
+    """What networks of some families do. The fields of a subclass are its options, as recipes give them.
+
+    Attributes:
+        name: What target families and results call it.
+        labels: Which kinds of labels its batches may have: "class", "mask" or "none", the first being the usual.
+        scores: What networks are compared by; the first selects, and is what is drawn against size.
+    """
+
+    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
+
+    name: ClassVar[str]
+    labels: ClassVar[tuple[str, ...]]
+    scores: ClassVar[tuple[Score, ...]]
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its networks tell classes apart."""
+        return "none" not in self.labels
+
+    @abc.abstractmethod
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """What training minimises, for one batch.
+
+        Args:
+            outputs: As from the family's `forward`.
+            batch: "pixel_values", and "labels" where there are any.
+
+        Returns:
+            A scalar.
+        """
+
+    @abc.abstractmethod
+    def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
+        """How far a network is from its teacher, on one batch.
+
+        Args:
+            outputs: As from the family's `forward`.
+            teacher_outputs: The teacher's, for the same batch.
+            temperature: Of distributions over classes, where there are any.
+
+        Returns:
+            A scalar.
+        """
+
+    @abc.abstractmethod
+    def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> Meter:
+        """A meter for one network on one split.
+
+        Args:
+            family: The network's family.
+            network: In evaluation mode.
+            split_name: For messages.
+
+        Returns:
+            An empty meter.
+        """
+
+    @abc.abstractmethod
+    def draw(
+        self,
+        family: TargetFamily,
+        networks: Mapping[str, nn.Module],
+        batch: Mapping[str, Tensor],
+        images: Tensor,
+        label_names: Sequence[str],
+    ) -> Figure:
+        """What networks of several sizes make of a few images, side by side.
+
+        Args:
+            family: The networks' family.
+            networks: Heading to network, in evaluation mode.
+            batch: A few images and their labels, where there are any.
+            images: The same images as they look, `[batch, channels, height, width]` in [0, 1].
+            label_names: Of the classes, in order.
+
+        Returns:
+            A figure that holds nothing of matplotlib's global state.
+        """
+
+    @abc.abstractmethod
+    def make_image_processor(
+        self,
+        *,
+        num_channels: int,
+        image_size: int | Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        center_crop: bool,
+    ) -> BaseImageProcessor | None:
+        """What turns images into a network's input outside of this library.
+
+        Args:
+            num_channels: Of an image.
+            image_size: Height and width, or one number for both.
+            mean: Per channel, of values in [0, 1].
+            std: Per channel.
+            center_crop: Whether the centre of a larger image is cropped.
+
+        Returns:
+            A processor to save beside the weights, or None where the ecosystem has it in code.
+        """
+
+
+_REGISTRY: dict[str, type[Task]] = {}
+
+
+def register_task(cls: type[Task]) -> type[Task]:
+    """Class decorator: makes a task known under its `name`.
+
+    Returns:
+        The class, unchanged.
+
+    Raises:
+        RecipeError: Another class holds the name.
+    """
+    if _REGISTRY.setdefault(cls.name, cls) is not cls:
+        raise RecipeError(f"task {cls.name!r} is taken by {_REGISTRY[cls.name].__name__}: choose another name.")
+    return cls
+
+
+def list_tasks() -> list[str]:
+    """Names of the registered tasks."""
+    return sorted(_REGISTRY)
+
+
+def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
+    """A task with options.
+
+    Args:
+        name: As target families name it.
+        options: Of the task; None: all at their defaults.
+
+    Returns:
+        The task.
+
+    Raises:
+        RecipeError: The task is unknown, has no such option, or an option is of the wrong kind.
+    """
+    cls = _find(name)
+    known = [field.name for field in dataclasses.fields(cls)]
+    if unknown := sorted(set(options or {}) - set(known)):
+        raise RecipeError(f"task names {', '.join(unknown)}: {name} takes {', '.join(known) or 'no options'}.")
+    try:
+        return TypeAdapter(cls).validate_python(dict(options or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"task.{key}={first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def _find(name: str) -> type[Task]:
+    if name not in _REGISTRY:
+        raise RecipeError(f"there is no task {name!r}: there is {', '.join(list_tasks())}.")
+    return _REGISTRY[name]

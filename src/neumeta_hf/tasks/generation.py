@@ -1,0 +1,272 @@
+"""Image generation by autoencoders: reconstruction, divergence from the prior, and how near samples are to images."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from pydantic import Field
+from torch import Tensor, nn
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.image.fid import FrechetInceptionDistance
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from neumeta_hf.errors import DataError, RecipeError
+from neumeta_hf.scores import Score
+from neumeta_hf.targets import TargetFamily
+from neumeta_hf.targets.autoencoding import AutoencoderFamily
+from neumeta_hf.tasks.base import Task, register_task
+from neumeta_hf.tasks.pictures import image_grid, show
+
+_PIXEL_RANGE = 2.0
+"""Of images from -1 to 1, as diffusers' `VaeImageProcessor` makes them."""
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@register_task
+@dataclasses.dataclass(kw_only=True)
+class ImageGeneration(Task):
+    """Variational autoencoders (Kingma and Welling 2014, arXiv:1312.6114) of images in [-1, 1].
+
+    Attributes:
+        kl: Weight of the divergence from the prior, in nats per image value, beside the mean squared error of an image
+            value. With a Gaussian decoder of standard deviation s the evidence lower bound has 2 s^2.
+        perceptual: Weight of `1 - SSIM` (Wang et al. 2004), which needs no weights of another network.
+        features: Folder or Hub id of an image classifier, whose features images and samples are compared in. None:
+            they are not compared.
+        num_samples: Samples that are compared.
+    """
+
+    name = "image-generation"
+    labels = ("none", "class")
+    scores = (
+        Score(name="mse", label="reconstruction MSE", larger_is_better=False, hub_name="mse"),
+        Score(name="ssim", label="SSIM", hub_name="ssim"),
+        Score(name="psnr", label="PSNR (dB)"),
+        Score(name="elbo", label="ELBO (nats per image)"),
+    )
+
+    kl: Amount = 0.02
+    perceptual: Amount = 0.0
+    features: str | None = None
+    num_samples: Annotated[int, Field(ge=2)] = 2048
+
+    def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        images, sample = batch["pixel_values"].float(), outputs.sample.float()
+        loss = F.mse_loss(sample, images)
+        if self.kl:
+            loss = loss + self.kl * divergence(outputs).mean() / images[0].numel()
+        if self.perceptual:
+            loss = loss + self.perceptual * (1 - _similarity(sample, images).mean())
+        return loss
+
+    def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
+        return F.mse_loss(outputs.sample.float(), teacher_outputs.sample.float())
+
+    def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> "GenerationMeter":
+        assert isinstance(family, AutoencoderFamily)
+        features = None if self.features is None else ClassifierFeatures(self.features)
+        return GenerationMeter(family, network, features, num_samples=self.num_samples)
+
+    def draw(
+        self,
+        family: TargetFamily,
+        networks: Mapping[str, nn.Module],
+        batch: Mapping[str, Tensor],
+        images: Tensor,
+        label_names: Sequence[str],
+    ) -> Figure:
+        """Reconstructions above, samples from the same latents below; a row a network."""
+        assert isinstance(family, AutoencoderFamily)
+        figure, axes = image_grid(1 + 2 * len(networks), len(images), images.shape[-2:])
+        for column, image in enumerate(images):
+            show(axes[0][column], image, title="image" if column == 0 else "")
+        latents = None
+        for row, (heading, network) in enumerate(networks.items(), start=1):
+            with torch.inference_mode():
+                outputs: Any = family.forward(network, batch["pixel_values"])
+                if latents is None:
+                    generator = torch.Generator().manual_seed(0)
+                    latents = torch.randn(outputs.mean.shape, generator=generator).to(outputs.mean)
+                samples = family.decode(network, latents)
+            for column in range(len(images)):
+                for place, made, what in (
+                    (row, outputs.sample, "reconstruction"),
+                    (row + len(networks), samples, "sample"),
+                ):
+                    title = f"{heading}, {what}" if column == 0 else ""
+                    show(axes[place][column], (made[column] + 1) / _PIXEL_RANGE, title=title)
+        return figure
+
+    def make_image_processor(
+        self,
+        *,
+        num_channels: int,
+        image_size: int | Sequence[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        center_crop: bool,
+    ) -> None:
+        """None: diffusers has it in code, `VaeImageProcessor`, and that knows no other range than [-1, 1].
+
+        Raises:
+            RecipeError: Images would have another range.
+        """
+        if {*mean, *std} != {0.5}:
+            raise RecipeError(
+                f"data.mean={list(mean)}, data.std={list(std)}: autoencoders of diffusers take images in [-1, 1]. Give "
+                "0.5 for each channel in both."
+            )
+
+
+class GenerationMeter:
+    """Quality of reconstructions, and of samples from the prior.
+
+    "mse" is the mean squared error of an image value (images reach from -1 to 1) reconstructed from the posterior mean,
+    "psnr" the same in decibels, "ssim" the mean structural similarity. "elbo" is the evidence lower bound of an image
+    in nats, estimated with one latent drawn per image, for a Gaussian decoder whose variance is the mean squared error
+    of these draws (Rybkin et al. 2021, arXiv:2006.13202); "kl" is its divergence term. "sample_distance" is the Frechet
+    distance between the features of the split's images and those of as many samples from the prior as asked for, in the
+    given classifier: it is no FID, and comparable only within one classifier.
+
+    Args:
+        family: Decodes latents.
+        network: The autoencoder.
+        features: Of images; None: samples are not looked at.
+        num_samples: How many are drawn.
+    """
+
+    def __init__(
+        self, family: AutoencoderFamily, network: nn.Module, features: "ClassifierFeatures | None", *, num_samples: int
+    ):
+        self.family = family
+        self.network = network
+        self.num_samples = num_samples
+        self.distance = None
+        if features is not None:
+            self.distance = FrechetInceptionDistance(feature=features, input_img_size=features.image_shape)
+        self.sums = {"mse": 0.0, "ssim": 0.0, "kl": 0.0, "drawn": 0.0}
+        self.num_images = 0
+        self.num_values = 0
+        self.generator = torch.Generator().manual_seed(0)
+        self.latents: Tensor | None = None
+
+    def add(self, outputs: Any, batch: Mapping[str, Tensor]) -> None:
+        images, sample = batch["pixel_values"].float(), outputs.sample.float()
+        self.num_values = images[0].numel()
+        self.num_images += len(images)
+        self.sums["mse"] += (sample - images).square().mean(dim=(1, 2, 3)).sum().item()
+        self.sums["ssim"] += _similarity(sample, images).sum().item()
+        self.sums["kl"] += divergence(outputs).sum().item()
+        noise = torch.randn(outputs.mean.shape, generator=self.generator).to(outputs.mean)
+        drawn = self.family.decode(self.network, outputs.mean + (0.5 * outputs.logvar).exp() * noise).float()
+        self.sums["drawn"] += (drawn - images).square().mean(dim=(1, 2, 3)).sum().item()
+        self.latents = outputs.mean[:1]
+        if self.distance is not None:
+            self.distance.to(images.device).update(images, real=True)
+
+    def compute(self) -> dict[str, float]:
+        scores = {name: value / self.num_images for name, value in self.sums.items()}
+        variance = max(scores.pop("drawn"), 1e-12)
+        surprise = 0.5 * self.num_values * (math.log(2 * math.pi * variance) + 1)
+        scores["psnr"] = 10 * math.log10(_PIXEL_RANGE**2 / max(scores["mse"], 1e-12))
+        scores["elbo"] = -surprise - scores["kl"]
+        if self.distance is not None:
+            scores["sample_distance"] = self._sample_distance(self.distance)
+        return scores
+
+    def _sample_distance(self, distance: FrechetInceptionDistance) -> float:
+        assert self.latents is not None
+        generator = torch.Generator().manual_seed(0)
+        with torch.inference_mode():
+            for start in range(0, self.num_samples, 256):
+                number = min(256, self.num_samples - start)
+                noise = torch.randn((number, *self.latents.shape[1:]), generator=generator)
+                samples = self.family.decode(self.network, noise.to(self.latents))
+                distance.update(samples.float().clamp(-1, 1), real=False)
+        return float(distance.compute())
+
+
+class ClassifierFeatures(nn.Module):
+    """What an image classifier gives its last linear layer.
+
+    Args:
+        name: Folder or Hub id of the classifier and of its image processor.
+
+    Raises:
+        RecipeError: It has no image processor that normalises, or no linear layer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+        self.classifier = AutoModelForImageClassification.from_pretrained(name).eval().requires_grad_(False)
+        processor = AutoImageProcessor.from_pretrained(name)
+        size = getattr(processor, "size", None)
+        if (
+            not any(isinstance(module, nn.Linear) for module in self.classifier.modules())
+            or size is None
+            or size.get("height") is None
+        ):
+            raise RecipeError(
+                f"task.features={name!r}: needs an image classifier with a linear head and an image processor of one "
+                "size. Give the `reference` folder of a classification run."
+            )
+        mean, std = (torch.tensor(getattr(processor, key)).view(1, -1, 1, 1) for key in ("image_mean", "image_std"))
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.image_shape = (mean.shape[1], size["height"], size["width"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of images.
+
+        Args:
+            images: `[batch, channels, height, width]` in [-1, 1].
+
+        Returns:
+            `[batch, features]`.
+
+        Raises:
+            DataError: The images are not of the size that the classifier takes.
+        """
+        if images.shape[1:] != self.image_shape:
+            raise DataError(
+                f"task.features={self.name!r} takes images of {list(self.image_shape)}, these are "
+                f"{list(images.shape[1:])}: give a classifier that was trained on the same images."
+            )
+        found: list[Tensor] = []
+        *_, head = (module for module in self.classifier.modules() if isinstance(module, nn.Linear))
+        hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        try:
+            self.classifier(pixel_values=((images.float() + 1) / _PIXEL_RANGE - self.mean) / self.std)
+        finally:
+            hook.remove()
+        return found[0]
+
+
+def divergence(outputs: Any) -> Tensor:
+    """Kullback-Leibler divergence of each image's posterior from the standard normal prior, in nats.
+
+    Args:
+        outputs: With `mean` and `logvar`, `[batch, ...]`.
+
+    Returns:
+        `[batch]`.
+    """
+    mean, logvar = outputs.mean.float(), outputs.logvar.float()
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
+
+
+def _similarity(sample: Tensor, images: Tensor) -> Tensor:
+    """Structural similarity of each image, `[batch]`; of values from 0 up, since it compares ratios of means."""
+    sample, images = ((values + 1) / _PIXEL_RANGE for values in (sample, images))
+    found = structural_similarity_index_measure(sample, images, data_range=1.0, reduction="none")
+    assert isinstance(found, Tensor)
+    return found

@@ -1,0 +1,47 @@
+"""Grids of small images, for the pictures that tasks draw."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple[Figure, Any]:
+    """A figure of empty places for images.
+
+    Args:
+        num_rows: Rows.
+        num_columns: Columns.
+        image_size: Height and width of an image, which give the places their shape.
+
+    Returns:
+        The figure, and its axes as `axes[row][column]`; nothing of it lives in matplotlib's global state.
+    """
+    height, width = image_size
+    side = 1.5
+    figure = Figure(
+        figsize=(side * max(width / height, 1) * num_columns, side * max(height / width, 1) * num_rows + 0.6),
+        layout="constrained",
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for place in axes.flat:
+        place.set_axis_off()
+    return figure, axes
+
+
+def show(axes: Axes, image: Tensor, *, title: str = "", color: str = "black") -> None:
+    """Put an image into a place.
+
+    Args:
+        axes: The place.
+        image: `[1 or 3, height, width]` in [0, 1]; values outside are cut.
+        title: Above it.
+        color: Of the title.
+    """
+    pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).squeeze(-1).numpy()
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=7, color=color)
