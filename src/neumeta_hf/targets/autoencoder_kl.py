@@ -8,6 +8,7 @@ diffusers is needed to load it.
 
 import copy
 import dataclasses
+import functools
 import inspect
 import itertools
 import json
@@ -155,6 +156,15 @@ def _check(vae: Mapping[str, Any]) -> None:
         )
 
 
+@functools.lru_cache(maxsize=256)  # every generation asks, and building the network costs more than generating it
+def _shapes(vae: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a network, by the JSON of its arguments."""
+    config = AutoencoderKLTargetConfig(vae=json.loads(vae))
+    with torch.device("meta"):
+        tensors = AutoencoderKLFamily().build(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -278,12 +288,10 @@ class AutoencoderKLFamily(AutoencoderFamily):
             return [count] if is_whole else [count // num_groups] * num_groups
 
         found = {}
-        with torch.device("meta"):
-            tensors = self.build(config).state_dict()
-        for name, tensor in tensors.items():
+        for name, shape in _shapes(json.dumps(config.vae, sort_keys=True)).items():
             layer = name.rpartition(".")[0]
-            out_parts = parts(len(tensor), layer.endswith(_UNNORMALISED_OUTPUTS))
-            in_parts = [1] if tensor.ndim == 1 else parts(tensor.shape[1], layer.endswith(_UNNORMALISED_INPUTS))
+            out_parts = parts(shape[0], layer.endswith(_UNNORMALISED_OUTPUTS))
+            in_parts = [1] if len(shape) == 1 else parts(shape[1], layer.endswith(_UNNORMALISED_INPUTS))
             if len(out_parts) > 1 or len(in_parts) > 1:
                 found[name] = out_parts, in_parts
         return found
