@@ -14,11 +14,18 @@ if TYPE_CHECKING:
     from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
     from neumeta_hf.data import DataConfig, load_image_data
     from neumeta_hf.errors import NeuMetaError
-    from neumeta_hf.evaluation import parse_widths, sweep
+    from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.hypernetworks import Hypernetwork, list_hypernetworks, register_hypernetwork
-    from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
+    from neumeta_hf.modeling_neumeta import (
+        NeuMetaForImageClassification,
+        NeuMetaForImageGeneration,
+        NeuMetaForSemanticSegmentation,
+        NeuMetaModel,
+        SizeWarning,
+    )
     from neumeta_hf.preparation import PreparationReport, prepare
-    from neumeta_hf.targets import TargetFamily, find_target, list_targets, register_target
+    from neumeta_hf.targets import TargetFamily, find_target, list_targets, load_network, register_target
+    from neumeta_hf.tasks import Task, register_task
     from neumeta_hf.training import Recipe, load_recipe, train
 
 _HOMES = {
@@ -28,21 +35,27 @@ _HOMES = {
     "NeuMetaConfig": "configuration_neumeta",
     "NeuMetaError": "errors",
     "NeuMetaForImageClassification": "modeling_neumeta",
+    "NeuMetaForImageGeneration": "modeling_neumeta",
+    "NeuMetaForSemanticSegmentation": "modeling_neumeta",
     "NeuMetaModel": "modeling_neumeta",
     "PreparationReport": "preparation",
     "Recipe": "training",
     "SizeWarning": "modeling_neumeta",
     "TargetFamily": "targets",
+    "Task": "tasks",
     "calibrate": "calibration",
+    "draw_networks": "evaluation",
     "find_target": "targets",
     "list_hypernetworks": "hypernetworks",
     "list_targets": "targets",
     "load_image_data": "data",
+    "load_network": "targets",
     "load_recipe": "training",
     "parse_widths": "evaluation",
     "prepare": "preparation",
     "register_hypernetwork": "hypernetworks",
     "register_target": "targets",
+    "register_task": "tasks",
     "sweep": "evaluation",
     "train": "training",
 }
@@ -54,21 +67,27 @@ __all__ = [
     "NeuMetaConfig",
     "NeuMetaError",
     "NeuMetaForImageClassification",
+    "NeuMetaForImageGeneration",
+    "NeuMetaForSemanticSegmentation",
     "NeuMetaModel",
     "PreparationReport",
     "Recipe",
     "SizeWarning",
     "TargetFamily",
+    "Task",
     "calibrate",
+    "draw_networks",
     "find_target",
     "list_hypernetworks",
     "list_targets",
     "load_image_data",
+    "load_network",
     "load_recipe",
     "parse_widths",
     "prepare",
     "register_hypernetwork",
     "register_target",
+    "register_task",
     "sweep",
     "train",
 ]
