@@ -11,6 +11,7 @@ two cores for all). Parts:
   first of them is also the reference of all other parts;
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, these both as morphed without data and with statistics measured on training images;
+- shapes: the first --shapes of these networks with random widths per stage, each trained alone;
 - untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
   merged) of the prepared reference, statistics measured on training images;
 - pruning: of classifiers, Torch-Pruning of the reference by random, L1, L2 and Taylor importance, statistics likewise;
@@ -57,6 +58,7 @@ from neumeta_hf.training import Recipe, calibration_batches, load_target, task_o
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
 CALIBRATED = ", calibrated on real images"
+SHAPES = "individual, random widths per stage"
 ALONE = (1.0, 0.75, 0.5, 0.25)
 UNIFORM = "1.0,0.9,0.75,0.6,0.5,0.4,0.3,0.25"
 NUM_RANDOM = 10
@@ -64,6 +66,7 @@ STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
     "family": {"color": "#1f5fa8", "marker": "o"},
     "family, random widths per stage": {"color": "#7fb2e5", "marker": ".", "linestyle": "none"},
+    SHAPES: {"color": "#777777", "marker": "+", "linestyle": "none"},
     "family, random widths per layer": {"color": "#8a6fc0", "marker": ".", "linestyle": "none"},
 }
 
@@ -86,6 +89,11 @@ class Benchmark:
         self.score = self.task.scores[0]
         self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
         self.data = load_image_data(recipe.data)
+        self.reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
+        fields = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
+        self.groups = NeuMetaModel(
+            NeuMetaConfig(target_config=self.reference, normalization="keep", **fields)
+        ).width_groups
         self.batches = calibration_batches(self.data.train, self.recipe().statistics_images)
 
     def recipe(self, *overrides: str) -> Recipe:
@@ -103,20 +111,29 @@ class Benchmark:
             train(recipe, resume=(folder / "recipe.yaml").is_file())
         return folder
 
-    def alone(self, width: float) -> Path:
+    def alone(self, width: float | dict[str, float]) -> Path:
         """A network of one size, trained alone; what the family holds fixed has full size."""
-        recipe = self.recipe()
-        reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
-        fields = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
-        groups = NeuMetaModel(NeuMetaConfig(target_config=reference, normalization="keep", **fields)).width_groups
+        full = self.reference.to_dict()
         changed = {
             name: value
-            for name, value in resize(reference, width, groups=groups).to_dict().items()
-            if value != reference.to_dict().get(name)
+            for name, value in resize(self.reference, width, groups=self.groups).to_dict().items()
+            if value != full.get(name)
         }
-        size = f"target.config={json.dumps({**recipe.target.config, **changed})}"
+        size = f"target.config={json.dumps({**self.recipe().target.config, **changed})}"
         preparation = "preparation={normalization: keep, order: identity}"
-        return self.trained(f"individual-{width:g}", size, preparation, "train=null") / "pretrained"
+        name = "-".join(f"{ratio:g}" for ratio in (width.values() if isinstance(width, dict) else [width]))
+        return self.trained(f"individual-{name}", size, preparation, "train=null") / "pretrained"
+
+    def random_sizes(self) -> Iterator[tuple[str, dict[str, float]]]:
+        """Networks whose stages, and whose layers, have random widths; none where a part of the network is fixed."""
+        family = self.family_of_target
+        if len(self.groups) < len(family.num_channels(self.reference)):
+            return
+        rng, parents = np.random.default_rng(0), family.parents(self.reference)
+        stages = [group for group in self.groups if group not in parents]
+        for kind, drawn in (("stage", stages), ("layer", self.groups if parents else [])):
+            for _ in range(NUM_RANDOM if drawn else 0):
+                yield kind, {group: round(float(rng.uniform(0.25, 1.0)), 3) for group in drawn}
 
     def is_measured(self, method: str, width: Any) -> bool:
         """Whether there is a row already."""
@@ -156,18 +173,18 @@ class Benchmark:
         for width in self.widths:
             if not self.is_measured("family", width):
                 self.measure("family", width, model.morph(width), trained=width in model.config.trained_widths)
-        rng = np.random.default_rng(0)
-        groups, parents = model.width_groups, model.family.parents(model.reference_config)
-        if len(groups) < len(model.family.num_channels(model.reference_config)):
-            groups = []
-        stages = [group for group in groups if group not in parents]
-        for kind, drawn in (("stage", stages), ("layer", groups if parents else [])):
-            for _ in range(NUM_RANDOM if drawn else 0):
-                width = {group: round(float(rng.uniform(0.25, 1.0)), 3) for group in drawn}
-                for name, batches in (("", None), (CALIBRATED, self.batches if model.statistic_names else None)):
-                    method = f"family, random widths per {kind}{name}"
-                    if not self.is_measured(method, width) and not (name and batches is None):
-                        self.measure(method, width, model.morph(width, calibration=batches), trained=False)
+        for kind, width in self.random_sizes():
+            for name, batches in (("", None), (CALIBRATED, self.batches if model.statistic_names else None)):
+                method = f"family, random widths per {kind}{name}"
+                if not self.is_measured(method, width) and not (name and batches is None):
+                    self.measure(method, width, model.morph(width, calibration=batches), trained=False)
+
+    def shapes(self) -> None:
+        """Networks with random widths per stage, trained alone."""
+        drawn = [width for kind, width in self.random_sizes() if kind == "stage"]
+        for width in drawn[: self.arguments.shapes]:
+            if not self.is_measured(SHAPES, width):
+                self.measure(SHAPES, width, load_network(str(self.alone(width))))
 
     def untrained(self) -> None:
         """Slices and interpolations of the prepared reference."""
@@ -258,7 +275,8 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     Returns:
         Differences: of ratios in points, of other scores in percent of what they are compared with.
         "against_individual": width to family minus the network trained alone; "between": untrained width to family
-        minus the straight line between its trained neighbours among those widths; "random": kind to the worst and the
+        minus the straight line between its trained neighbours among those widths; "shapes": the family minus networks
+        with random widths per stage trained alone, one by one; "random": kind to the worst and the
         mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
         "data_free": kind to the most that a morph without data is behind one calibrated on real images. Means over
         seeds where there are several.
@@ -294,6 +312,12 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
             for width, row in family.items()
             if known and width not in known
         },
+        "shapes": [
+            round(difference(mine[width]["value"], row["value"]), 2)
+            for mine in [points("family, random widths per stage")]
+            for width, row in points(SHAPES).items()
+            if width in mine
+        ],
         "random": {},
         "data_free": {},
     }
@@ -340,12 +364,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or folder; default: %(default)s")
     parser.add_argument("--recipe", default=str(RECIPE), help="default: the whole ResNet-20 on CIFAR-10")
-    parts = ("individual", "family", "untrained", "pruning")
+    parts = ("individual", "family", "shapes", "untrained", "pruning")
     parser.add_argument("--parts", default=",".join(parts), help="default: %(default)s")
     widths = ",".join(f"{width:g}" for width in ALONE)
     parser.add_argument("--alone", default=widths, help="widths of networks trained alone; default: %(default)s")
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", default="outputs/whole_network", help="folder of the work; default: %(default)s")

@@ -33,15 +33,17 @@ def test_a_family_is_measured_by_networks_alone_and_by_its_own_line(whole_networ
         row("family", 0.5, 0.83, macs=10, seed=1),
         row("family", 0.6, 0.82, macs=100),
         row("family, random widths per stage", stages, 0.80, macs=100),
+        row("individual, random widths per stage", stages, 0.79, macs=100),
         row("family, random widths per stage, calibrated on real images", stages, 0.815, macs=100),
     ]
     summary = whole_network.summarize(rows)
     assert summary["against_individual"] == {1.0: 1.0, 0.5: -1.0}
     assert summary["between"] == {0.6: -1.0}  # the line from 82 at 0.5 to 87 at 1.0 is at 83
     assert summary["random"] == {"stage": {"worst": -2.0, "mean": -2.0}}
+    assert summary["shapes"] == [1.0]
     assert summary["data_free"] == {"stage": 1.5}
 
 
 def test_a_summary_of_what_is_not_yet_measured_is_empty(whole_network):
     summary = whole_network.summarize([row("individual", 1.0, 0.86)])
-    assert summary == {"against_individual": {}, "between": {}, "random": {}, "data_free": {}}
+    assert summary == {"against_individual": {}, "between": {}, "shapes": [], "random": {}, "data_free": {}}
