@@ -263,15 +263,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.reference or folder.is_dir():
         reference = _load_network(str(folder))
     split = data.test if arguments.split == "test" else data.validation
+    sampling: dict[str, Any] = {
+        "num_samples": arguments.num_samples,
+        "seed": arguments.seed,
+        "calibration": _calibration(arguments, family),
+    }
     result = sweep(
         family,
         split,
         widths,
         task=task,
         reference=reference,
-        num_samples=arguments.num_samples,
-        seed=arguments.seed,
-        calibration=_calibration(arguments, family),
         progress=not arguments.quiet,
         facts={
             "checkpoint": checkpoint.resolve().name,
@@ -279,6 +281,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "split": arguments.split,
             "training": _training_facts(checkpoint),
         },
+        **sampling,
     )
     Console().print(result.table())
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
@@ -286,7 +289,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
     if arguments.figures:
         path = prefix.with_name(f"{prefix.name}_images.png")
-        sampling = {"num_samples": arguments.num_samples, "seed": arguments.seed}
         draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
         print(f"written: {path}")
 

@@ -1,11 +1,12 @@
 """What a family's networks make of the same few images."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import DataError
@@ -26,6 +27,7 @@ def draw_networks(
     num_images: int = 6,
     num_samples: int = 1,
     seed: int = 0,
+    calibration: Iterable[Tensor] | None = None,
 ) -> None:
     """Draw predictions, segmentations or reconstructions at several widths, side by side.
 
@@ -39,10 +41,11 @@ def draw_networks(
         num_images: How many.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
+        calibration: Batches to measure BatchNorm statistics on, at every size.
 
     Raises:
         SizeError: A width is impossible.
-        CheckpointError: BatchNorm was kept, and there are neither statistics nor images for a width.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
         DataError: The split is empty.
     """
     if len(split) == 0:
@@ -52,11 +55,13 @@ def draw_networks(
     batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (split.config.mean, split.config.std))
     images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
+    batches = list(calibration) if calibration is not None else None
     networks = {}
     for width in widths:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SizeWarning)
-            networks[f"width {format_width(width)}"] = model.morph(width, num_samples=num_samples, seed=seed)
+            network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
+        networks[f"width {format_width(width)}"] = network
     figure = task.draw(model.family, networks, batch, images, label_names)
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")

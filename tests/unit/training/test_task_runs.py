@@ -142,6 +142,13 @@ def test_the_command_evaluates_draws_and_morphs_segmentation(segmented, tmp_path
     assert {entry["label"] for entry in found} <= {"water", "rust"}
 
 
+def test_figures_are_calibrated_as_the_sweep_is(segmented, tmp_path):
+    """At a width without stored statistics there is nothing else to draw with."""
+    options = ["--widths", "0.6", "--calibrate", "16", "--figures", "--output", str(tmp_path / "sweep")]
+    assert main(["evaluate", str(segmented), *options]) == 0
+    assert (tmp_path / "sweep_images.png").stat().st_size > 0
+
+
 def test_the_command_evaluates_draws_and_morphs_autoencoders(generated, tmp_path, capsys):
     prefix = tmp_path / "sweep"
     assert main(["evaluate", str(generated), "--widths", "0.5,1.0", "--output", str(prefix), "--figures"]) == 0
