@@ -103,9 +103,13 @@ class Benchmark:
             self.arguments.recipe, [data, f"seed={self.arguments.seed}", *self.arguments.overrides, *overrides]
         )
 
+    def folder(self, name: str) -> Path:
+        """Where a run of this seed is kept."""
+        return self.runs / f"{name}-seed{self.arguments.seed}"
+
     def trained(self, name: str, *overrides: str) -> Path:
         """The folder of a run, which is started, resumed or taken as it is."""
-        folder = self.runs / f"{name}-seed{self.arguments.seed}"
+        folder = self.folder(name)
         if not (folder / "training.json").is_file():
             recipe = self.recipe(f"output_dir={folder}", *overrides)
             train(recipe, resume=(folder / "recipe.yaml").is_file())
@@ -405,6 +409,9 @@ def main() -> int:
         "recipe": benchmark.recipe().to_dict(),
     }
     facts["recipe"]["data"]["dataset"] = facts["dataset"]
+    training = benchmark.folder("family") / "training.json"
+    if training.is_file():
+        facts["num_parameters"] = json.loads(training.read_text(encoding="utf-8"))["num_parameters"]
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
