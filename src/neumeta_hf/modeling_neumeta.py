@@ -31,7 +31,7 @@ from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinate
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 

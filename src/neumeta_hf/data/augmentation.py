@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from neumeta_hf.data.config import height_and_width
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED, height_and_width
 
 # A number, once given, stays: another would change what published recipes train on.
 _STREAMS = {"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5, "scale": 6}

@@ -1,24 +1,10 @@
 """What a recipe says of its data."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Labels = Literal["class", "mask", "none"]
 Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
-
-
-def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Both sides of an image size.
-
-    Args:
-        image_size: One number for both, or height and width.
-
-    Returns:
-        Height and width.
-    """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return height, width
 
 
 @dataclasses.dataclass(kw_only=True)

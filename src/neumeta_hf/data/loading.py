@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from neumeta_hf.data.config import Augmentation, DataConfig, Labels, height_and_width
+from neumeta_hf.data.config import Augmentation, DataConfig, Labels
 from neumeta_hf.data.splits import (
     ArraySource,
     DecodingSource,
@@ -25,7 +25,7 @@ from neumeta_hf.data.splits import (
     to_size,
 )
 from neumeta_hf.errors import DataError
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED, height_and_width
 
 
 @dataclasses.dataclass(frozen=True)

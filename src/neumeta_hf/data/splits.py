@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
-from neumeta_hf.data.config import DataConfig, height_and_width
+from neumeta_hf.data.config import DataConfig
 from neumeta_hf.errors import DataError
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED, height_and_width
 
 
 class ImageSource(Protocol):

@@ -5,20 +5,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from neumeta_hf.errors import PreparationError
-from neumeta_hf.targets import TargetFamily, find_target, list_targets
+from neumeta_hf.targets import family_of
 
 # Rounding in float32 costs some 1e-6, a wrong permutation 1e-2 and more.
 MAX_RELATIVE_ERROR = 1e-5
-
-
-def family_of(network: nn.Module) -> TargetFamily | None:
-    """The target family of a network, or None where it has none.
-
-    Raises:
-        TargetError: A family has networks of its class, but none built like it.
-    """
-    families = (find_target(name) for name in list_targets())
-    return next((family for family in families if family.config_of(network) is not None), None)
 
 
 def run(network: nn.Module, inputs: Tensor) -> list[Tensor]:

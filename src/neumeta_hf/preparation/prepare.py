@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.cliques import apply_order, find_cliques
-from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, family_of, relative_error, run
+from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
 from neumeta_hf.preparation.fusion import fuse_batch_norm, fuse_modules
 from neumeta_hf.preparation.order import OrderMethod, check_method, find_order
 from neumeta_hf.preparation.variation import total_variation
-from neumeta_hf.targets import config_of, find_target
+from neumeta_hf.targets import config_of, family_of, find_target
 
 Normalization = Literal["fuse", "keep"]
 Model = TypeVar("Model", bound=nn.Module)

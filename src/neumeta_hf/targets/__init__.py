@@ -24,6 +24,7 @@ from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
 from neumeta_hf.targets.registry import (
     TargetFamily,
     config_of,
+    family_of,
     find_target,
     list_targets,
     load_network,
@@ -61,6 +62,7 @@ __all__ = [
     "cifar_resnet56",
     "cifar_resnet110",
     "config_of",
+    "family_of",
     "find_target",
     "list_targets",
     "load_checkpoint",

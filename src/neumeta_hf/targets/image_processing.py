@@ -8,6 +8,7 @@ from transformers import ConvNextImageProcessorPil, SegformerImageProcessorPil, 
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import TargetError
+from neumeta_hf.images import height_and_width
 
 # ITU-R BT.601, as in PIL's own conversion.
 _LUMA = (0.299, 0.587, 0.114)
@@ -64,7 +65,7 @@ def build_image_processor(
         raise TargetError(
             f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value a channel."
         )
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = height_and_width(image_size)
     if center_crop:
         if num_channels != 3 or height != width:
             raise TargetError(
@@ -108,7 +109,7 @@ def build_segmentation_processor(
             f"mean={list(mean)} and std={list(std)} do not fit 3 channels, which segmentation takes: pass one value a "
             "channel."
         )
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    height, width = height_and_width(image_size)
     return SegformerImageProcessorPil(
         size={"height": height, "width": width},
         image_mean=list(mean),

@@ -248,15 +248,24 @@ def load_network(name: str) -> nn.Module:
     )
 
 
+def family_of(network: nn.Module) -> TargetFamily | None:
+    """The target family of a network, or None where it has none.
+
+    Raises:
+        TargetError: A family has networks of its class, but none built like it.
+    """
+    return next((family for family in _REGISTRY.values() if family.config_of(network) is not None), None)
+
+
 def config_of(network: nn.Module) -> PreTrainedConfig:
     """The config of a network that some target family has, whatever its own library calls a config.
 
     Raises:
         TargetError: No registered family has such a network.
     """
-    for family in _REGISTRY.values():
-        if (config := family.config_of(network)) is not None:
-            return config
+    family = family_of(network)
+    if family is not None and (config := family.config_of(network)) is not None:
+        return config
     config = getattr(network, "config", None)
     if isinstance(config, PreTrainedConfig):
         find_target(config)  # which says what there is

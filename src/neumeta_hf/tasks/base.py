@@ -42,8 +42,6 @@ class Task(abc.ABC):
         scores: What networks are compared by; the first selects, and is what is drawn against size.
     """
 
-    __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
-
     name: ClassVar[str]
     labels: ClassVar[tuple[str, ...]]
     scores: ClassVar[tuple[Score, ...]]

@@ -1,6 +1,7 @@
 """Image generation by autoencoders: reconstruction, divergence from the prior, and how near samples are to images."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -69,8 +70,12 @@ class ImageGeneration(Task):
 
     def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> "GenerationMeter":
         assert isinstance(family, AutoencoderFamily)
-        features = None if self.features is None else ClassifierFeatures(self.features)
-        return GenerationMeter(family, network, features, num_samples=self.num_samples)
+        return GenerationMeter(family, network, self._classifier, num_samples=self.num_samples)
+
+    @functools.cached_property
+    def _classifier(self) -> "ClassifierFeatures | None":
+        """Read once, for all networks of a sweep."""
+        return None if self.features is None else ClassifierFeatures(self.features)
 
     def draw(
         self,

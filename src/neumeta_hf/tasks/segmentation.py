@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import DataError
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, build_segmentation_processor
 from neumeta_hf.tasks.base import Task, register_task
@@ -78,8 +78,7 @@ class SemanticSegmentation(Task):
             for row, mask in enumerate(masks):
                 show(axes[row][column], _colours(mask, palette), title=heading if row == 0 else "")
         handles = [Patch(color=palette[index], label=name) for index, name in enumerate(label_names)]
-        if len(handles) <= len(palette):
-            figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+        figure.legend(handles=handles, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
         return figure
 
     def make_image_processor(
@@ -134,8 +133,7 @@ class SegmentationMeter:
 
 def _palette(num_labels: int) -> np.ndarray:
     """A colour a class, `[classes, 3]`; black, which is none of them, stands for pixels of no class."""
-    colours = np.array([colormaps["tab20"](index % 20)[:3] for index in range(max(num_labels, 1))])
-    return colours
+    return np.array([colormaps["tab20"](index % 20)[:3] for index in range(max(num_labels, 1))])
 
 
 def _colours(mask: Tensor, palette: np.ndarray) -> Tensor:

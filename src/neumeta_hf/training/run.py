@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.data import ImageData, ImageSplit, height_and_width, load_image_data
+from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, RecipeError, SizeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import replace_folder
+from neumeta_hf.images import height_and_width
 from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning, family_class
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target

@@ -13,7 +13,7 @@ from neumeta_hf.data import DataConfig, ImageSplit, collate, load_image_data
 from neumeta_hf.data.augmentation import draws, scale_crop
 from neumeta_hf.data.splits import ArraySource
 from neumeta_hf.errors import DataError
-from neumeta_hf.labels import IGNORED
+from neumeta_hf.images import IGNORED
 
 POLICIES = ["crop", "crop_flip", "scale_crop_flip"]
 RGB = {"num_channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}

@@ -114,6 +114,13 @@ def test_samples_like_the_images_are_nearer_than_others(network, images, classif
     assert distance(Copies(0.0)) < distance(Copies(0.2)) < distance(Copies(1.0))
 
 
+def test_the_classifier_is_read_once_for_all_networks(network, classifier):
+    task = ImageGeneration(features=classifier)
+    one, other = (task.make_meter(FAMILY, network, "test").distance for _ in range(2))
+    assert one is not other
+    assert one.inception is other.inception
+
+
 def test_features_are_what_the_head_of_the_classifier_gets(images, classifier):
     features = ClassifierFeatures(classifier)
     head = [module for module in features.classifier.modules() if isinstance(module, nn.Linear)][-1]
