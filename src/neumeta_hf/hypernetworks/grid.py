@@ -33,8 +33,8 @@ from neumeta_hf.coordinates import TensorCoordinates, spread_over_channels
 from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
 
-_COVERAGE = 7 / 8
-"""Part of a small network's first channels that its level holds: two further levels then add less than a quarter."""
+_COVERAGE = 13 / 16
+"""Part of a small network's first channels that its level holds: two further levels then add about a fifth."""
 
 
 class GridTensor(nn.Module):
@@ -105,8 +105,8 @@ class Grid(Hypernetwork):
             for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
             and 0.25 compute the same.
         levels: How many sizes, each half of the one before, may differ in more than what they leave out or merge. 1 is
-            slicing or merging; 3 suits widths from 1.0 to 0.25 and holds less than a quarter more (with relative
-            positions less than a third).
+            slicing or merging; 3 suits widths from 1.0 to 0.25 and holds about a fifth more (with relative positions
+            less than a third).
 
     Raises:
         HypernetworkError: `positions` is neither, `resolution` is outside of (0, 1] or does not fit `positions`, or
