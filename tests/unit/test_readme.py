@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf.cli import build_parser
+from neumeta_hf.scores import Score, score_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,18 +22,23 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
+def shown(score: Score, value: float) -> str:
+    return score.format(value).replace("%", " %")
+
+
 @pytest.mark.parametrize(("path", "table"), TABLES, ids=[path for path, _ in TABLES])
 def test_tables_are_what_was_measured(path, table):
     result = json.loads((ROOT / path).read_text(encoding="utf-8"))
     header, _, *lines = table.splitlines()
-    assert cells(header)[:3] == ["width", "size", "accuracy"]
+    score = score_of(result["facts"])
+    assert cells(header)[:3] == ["width", "size", score.label]
     measured = {f"{row['width']:g}": row for row in result["rows"]} | {"reference": result["reference"]}
     assert [cells(line)[0] for line in lines] == [*(["reference"] if result["reference"] else []), *list(measured)[:-1]]
-    for width, size, accuracy, *rest in map(cells, lines):
+    for width, size, value, *rest in map(cells, lines):
         row = measured[width]
         kind = "trained" if row["trained"] else "untrained" if row["in_range"] else "outside"
         assert size == ("" if width == "reference" else kind)
-        assert accuracy == f"{row['accuracy']:.2%}".replace("%", " %")
+        assert value == shown(score, row[score.name])
         values = {"parameters": f"{row['num_parameters']:,}", "MACs": f"{row['macs']:,}"}
         values["compression"] = f"{row['compression_rate']:.1%}".replace("%", " %")
         assert rest == [values[name] for name in cells(header)[3:]]
@@ -50,13 +56,14 @@ METHODS = {
 
 @pytest.mark.parametrize(("path", "table"), WHOLE, ids=[path for path, _ in WHOLE])
 def test_tables_of_whole_networks_are_what_was_measured(path, table):
-    rows = json.loads((ROOT / path).read_text(encoding="utf-8"))["rows"]
-    measured = {(row["method"], row["width"]): row["accuracy"] for row in rows if isinstance(row["width"], float)}
+    result = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    score = score_of(result["facts"])
+    rows = [row for row in result["rows"] if isinstance(row["width"], float) and row["seed"] == result["facts"]["seed"]]
+    measured = {(row["method"], row["width"]): shown(score, row[score.name]) for row in rows}
     header, _, *lines = table.splitlines()
     widths = [float(cell) for cell in cells(header)[1:]]
-    for label, *shown in map(cells, lines):
-        accuracies = [measured.get((METHODS[label], width)) for width in widths]
-        assert shown == ["" if value is None else f"{value:.2%}".replace("%", " %") for value in accuracies]
+    for label, *values in map(cells, lines):
+        assert values == [measured.get((METHODS[label], width), "") for width in widths]
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])

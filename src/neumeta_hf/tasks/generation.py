@@ -85,26 +85,23 @@ class ImageGeneration(Task):
         images: Tensor,
         label_names: Sequence[str],
     ) -> Figure:
-        """Reconstructions above, samples from the same latents below; a row a network."""
+        """Reconstructions above, a row an image; samples below, a row a latent; a column a network."""
         assert isinstance(family, AutoencoderFamily)
-        figure, axes = image_grid(1 + 2 * len(networks), len(images), images.shape[-2:])
-        for column, image in enumerate(images):
-            show(axes[0][column], image, title="image" if column == 0 else "")
+        figure, axes = image_grid(2 * len(images), 1 + len(networks), images.shape[-2:])
+        for row, image in enumerate(images):
+            show(axes[row][0], image, title="image" if row == 0 else "")
+            axes[row + len(images)][0].text(0.5, 0.5, f"latent {row + 1}", ha="center", va="center", fontsize=7)
         latents = None
-        for row, (heading, network) in enumerate(networks.items(), start=1):
+        for column, (heading, network) in enumerate(networks.items(), start=1):
             with torch.inference_mode():
                 outputs: Any = family.forward(network, batch["pixel_values"])
                 if latents is None:
                     generator = torch.Generator().manual_seed(0)
                     latents = torch.randn(outputs.mean.shape, generator=generator).to(outputs.mean)
-                samples = family.decode(network, latents)
-            for column in range(len(images)):
-                for place, made, what in (
-                    (row, outputs.sample, "reconstruction"),
-                    (row + len(networks), samples, "sample"),
-                ):
-                    title = f"{heading}, {what}" if column == 0 else ""
-                    show(axes[place][column], (made[column] + 1) / _PIXEL_RANGE, title=title)
+                made = torch.cat((outputs.sample, family.decode(network, latents)))
+            for row, values in enumerate(made):
+                title = {0: heading, len(images): f"{heading}, samples"}.get(row, "")
+                show(axes[row][column], (values + 1) / _PIXEL_RANGE, title=title)
         return figure
 
     def make_image_processor(

@@ -137,12 +137,13 @@ def test_a_classifier_of_other_images_is_refused(classifier):
 def test_one_latent_at_every_size_is_drawn_in_its_row(network, images):
     figure = ImageGeneration().draw(FAMILY, {"a": network, "b": network}, {"pixel_values": images[:3]}, images[:3], [])
     axes = figure.axes
-    assert len(axes) == 3 * (1 + 2 * 2)
-    shown = [place.get_images()[0].get_array() for place in axes]
-    for column in range(3):  # the same network twice: the same reconstructions, and the same samples
-        assert (shown[3 + column] == shown[6 + column]).all()
-        assert (shown[9 + column] == shown[12 + column]).all()
-        assert not (shown[3 + column] == shown[9 + column]).all()
+    assert len(axes) == 2 * 3 * (1 + 2)
+    rows = [axes[start : start + 3] for start in range(0, len(axes), 3)]
+    for row in range(3):  # the same network twice: the same reconstructions, and the same samples
+        first, second = ([place.get_images()[0].get_array() for place in rows[place][1:]] for place in (row, 3 + row))
+        assert (first[0] == first[1]).all()
+        assert (second[0] == second[1]).all()
+        assert not (first[0] == second[0]).all()
 
 
 def test_images_of_another_range_are_refused():
