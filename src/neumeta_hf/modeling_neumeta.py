@@ -720,12 +720,12 @@ class NeuMetaModel(PreTrainedModel):
                     buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
         self.statistics = TensorTree({}, buffers)
 
-    def store_statistics(self, batches: Iterable[Tensor], widths: Sequence[float]) -> None:
+    def store_statistics(self, batches: Iterable[Tensor], widths: Iterable[float]) -> None:
         """Measure the BatchNorm statistics of these uniform widths and keep them in the checkpoint.
 
         Args:
             batches: Normalised images as training saw them, `[batch, channels, height, width]` each.
-            widths: Ratios; they replace what was stored before.
+            widths: Ratios, such as a list or a progress bar around it; they replace what was stored before.
 
         Raises:
             CheckpointError: This checkpoint has no generated BatchNorm.
@@ -733,11 +733,14 @@ class NeuMetaModel(PreTrainedModel):
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
         batches = list(batches)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SizeWarning)
-            measured = [self.morph(width, calibration=batches).state_dict() for width in widths]
-        self.config.statistics_widths = [float(width) for width in widths]
-        self._make_statistics(measured)
+        measured = {}
+        for width in widths:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SizeWarning)
+                state = self.morph(width, calibration=batches).state_dict()
+            measured[float(width)] = {name: state[name] for name in self.statistic_names}
+        self.config.statistics_widths = list(measured)
+        self._make_statistics(list(measured.values()))
 
     def _measured_modules(self) -> set[str]:
         """Names of the BatchNorm modules whose statistics belong to a size."""

@@ -454,7 +454,7 @@ class _Run:
             wanted = recipe.statistics_widths
             widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
             batches = calibration_batches(self.data.train, recipe.statistics_images)
-            model.store_statistics(batches, widths)
+            model.store_statistics(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
                 model.store_calibration_images(_calibration_images(recipe, model, batches))
         model.save_pretrained(self.output)
