@@ -279,14 +279,14 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     Returns:
         Differences: of ratios in points, of other scores in percent of what they are compared with.
         "against_individual": width to family minus the network trained alone; "between": untrained width to family
-        minus the straight line between its trained neighbours among those widths; "shapes": the family minus networks
+        minus the straight line between its trained neighbours among the rows; "shapes": the family minus networks
         with random widths per stage trained alone, one by one; "random": kind to the worst and the
         mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
         "data_free": kind to the most that a morph without data is behind one calibrated on real images. Means over
         seeds where there are several.
     """
 
-    def points(method: str) -> dict[Any, dict[str, float]]:
+    def points(method: str) -> dict[Any, dict[str, Any]]:
         by_width: dict[Any, list[dict[str, Any]]] = {}
         for row in rows:
             if row["method"] == method:
@@ -294,7 +294,8 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
         means = {}
         for width, found in by_width.items():
             value = sum(row[score.name] for row in found) / len(found)
-            means[width] = {"width": json.loads(width), "value": value, "macs": found[0]["macs"]}
+            facts = {"macs": found[0]["macs"], "trained": found[0].get("trained", False)}
+            means[width] = {"width": json.loads(width), "value": value, **facts}
         return means
 
     def difference(value: float, other: float) -> float:
@@ -302,7 +303,7 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
 
     family = {row["width"]: row for row in points("family").values()}
     individual = {row["width"]: row for row in points("individual").values()}
-    known = sorted(width for width in individual or ALONE if width in family)
+    known = sorted(width for width, row in family.items() if row["trained"])
     summary: dict[str, Any] = {
         "against_individual": {
             width: round(difference(family[width]["value"], row["value"]), 2)
@@ -314,7 +315,7 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
                 difference(row["value"], float(np.interp(width, known, [family[w]["value"] for w in known]))), 2
             )
             for width, row in family.items()
-            if known and width not in known
+            if known and not row["trained"] and known[0] < width < known[-1]
         },
         "shapes": [
             round(difference(mine[width]["value"], row["value"]), 2)

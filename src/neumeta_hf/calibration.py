@@ -1,9 +1,10 @@
-"""BatchNorm statistics of a plain model, measured on images."""
+"""BatchNorm statistics of a plain model, measured on images, or read between those of two other sizes."""
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -54,3 +55,45 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], *, modules: Collectio
         for module, training in was_training.items():
             module.training = training
     return model
+
+
+def interpolate_statistics(
+    smaller: Mapping[str, Tensor],
+    larger: Mapping[str, Tensor],
+    num_channels: Mapping[str, int],
+    *,
+    amount: float,
+    are_nested: bool,
+) -> dict[str, Tensor]:
+    """Statistics of a network whose size lies between two others.
+
+    Good where the two are near: between networks of half and of full width it was measured, and is not enough.
+
+    Args:
+        smaller: Name to statistic, `[channels]`, of a network that is nowhere wider.
+        larger: The same of a network that is nowhere narrower.
+        num_channels: Name to the length wanted; of statistics that are no integers.
+        amount: How far the size is from the smaller to the larger, in [0, 1].
+        are_nested: Whether a channel is the same one in all three, as where small networks are the first channels of
+            large ones; if not, channels at the same portion of the axis are.
+
+    Returns:
+        Name to statistic. Integers, the number of batches, are the larger network's.
+    """
+    found = {}
+    for name, above in larger.items():
+        below = smaller[name]
+        if not above.is_floating_point():
+            found[name] = above.clone()
+            continue
+        count = num_channels[name]
+        if are_nested:
+            values = above[:count].clone()
+            values[: len(below)] = below.lerp(values[: len(below)], amount)
+        else:
+            below, above = (
+                F.interpolate(values.float()[None, None], size=count, mode="linear")[0, 0] for values in (below, above)
+            )
+            values = below.lerp(above, amount).to(smaller[name].dtype)
+        found[name] = values
+    return found

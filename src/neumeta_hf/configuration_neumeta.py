@@ -32,7 +32,8 @@ class NeuMetaConfig(PreTrainedConfig):
         normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are
             generated or static like others, and its running statistics are stored per size).
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
-        statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores.
+        statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores. Those of
+            sizes between two of them at most 7 % apart are read between theirs.
         calibration_images: With "keep", how many images the checkpoint carries to measure the statistics of any other
             size on. They are synthetic: see `neumeta_hf.training.synthesize_images`.
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.

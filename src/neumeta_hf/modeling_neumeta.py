@@ -24,7 +24,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
-from neumeta_hf.calibration import calibrate
+from neumeta_hf.calibration import calibrate, interpolate_statistics
 from neumeta_hf.checkpoints import check_index, check_weights, explain_loading_errors, weights_digest
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
@@ -39,6 +39,9 @@ _MAX_SKELETONS = 64
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
+
+_NEAR = 1.07
+"""Stored widths that are at most this factor apart have statistics near enough to read those of sizes between them."""
 
 Width = float | Mapping[str, float] | PreTrainedConfig
 """A ratio for all width groups, a ratio per group, or the config of a target of the family."""
@@ -557,8 +560,9 @@ class NeuMetaModel(PreTrainedModel):
             noise: Width of that noise in channels; None: the training's.
             seed: Of the noise.
             calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Without
-                them, where BatchNorm was kept, the statistics stored for the size are taken, else they are measured on
-                the checkpoint's own calibration images. Static BatchNorm keeps its own.
+                them, where BatchNorm was kept, the statistics stored for the size are taken, or read between those of
+                two stored sizes at most 7 % apart; else they are measured on the checkpoint's own calibration images.
+                Static BatchNorm keeps its own.
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
@@ -747,16 +751,37 @@ class NeuMetaModel(PreTrainedModel):
         return {name.rpartition(".")[0] for name in self.statistic_names}
 
     def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
-        num_channels = self.family.num_channels(target_config)
-        for index, width in enumerate(self.config.statistics_widths):
-            if self.family.num_channels(self.target_config_at(width)) == num_channels:
-                prefix = f"{index}."
-                return {
-                    name.removeprefix(prefix): tensor
-                    for name, tensor in self.statistics.tensors().items()
-                    if name.startswith(prefix)
-                }
-        return None
+        """Those stored for the size, or read between two stored sizes that are near; None where there are neither."""
+        asked = self.family.num_channels(target_config)
+        widths = self.config.statistics_widths
+        stored = [self.family.num_channels(self.target_config_at(width)) for width in widths]
+        if asked in stored:
+            return self._statistics_at(stored.index(asked))
+        by_width = sorted(range(len(widths)), key=widths.__getitem__)
+        below = [index for index in by_width if all(stored[index][group] <= asked[group] for group in asked)]
+        above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
+        if not below or not above or widths[above[0]] > _NEAR * widths[below[-1]]:
+            return None
+        parts = self.family.axis_parts(target_config)
+        if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
+            return None  # channels of several parts would correspond part by part
+        low, count, high = (sum(counts.values()) for counts in (stored[below[-1]], asked, stored[above[0]]))
+        shapes = self._shapes(target_config)
+        return interpolate_statistics(
+            self._statistics_at(below[-1]),
+            self._statistics_at(above[0]),
+            {name: shapes[name][0] for name in self.statistic_names if shapes[name]},
+            amount=(count - low) / (high - low),
+            are_nested=self.hypernetwork.positions == "absolute",
+        )
+
+    def _statistics_at(self, index: int) -> dict[str, Tensor]:
+        prefix = f"{index}."
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in self.statistics.tensors().items()
+            if name.startswith(prefix)
+        }
 
     def store_calibration_images(self, images: Tensor) -> None:
         """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from neumeta_hf.calibration import calibrate
+from neumeta_hf.calibration import calibrate, interpolate_statistics
 from neumeta_hf.errors import CheckpointError
 
 
@@ -92,3 +92,23 @@ def test_modules_that_are_not_named_keep_their_statistics(network, batches):
 def test_images_are_brought_to_the_networks_precision(network, batches):
     calibrate(network.double(), batches)
     assert network[1].running_mean.dtype == torch.float64
+
+
+SMALLER = {"norm.running_mean": torch.tensor([0.0, 4.0]), "norm.num_batches_tracked": torch.tensor(3)}
+LARGER = {"norm.running_mean": torch.tensor([8.0, 8.0, 1.0, 2.0]), "norm.num_batches_tracked": torch.tensor(5)}
+
+
+@pytest.mark.parametrize(
+    ("are_nested", "low", "high"),
+    [
+        (True, [0.0, 4.0, 1.0], [8.0, 8.0, 1.0]),  # the larger network's where it alone has the channel
+        (False, [0.0, 2.0, 4.0], [8.0, 4.5, 1 + 5 / 6]),  # both at the middle of each third
+    ],
+)
+def test_statistics_between_two_sizes(are_nested, low, high):
+    found = interpolate_statistics(SMALLER, LARGER, {"norm.running_mean": 3}, amount=0.25, are_nested=are_nested)
+    assert found["norm.num_batches_tracked"] == 5
+    expected = 0.75 * torch.tensor(low) + 0.25 * torch.tensor(high)
+    assert torch.allclose(found["norm.running_mean"], expected, atol=1e-6)
+    assert SMALLER["norm.running_mean"].tolist() == [0.0, 4.0]
+    assert LARGER["norm.running_mean"].tolist() == [8.0, 8.0, 1.0, 2.0]

@@ -26,6 +26,7 @@ from neumeta_hf.coordinates import add_noise
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
 from neumeta_hf.targets import find_target, resize
+from neumeta_hf.targets.lenet import LeNetConfig
 
 INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencies": 4}
 
@@ -648,6 +649,43 @@ def test_kept_batch_norm_without_statistics_is_refused_and_the_advice_works(kept
     assert morph(images).logits.isfinite().all()
     kept_family.store_statistics([images], [0.6, 1.0])
     assert torch.equal(kept_family.morph(0.6)(images).logits, morph(images).logits)
+
+
+def make_ordered(positions):
+    """A network whose last channels matter least, or whose neighbouring channels are alike."""
+    config = LeNetConfig(hidden_channels=[32, 64, 128], kernel_size=3, image_size=8, num_labels=3, batch_norm=True)
+    torch.manual_seed(0)
+    network = find_target(config).build(config).eval()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and positions == "absolute":
+                module.weight.mul_(0.9 ** torch.arange(len(module.weight)))
+            elif isinstance(module, nn.Conv2d | nn.Linear) and positions == "relative":
+                for axis in range(2):
+                    steps = torch.linspace(0, 3, module.weight.shape[axis]).unsqueeze(1)
+                    alike = (-(steps - steps.T).square()).exp()
+                    smooth = torch.tensordot(alike / alike.sum(1, keepdim=True), module.weight, ([1], [axis]))
+                    module.weight.copy_(smooth.movedim(0, axis) * len(alike) ** 0.5)
+    return network
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_a_size_between_near_stored_ones_needs_no_images(positions):
+    hypernetwork = {"type": "grid", "positions": positions}
+    reference = make_ordered(positions)
+    family = NeuMetaModel.from_reference(
+        reference, normalization="keep", hypernetwork=hypernetwork, trained_widths=[0.75, 0.825]
+    ).eval()
+    images = images_of(family, 64)
+    family.store_statistics([images], [0.75, 0.8])
+    found, exact = family.morph(0.775), family.morph(0.775, calibration=[images])
+    with torch.no_grad():
+        near, truth, far = found(images).logits, exact(images).logits, exact(images + 1).logits
+        assert (near - truth).abs().mean() < 0.2 * (far - truth).abs().mean()
+        assert torch.equal(family(images, width=0.775).logits, near)
+    family.store_statistics([images], [0.75, 0.825])  # too far apart
+    with pytest.raises(CheckpointError, match="no statistics"):
+        family.morph(0.775)
 
 
 def test_statistics_belong_to_their_size_and_outlive_saving(kept_family, tmp_path):

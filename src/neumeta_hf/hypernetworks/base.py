@@ -3,6 +3,7 @@
 import abc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -16,7 +17,13 @@ class Hypernetwork(nn.Module, abc.ABC):
     A subclass is registered with `register_hypernetwork`. Its constructor takes `full_size` (the coordinates of the
     reference, whose order numbers the tensors) and keyword-only options, which are what a checkpoint's config stores.
     It knows where weights lie, never what they are called.
+
+    Attributes:
+        positions: Which channels of two sizes belong together: those at the same portion of the axis ("relative"), or
+            the first of both ("absolute").
     """
+
+    positions: Literal["relative", "absolute"] = "relative"
 
     @abc.abstractmethod
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:
