@@ -147,6 +147,8 @@ class SizesRecipe:
         widths: The uniform widths to draw from: a list, or a range "first:last:step".
         sampler: "uniform" draws `num_random` widths per step (the paper: one); "sandwich" adds the largest and the
             smallest to them.
+        smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
+            below twice that, so that widths just above the smallest are learned as well as it is.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
     """
@@ -154,6 +156,7 @@ class SizesRecipe:
     __pydantic_config__ = _FORBID
     widths: list[float] | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
+    smallest_share: Fraction = 1.0
     num_random: Annotated[int, Field(ge=0)] = 1
     num_per_group: Annotated[int, Field(ge=0)] = 0
 

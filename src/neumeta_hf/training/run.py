@@ -380,6 +380,7 @@ class _Run:
             recipe,
             model,
             sampler=recipe.sizes.sampler,
+            smallest_share=recipe.sizes.smallest_share,
             num_random=recipe.sizes.num_random,
             num_per_group=recipe.sizes.num_per_group,
         )

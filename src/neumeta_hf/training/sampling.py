@@ -21,6 +21,8 @@ class SizeSampler:
         widths: Uniform widths to draw from.
         sampler: "uniform" (the paper's: random widths only) or "sandwich" (Yu and Huang 2019, arXiv:1903.05134: the
             largest and the smallest at every step, then random ones).
+        smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
+            below twice that. At 1 that width is learned better than those just above it.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step in which width groups draw on their own, after the uniform ones.
         groups: The width groups to whether one follows another group unless it is named; such a group draws its own
@@ -37,6 +39,7 @@ class SizeSampler:
         widths: Sequence[float],
         *,
         sampler: str,
+        smallest_share: float = 1.0,
         num_random: int,
         num_per_group: int = 0,
         groups: Mapping[str, bool] | None = None,
@@ -53,6 +56,7 @@ class SizeSampler:
             raise RecipeError(f"sizes.num_per_group={num_per_group} draws for width groups, and there are none.")
         self.widths = sorted(widths)
         self.sampler = sampler
+        self.smallest_share = smallest_share
         self.num_random = num_random
         self.num_per_group = num_per_group
         self.groups = dict(groups or {})
@@ -62,9 +66,15 @@ class SizeSampler:
     def draw(self, step: int) -> list[Draw]:
         """Sizes of step `step`, the largest first where it is always drawn."""
         rng = np.random.default_rng((self.seed, step))
-        fixed: list[Draw] = [self.widths[-1], self.widths[0]] if self.sampler == "sandwich" else []
+        fixed: list[Draw] = [self.widths[-1], self._draw_smallest(rng)] if self.sampler == "sandwich" else []
         uniform: list[Draw] = [float(rng.choice(self.widths)) for _ in range(self.num_random)]
         return fixed + uniform + [self._draw_per_group(rng) for _ in range(self.num_per_group)]
+
+    def _draw_smallest(self, rng: np.random.Generator) -> float:
+        smallest = self.widths[0]
+        if self.smallest_share == 1 or rng.random() < self.smallest_share:
+            return smallest
+        return float(rng.choice([width for width in self.widths if width < 2 * smallest]))
 
     def _draw_per_group(self, rng: np.random.Generator) -> Draw:
         for _ in range(_MAX_DRAWS):

@@ -34,6 +34,16 @@ def test_a_sandwich_holds_the_largest_and_the_smallest_and_random_ones():
     assert make(sampler="sandwich", num_random=0).draw(3) == [1.0, 0.25]
 
 
+def test_the_smallest_of_a_sandwich_may_share_its_place_with_widths_below_twice_its_own():
+    widths = [0.25, 0.3, 0.4, 0.5, 1.0]
+    sampler = SizeSampler(widths, sampler="sandwich", smallest_share=0.4, num_random=0, seed=0)
+    draws = [sampler.draw(step) for step in range(2000)]
+    assert {largest for largest, _ in draws} == {1.0}
+    counts = collections.Counter(smallest for _, smallest in draws)
+    assert set(counts) == {0.25, 0.3, 0.4}
+    assert all(abs(counts[width] / 2000 - share) < 0.04 for width, share in ((0.25, 0.6), (0.3, 0.2), (0.4, 0.2)))
+
+
 def test_groups_draw_on_their_own_and_followers_half_of_the_time():
     groups = {"stage1": False, "stage1.block1": True, "stage2": False}
     sampler = make(sampler="sandwich", num_per_group=1, groups=groups)
