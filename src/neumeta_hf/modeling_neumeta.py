@@ -750,13 +750,17 @@ class NeuMetaModel(PreTrainedModel):
         """Names of the BatchNorm modules whose statistics belong to a size."""
         return {name.rpartition(".")[0] for name in self.statistic_names}
 
-    def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
-        """Those stored for the size, or read between two stored sizes that are near; None where there are neither."""
+    def _find_statistics(self, target_config: PreTrainedConfig) -> list[int] | None:
+        """Which stored sizes the statistics of a size come from: itself, or two that it lies between and that are near.
+
+        Returns:
+            One index into `statistics_widths`, or those of the smaller and of the larger; None where there are neither.
+        """
         asked = self.family.num_channels(target_config)
         widths = self.config.statistics_widths
         stored = [self.family.num_channels(self.target_config_at(width)) for width in widths]
         if asked in stored:
-            return self._statistics_at(stored.index(asked))
+            return [stored.index(asked)]
         by_width = sorted(range(len(widths)), key=widths.__getitem__)
         below = [index for index in by_width if all(stored[index][group] <= asked[group] for group in asked)]
         above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
@@ -765,11 +769,21 @@ class NeuMetaModel(PreTrainedModel):
         parts = self.family.axis_parts(target_config)
         if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
             return None  # channels of several parts would correspond part by part
-        low, count, high = (sum(counts.values()) for counts in (stored[below[-1]], asked, stored[above[0]]))
+        return [below[-1], above[0]]
+
+    def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
+        """Those stored for the size, or read between two stored sizes; None where there are neither."""
+        found = self._find_statistics(target_config)
+        if found is None:
+            return None
+        if len(found) == 1:
+            return self._statistics_at(found[0])
+        sizes = [self.target_config_at(self.config.statistics_widths[index]) for index in found]
+        low, high, count = (sum(self.family.num_channels(size).values()) for size in (*sizes, target_config))
         shapes = self._shapes(target_config)
         return interpolate_statistics(
-            self._statistics_at(below[-1]),
-            self._statistics_at(above[0]),
+            self._statistics_at(found[0]),
+            self._statistics_at(found[1]),
             {name: shapes[name][0] for name in self.statistic_names if shapes[name]},
             amount=(count - low) / (high - low),
             are_nested=self.hypernetwork.positions == "absolute",
@@ -812,7 +826,7 @@ class NeuMetaModel(PreTrainedModel):
 
     def _own_calibration(self, target_config: PreTrainedConfig) -> list[Tensor] | None:
         """What to measure the statistics of a size on, or None where none are to be measured."""
-        if not self.statistic_names or self._stored_statistics(target_config) is not None:
+        if not self.statistic_names or self._find_statistics(target_config) is not None:
             return None
         pixels = self.calibration.tensors().get("pixels")
         if pixels is None:
@@ -821,7 +835,7 @@ class NeuMetaModel(PreTrainedModel):
         return [(pixels.to(self.dtype) - 128) / _PIXEL_STEPS]  # one batch: the variance over all of them
 
     def _require_statistics(self, target_config: PreTrainedConfig) -> None:
-        if self.statistic_names and self._stored_statistics(target_config) is None:
+        if self.statistic_names and self._find_statistics(target_config) is None:
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
             advice = (
                 "Run morph() of that size, which measures them."

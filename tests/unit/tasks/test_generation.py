@@ -138,12 +138,12 @@ def test_one_latent_at_every_size_is_drawn_in_its_row(network, images):
     figure = ImageGeneration().draw(FAMILY, {"a": network, "b": network}, {"pixel_values": images[:3]}, images[:3], [])
     axes = figure.axes
     assert len(axes) == 2 * 3 * (1 + 2)
-    rows = [axes[start : start + 3] for start in range(0, len(axes), 3)]
+    shown = [[axes[3 * row + column].get_images()[0].get_array() for column in (1, 2)] for row in range(6)]
     for row in range(3):  # the same network twice: the same reconstructions, and the same samples
-        first, second = ([place.get_images()[0].get_array() for place in rows[place][1:]] for place in (row, 3 + row))
-        assert (first[0] == first[1]).all()
-        assert (second[0] == second[1]).all()
-        assert not (first[0] == second[0]).all()
+        reconstructions, samples = shown[row], shown[3 + row]
+        assert (reconstructions[0] == reconstructions[1]).all()
+        assert (samples[0] == samples[1]).all()
+        assert not (reconstructions[0] == samples[0]).all()
 
 
 def test_images_of_another_range_are_refused():
