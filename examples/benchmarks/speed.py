@@ -36,6 +36,7 @@ from neumeta_hf import NeuMetaForImageClassification, find_target
 from neumeta_hf.evaluation import environment_facts
 from neumeta_hf.files import write_beside
 from neumeta_hf.targets import cifar_resnet20, resize
+from neumeta_hf.training import choose_precision
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import SizeSampler
@@ -51,6 +52,7 @@ LIMITS = {
     "morph": 1.1,
 }
 GRID_LIMIT = 0.3
+PRECISION = choose_precision("auto", torch.device("cpu"))
 
 
 def resnet18() -> ResNetConfig:
@@ -111,7 +113,7 @@ def measure_generation(repeats: int) -> dict[str, float]:
 
 
 def measure_training_step(repeats: int) -> dict[str, float]:
-    """One step of the last-block preset against one plain step: ResNet-20, batch 128, bf16, channels last."""
+    """One step of the last-block preset against one plain step: ResNet-20, batch 128, channels last."""
     config = cifar_resnet20(10)
     config.batch_norm = False
     family = find_target(config)
@@ -149,7 +151,7 @@ def measure_grid_generation(repeats: int) -> float:
 
 
 def compare_steps(ours: torch.nn.Module, plain: torch.nn.Module, repeats: int) -> dict[str, float]:
-    """A step of each, AdamW included: batch 128 at 32 pixels, bf16, channels last."""
+    """A step of each, AdamW included: batch 128 at 32 pixels, channels last, in the precision that recipes choose."""
     images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (128,))
     step = 0
@@ -161,7 +163,7 @@ def compare_steps(ours: torch.nn.Module, plain: torch.nn.Module, repeats: int) -
         def take() -> None:
             nonlocal step
             step += 1
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
                 loss = objective(images, labels, step=step)["loss"]
             loss.backward()
             optimizer.step()
@@ -233,7 +235,7 @@ def main() -> int:
     prefix = Path(arguments.output)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "facts": {**environment_facts(), "seed": 0, "repeats": arguments.repeats},
+        "facts": {**environment_facts(), "seed": 0, "repeats": arguments.repeats, "mixed_precision": PRECISION},
         "peak_memory_gb": peak,
         "peak_memory_limit_gb": 1.5,
         "grid_generation_s": grid_seconds,

@@ -54,7 +54,7 @@ from neumeta_hf.evaluation import count_macs, count_parameters, environment_fact
 from neumeta_hf.files import write_beside
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network, resize
-from neumeta_hf.training import Recipe, calibration_batches, load_target, task_of
+from neumeta_hf.training import Recipe, calibration_batches, choose_precision, load_target, task_of
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
 CALIBRATED = ", calibrated on real images"
@@ -251,8 +251,9 @@ class Benchmark:
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         steps = self.arguments.finetune * (len(self.data.train) // recipe.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, anneal_strategy="linear")
+        bf16 = choose_precision(self.recipe().mixed_precision, torch.device("cpu")) == "bf16"
         for batch in self._batches(recipe.batch_size, self.arguments.finetune):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 logits = model(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).logits
             F.cross_entropy(logits.float(), batch["labels"]).backward()
             optimizer.step()
@@ -412,7 +413,8 @@ def main() -> int:
     facts["recipe"]["data"]["dataset"] = facts["dataset"]
     training = benchmark.folder("family") / "training.json"
     if training.is_file():
-        facts["num_parameters"] = json.loads(training.read_text(encoding="utf-8"))["num_parameters"]
+        trained = json.loads(training.read_text(encoding="utf-8"))
+        facts |= {name: trained[name] for name in ("num_parameters", "mixed_precision") if name in trained}
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

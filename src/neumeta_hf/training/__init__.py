@@ -1,6 +1,7 @@
 """Training: recipes, the sizes of a step, losses, the loop, and a whole run."""
 
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
+from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
 from neumeta_hf.training.run import calibration_batches, load_target, task_of, train, training_widths
 from neumeta_hf.training.sampling import SizeSampler
@@ -13,6 +14,7 @@ __all__ = [
     "ReferenceObjective",
     "SizeSampler",
     "calibration_batches",
+    "choose_precision",
     "fit_to_reference",
     "load_recipe",
     "load_target",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.errors import RecipeError
@@ -21,6 +21,11 @@ _FORBID = ConfigDict(extra="forbid", strict=False)
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _no_is_a_word(value: Any) -> Any:
+    # YAML reads a bare `no` as false.
+    return "no" if value is False else value
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -226,7 +231,8 @@ class Recipe:
     Attributes:
         output_dir: Where the checkpoint, the reference, the log and the state to resume from go.
         seed: Of everything random.
-        mixed_precision: "no" or "bf16", of both loops; evaluation is in full precision.
+        mixed_precision: "no", "bf16" or "auto" (bf16 where the device has it in hardware), of both loops; evaluation
+            is in full precision.
         data: The data set.
         target: The network to make a family of.
         task: Options of what its family does; see the classes of `neumeta_hf.tasks`.
@@ -251,7 +257,7 @@ class Recipe:
     __pydantic_config__ = _FORBID
     output_dir: str = "outputs/run"
     seed: Annotated[int, Field(ge=0)] = 0
-    mixed_precision: Literal["no", "bf16"] = "no"
+    mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_is_a_word)] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
     target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
     task: dict[str, Any] = dataclasses.field(default_factory=dict)

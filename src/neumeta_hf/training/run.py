@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, set_seed
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import gather_object, parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
@@ -32,6 +32,7 @@ from neumeta_hf.targets.cifar_resnet import load_checkpoint
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
+from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
@@ -150,11 +151,14 @@ def task_of(recipe: Recipe) -> Task:
 
 def _make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     check_trackers(recipe.trackers)
+    # Made here as Accelerator would make it, since the precision depends on the device.
+    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    precision = choose_precision(recipe.mixed_precision, device)
     # Accelerate keeps the precision of the first run for good and refuses another: forget it, as transformers does.
-    if AcceleratorState._shared_state.get("_mixed_precision", recipe.mixed_precision) != recipe.mixed_precision:
+    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
         AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
+        mixed_precision=precision,
         log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]
         project_dir=str(output),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
@@ -445,6 +449,7 @@ class _Run:
             "environment": environment_facts(),
             "seconds": round(seconds, 1),
             "seed": self.recipe.seed,
+            "mixed_precision": self.accelerator.mixed_precision,
             "num_parameters": num_parameters,
         }
         (self.output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

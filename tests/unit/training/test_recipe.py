@@ -33,6 +33,12 @@ def test_a_recipe_survives_yaml(tmp_path):
     assert again.to_dict() == recipe.to_dict()
 
 
+def test_a_bare_no_is_the_word_although_yaml_reads_false():
+    assert load_recipe(None, ["mixed_precision=no"]).mixed_precision == "no"
+    with pytest.raises(RecipeError, match="mixed_precision=True"):
+        load_recipe(None, ["mixed_precision=yes"])
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -22,6 +22,7 @@ from neumeta_hf.training import (
     calibration_batches,
     load_recipe,
     load_target,
+    precision,
     recipe_from_dict,
     run,
     task_of,
@@ -444,9 +445,15 @@ def test_every_shipped_recipe_describes_a_family(path):
     assert set(recipe.validation_widths or []) <= {round(width, 12) for width in widths}
 
 
-def test_one_process_runs_recipes_of_different_precision(make_recipe):
+@pytest.mark.parametrize("native", [True, False])
+def test_one_process_runs_recipes_of_different_precision(make_recipe, monkeypatch, native):
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: native)
     short = {"train": {"epochs": 1}, "fit": {"steps": 0}}
-    for name, precision in (("first", "no"), ("second", "bf16"), ("third", "no")):
-        output = train(make_recipe(name=name, mixed_precision=precision, **short))
+    for name, asked in (("first", "no"), ("second", "bf16"), ("third", "no"), ("fourth", "auto")):
+        output = train(make_recipe(name=name, mixed_precision=asked, **short))
         assert output is not None
         assert (output / "model.safetensors").is_file()
+        # What was asked for stays in the recipe, to resume with; what was computed in is a fact of the run.
+        assert load_recipe(output / "recipe.yaml").mixed_precision == asked
+        used = json.loads((output / "training.json").read_text())["mixed_precision"]
+        assert used == ({True: "bf16", False: "no"}[native] if asked == "auto" else asked)
