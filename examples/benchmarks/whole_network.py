@@ -10,7 +10,8 @@ two cores for all). Parts:
 - individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar. The
   first of them is also the reference of all other parts;
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
-  widths per stage and per layer, these both as morphed without data and with statistics measured on training images;
+  widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
+- inr, fused: the recipe with the paper's hypernetwork, and with BatchNorm fused, at the same sizes;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone;
 - untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
   merged) of the prepared reference, statistics measured on training images;
@@ -18,6 +19,11 @@ two cores for all). Parts:
   with --finetune EPOCHS each is then trained on.
 
 Selection is on the validation split, every number on the test split. Writes PREFIX.json and PREFIX.png, prints a table.
+
+Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
+validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
+(no random widths per stage and layer in training), no-distillation, and smallest-share (half of the smallest width's
+steps go to widths just above it).
 """
 
 import argparse
@@ -62,6 +68,31 @@ SHAPES = "individual, random widths per stage"
 ALONE = (1.0, 0.75, 0.5, 0.25)
 UNIFORM = "1.0,0.9,0.75,0.6,0.5,0.4,0.3,0.25"
 NUM_RANDOM = 10
+FAMILIES = {  # part: name of its rows, and how its recipe differs
+    "family": ("family", ()),
+    "inr": (
+        "family, the paper's INR",
+        (
+            "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16}",
+            "family.coordinate_noise=1.0",
+            "preparation.order=path",
+            "fit.steps=500",
+            "train.optimizer={name: adamw, learning_rate: 0.001, weight_decay: 0.0}",
+            "train.ema_decay=0.995",
+        ),
+    ),
+    # Without BatchNorm the recipe's rate diverges.
+    "fused": (
+        "family, BatchNorm fused",
+        ("preparation.normalization=fuse", "train.optimizer.learning_rate=0.02", "train.clip=1.0"),
+    ),
+    "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
+    "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
+    "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
+    "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
+    "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
+}
+DEFAULT_PARTS = ("individual", "family", "inr", "fused", "shapes", "untrained", "pruning")
 STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
     "family": {"color": "#1f5fa8", "marker": "o"},
@@ -82,13 +113,14 @@ class Benchmark:
         self.arguments = arguments
         self.runs = Path(arguments.runs)
         self.runs.mkdir(parents=True, exist_ok=True)
-        self.kept = self.runs / "measurements.json"
+        self.kept = self.runs / f"measurements{'' if arguments.split == 'test' else '-' + arguments.split}.json"
         self.rows: list[dict[str, Any]] = json.loads(self.kept.read_text()) if self.kept.is_file() else []
         recipe = self.recipe()
         self.task, self.family_of_target = task_of(recipe), find_target(recipe.target.family)
         self.score = self.task.scores[0]
         self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
         self.data = load_image_data(recipe.data)
+        self.split = getattr(self.data, arguments.split)
         self.reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
         fields = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
         self.groups = NeuMetaModel(
@@ -145,9 +177,9 @@ class Benchmark:
         return any((row["method"], row["width"], row["seed"]) == key for row in self.rows)
 
     def measure(self, method: str, width: Any, model: nn.Module, **facts: Any) -> None:
-        """Add a row: one look at the test split."""
-        scores = evaluate_network(model, self.data.test, task=self.task, family=self.family_of_target)
-        example = self.data.test[0]["pixel_values"][None]
+        """Add a row: one look at the split."""
+        scores = evaluate_network(model, self.split, task=self.task, family=self.family_of_target)
+        example = self.split[0]["pixel_values"][None]
         row = {
             "method": method,
             "width": width,
@@ -169,19 +201,21 @@ class Benchmark:
             if not self.is_measured("individual", width):
                 self.measure("individual", width, load_network(str(self.alone(width))))
 
-    def family(self) -> None:
-        """The recipe's family at trained, untrained and random sizes."""
+    def family(self, part: str) -> None:
+        """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
+        label, changes = FAMILIES[part]
         reference = f"target.checkpoint={self.alone(self.alone_at[0])}"
-        folder = self.trained("family", reference, "target.config={}", "pretrain=null")
+        folder = self.trained(part, reference, "target.config={}", "pretrain=null", *changes)
         model = NeuMetaModel.from_pretrained(folder)
-        for width in self.widths:
-            if not self.is_measured("family", width):
-                self.measure("family", width, model.morph(width), trained=width in model.config.trained_widths)
-        for kind, width in self.random_sizes():
-            for name, batches in (("", None), (CALIBRATED, self.batches if model.statistic_names else None)):
-                method = f"family, random widths per {kind}{name}"
-                if not self.is_measured(method, width) and not (name and batches is None):
-                    self.measure(method, width, model.morph(width, calibration=batches), trained=False)
+        sizes: list[tuple[str, Any]] = [(label, width) for width in self.widths]
+        sizes += [(f"{label}, random widths per {kind}", width) for kind, width in self.random_sizes()]
+        for method, width in sizes:
+            trained = width in model.config.trained_widths
+            if not self.is_measured(method, width):
+                self.measure(method, width, model.morph(width), trained=trained)
+            calibrated = method + CALIBRATED
+            if part == "family" and model.statistic_names and not self.is_measured(calibrated, width):
+                self.measure(calibrated, width, model.morph(width, calibration=self.batches), trained=trained)
 
     def shapes(self) -> None:
         """Networks with random widths per stage, trained alone."""
@@ -283,8 +317,9 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
         minus the straight line between its trained neighbours among the rows; "shapes": the family minus networks
         with random widths per stage trained alone, one by one; "random": kind to the worst and the
         mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
-        "data_free": kind to the most that a morph without data is behind one calibrated on real images. Means over
-        seeds where there are several.
+        "data_free": kind ("uniform" for one width) to the most that a morph without data is behind one calibrated on
+        real images; "families": other families to their mean difference to the family at the uniform widths and at
+        the random ones. Means over seeds where there are several.
     """
 
     def points(method: str) -> dict[Any, dict[str, Any]]:
@@ -326,25 +361,34 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
         ],
         "random": {},
         "data_free": {},
+        "families": {},
     }
     line = sorted((np.log(row["macs"]), row["value"]) for row in family.values())
     worst = min if score.larger_is_better else max
-    for kind in ("stage", "layer"):
-        free, calibrated = (points(f"family, random widths per {kind}{name}") for name in ("", CALIBRATED))
-        if free and line:
+    random = {"stage": ", random widths per stage", "layer": ", random widths per layer"}
+    for kind, name in random.items():
+        if (free := points(f"family{name}")) and line:
             differences = [
                 difference(row["value"], float(np.interp(np.log(row["macs"]), *zip(*line, strict=True))))
                 for row in free.values()
             ]
             mean = round(sum(differences) / len(differences), 2)
             summary["random"][kind] = {"worst": round(worst(differences), 2), "mean": mean}
-        if pairs := [(free[width], calibrated[width]) for width in free if width in calibrated]:
-            behind = [difference(two["value"], one["value"]) for one, two in pairs]
+
+    def differences_to(method: str, other: str) -> list[float]:
+        mine, theirs = points(method), points(other)
+        return [difference(mine[width]["value"], theirs[width]["value"]) for width in mine if width in theirs]
+
+    for kind, name in {"uniform": "", **random}.items():
+        if behind := differences_to(f"family{name}{CALIBRATED}", f"family{name}"):
             summary["data_free"][kind] = round(max(value if score.larger_is_better else -value for value in behind), 2)
+        for label, _ in FAMILIES.values():
+            if label != "family" and (found := differences_to(f"{label}{name}", f"family{name}")):
+                summary["families"].setdefault(label, {})[kind] = round(sum(found) / len(found), 2)
     return summary
 
 
-def plot(rows: list[dict[str, Any]], score: Score, path: Path) -> None:
+def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) -> None:
     """Score against MACs, a line a method; several seeds are points of one line."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -353,11 +397,12 @@ def plot(rows: list[dict[str, Any]], score: Score, path: Path) -> None:
     for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
         scale = 100 if score.is_ratio else 1
         points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
-        style = {"marker": "x", "linewidth": 1, "markersize": 5, **STYLES.get(method, {})}
+        line = {"linestyle": "none"} if "random widths" in method else {}
+        style = {"marker": "x", "linewidth": 1, "markersize": 5, **line, **STYLES.get(method, {})}
         axes.plot(*zip(*points, strict=True), label=method, **style)
     axes.set_xscale("log")
     axes.set_xlabel("multiply-accumulates of the whole network")
-    axes.set_ylabel(f"test {score.label}" + (" (%)" if score.is_ratio else ""))
+    axes.set_ylabel(f"{split} {score.label}" + (" (%)" if score.is_ratio else ""))
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -370,14 +415,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or folder; default: %(default)s")
     parser.add_argument("--recipe", default=str(RECIPE), help="default: the whole ResNet-20 on CIFAR-10")
-    parts = ("individual", "family", "shapes", "untrained", "pruning")
-    parser.add_argument("--parts", default=",".join(parts), help="default: %(default)s")
+    parts = dict.fromkeys((*DEFAULT_PARTS, *FAMILIES))
+    parser.add_argument("--parts", default=",".join(DEFAULT_PARTS), help="default: %(default)s")
     widths = ",".join(f"{width:g}" for width in ALONE)
     parser.add_argument("--alone", default=widths, help="widths of networks trained alone; default: %(default)s")
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", default="outputs/whole_network", help="folder of the work; default: %(default)s")
     parser.add_argument("--output", default="outputs/whole_network", help="PREFIX of the files; default: %(default)s")
@@ -391,7 +437,10 @@ def main() -> int:
     if benchmark.task.name != "image-classification" and {*chosen} & {"untrained", "pruning"}:
         parser.error(f"--parts untrained and pruning are of classifiers, and the recipe is of {benchmark.task.name}.")
     for part in chosen:
-        getattr(benchmark, part)()
+        if part in FAMILIES:
+            benchmark.family(part)
+        else:
+            getattr(benchmark, part)()
     table = Table("method", "seed", "width", score.label, "parameters", "MACs")
     for row in benchmark.rows:
         width = row["width"] if isinstance(row["width"], float) else " ".join(f"{v:g}" for v in row["width"].values())
@@ -405,7 +454,7 @@ def main() -> int:
         **environment_facts(),
         "seed": arguments.seed,
         "dataset": Path(arguments.data).name,
-        "split": "test",
+        "split": arguments.split,
         "task": benchmark.task.name,
         "score": score.to_dict(),
         "recipe": benchmark.recipe().to_dict(),
@@ -419,7 +468,7 @@ def main() -> int:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     with write_beside(prefix.with_name(prefix.name + ".png")) as beside:
-        plot(benchmark.rows, score, beside)
+        plot(benchmark.rows, score, beside, split=arguments.split)
     return 0
 
 

@@ -501,10 +501,10 @@ def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSa
 
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
     """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
-    calibration, widths = recipe.calibration, training_widths(recipe)
-    sampler = _make_sampler(recipe, model, sampler="uniform", num_random=0, num_per_group=calibration.networks - 2)
-    sizes = [widths[0], widths[-1], *(sampler.draw(0) if calibration.networks > 2 else [])]
-    networks = [model.morph(size, calibration=batches) for size in tqdm(sizes, desc="calibration networks")]
+    calibration = recipe.calibration
+    sampler = _make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=calibration.networks - 2)
+    sizes = tqdm(sampler.draw(0), desc="calibration networks")
+    networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
         networks,
         model.family.image_shape(model.reference_config),
