@@ -14,6 +14,7 @@ from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeEr
 
 if TYPE_CHECKING:
     from neumeta_hf.modeling_neumeta import NeuMetaModel
+    from neumeta_hf.training import Recipe
 
 _EPILOG = """\
 examples:
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     evaluate.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
+    _add_overrides(evaluate, "task.features=path/to/classifier")
     evaluate.add_argument(
         "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
     )
@@ -135,15 +137,19 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument("--config", required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes")
+    _add_overrides(parser, "train.epochs=3")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
+
+
+def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key of the recipe, for example --set train.epochs=3; may be given again",
+        help=f"override a key of the recipe, for example --set {example}; may be given again",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -253,11 +259,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.output and not prefix.parent.is_dir():
         raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
     family = _load_family(arguments.checkpoint)
-    recipe = _recipe_of(checkpoint)
-    data_config, task = recipe.data, task_of(recipe)
-    if arguments.dataset:
-        data_config.dataset = arguments.dataset
-    data = load_image_data(data_config)
+    recipe = _recipe_of(arguments)
+    task, data = task_of(recipe), load_image_data(recipe.data)
     folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
     reference = None
     if arguments.reference or folder.is_dir():
@@ -277,7 +280,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         progress=not arguments.quiet,
         facts={
             "checkpoint": checkpoint.resolve().name,
-            "dataset": Path(data_config.dataset).name,
+            "dataset": Path(recipe.data.dataset).name,
             "split": arguments.split,
             "training": _training_facts(checkpoint),
         },
@@ -387,16 +390,21 @@ def _load_family(name: str) -> "NeuMetaModel":
     return family
 
 
-def _recipe_of(checkpoint: Path):
+def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
+    """The recipe of a checkpoint's run, with what the command says about its data."""
     from neumeta_hf.training import load_recipe
 
+    checkpoint = Path(arguments.checkpoint)
     path = checkpoint / "recipe.yaml"
     if not path.is_file():
         raise CheckpointError(
             f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
             "of a training run."
         )
-    return load_recipe(path)
+    recipe = load_recipe(path, getattr(arguments, "overrides", ()))
+    if getattr(arguments, "dataset", None):
+        recipe.data.dataset = arguments.dataset
+    return recipe
 
 
 def _training_facts(checkpoint: Path) -> dict[str, Any] | None:
@@ -413,10 +421,7 @@ def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel") -> Any:
     from neumeta_hf.data import load_image_data
     from neumeta_hf.training import calibration_batches
 
-    recipe = _recipe_of(Path(arguments.checkpoint))
-    if getattr(arguments, "dataset", None):
-        recipe.data.dataset = arguments.dataset
-    return calibration_batches(load_image_data(recipe.data).train, arguments.calibrate)
+    return calibration_batches(load_image_data(_recipe_of(arguments).data).train, arguments.calibrate)
 
 
 def _new_folder(name: str) -> Path:

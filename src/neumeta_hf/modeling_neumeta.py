@@ -913,7 +913,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
         Args:
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             labels: Class of each pixel, `[batch, height, width]`; 255 belongs to none. Given, the mean cross-entropy
-                of the others comes back as `loss`.
+                of the others comes back as `loss`, 0 where there are no others.
             width: A ratio for all width groups, a ratio per group, or a config of the family.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
@@ -927,7 +927,11 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
         logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
-        loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED) if labels is not None else None
+        loss = None
+        if labels is not None:
+            # Not the mean, which is 0 / 0 for a batch without any class.
+            num_pixels = (labels != IGNORED).sum().clamp(min=1)
+            loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / num_pixels
         return SemanticSegmenterOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
 
 

@@ -377,6 +377,16 @@ def test_evaluate_measures_on_the_recipes_test_split(family, capsys):
     assert [row["width"] for row in csv.DictReader(Path("sweep.csv").read_text().splitlines())] == ["0.5", "1.0"]
 
 
+def test_evaluate_takes_overrides_of_the_recipe(family, capsys):
+    options = ["--widths", "1.0", "--output", "sweep"]
+    override = ["--split", "validation", "--set", "data.validation_fraction=0.3"]
+    assert cli.main(["-q", "evaluate", str(family), *override, *options]) == 0
+    capsys.readouterr()
+    expected = load_image_data(DataConfig(validation_fraction=0.3)).validation
+    assert json.loads(Path("sweep.json").read_text())["facts"]["num_images"] == len(expected)
+    assert "recipe key data.tst is unknown" in refusal(capsys, "evaluate", family, "--set", "data.tst=1", *options)
+
+
 def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):
     folder = changed()
     shutil.rmtree(folder / "reference")

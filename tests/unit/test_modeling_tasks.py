@@ -177,6 +177,7 @@ def test_pixels_of_no_class_do_not_count(make_family):
     counted = output.logits[..., images.shape[-1] // 2 :]
     expected = torch.nn.functional.cross_entropy(counted, labels[..., images.shape[-1] // 2 :])
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert family(images, torch.full_like(labels, 255)).loss.item() == 0  # not 0 / 0
 
 
 def test_a_pattern_names_width_groups(make_family):
