@@ -81,7 +81,7 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
             "train.ema_decay=0.995",
         ),
     ),
-    # Without BatchNorm the recipe's rate diverges.
+    # Without BatchNorm: a lower rate, and a bound on the gradient.
     "fused": (
         "family, BatchNorm fused",
         ("preparation.normalization=fuse", "train.optimizer.learning_rate=0.02", "train.clip=1.0"),

@@ -600,7 +600,9 @@ class NeuMetaModel(PreTrainedModel):
         tensors = self.complete(generated, target_config)
         with torch.device("meta"):
             model = self.family.build(copy.deepcopy(target_config))
-        model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
+        # In the memory order of a loaded checkpoint, not the one that generation left: kernels round by it.
+        own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        model.load_state_dict(own, assign=True)
         model.eval()
         if calibration is not None:
             calibrate(model, calibration, modules=self._measured_modules())

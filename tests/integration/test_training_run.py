@@ -57,10 +57,7 @@ def check_family(output):
         assert morph(images).logits.shape == (2, 10)
         morph.save_pretrained(output.parent / f"morph-{width}")
         reloaded = AutoModelForImageClassification.from_pretrained(output.parent / f"morph-{width}")
-        weights = reloaded.state_dict()
-        assert all(torch.equal(weights[name], tensor) for name, tensor in morph.state_dict().items())
-        # Kernels of some CPUs round by where in memory the weights lie, so that not even the same bits give the same.
-        torch.testing.assert_close(reloaded(images).logits, morph(images).logits, rtol=1e-5, atol=1e-6)
+        assert torch.equal(reloaded(images).logits, morph(images).logits)
 
 
 TORCHRUN = ("torchrun", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0")
