@@ -450,7 +450,8 @@ class NeuMetaModel(PreTrainedModel):
             total = [a + b for a, b in zip(total, values, strict=True)] if total else values
         if noise and num_samples > 1:
             total = [tensor / num_samples for tensor in total]
-        return dict(zip(coordinates, total, strict=True))
+        # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
+        return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 
     def complete(self, generated: Mapping[str, Tensor], target_config: PreTrainedConfig) -> dict[str, Tensor]:
         """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
@@ -600,9 +601,7 @@ class NeuMetaModel(PreTrainedModel):
         tensors = self.complete(generated, target_config)
         with torch.device("meta"):
             model = self.family.build(copy.deepcopy(target_config))
-        # In the memory order of a loaded checkpoint, not the one that generation left: kernels round by it.
-        own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-        model.load_state_dict(own, assign=True)
+        model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
         if calibration is not None:
             calibrate(model, calibration, modules=self._measured_modules())
