@@ -36,7 +36,7 @@ from neumeta_hf import NeuMetaForImageClassification, find_target
 from neumeta_hf.evaluation import environment_facts
 from neumeta_hf.files import write_beside
 from neumeta_hf.targets import cifar_resnet20, resize
-from neumeta_hf.training import choose_precision
+from neumeta_hf.training import SlicedStrides, choose_precision, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import SizeSampler
@@ -152,7 +152,7 @@ def measure_grid_generation(repeats: int) -> float:
 
 def compare_steps(ours: torch.nn.Module, plain: torch.nn.Module, repeats: int) -> dict[str, float]:
     """A step of each, AdamW included: batch 128 at 32 pixels, channels last, in the precision that recipes choose."""
-    images = torch.randn(128, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    images = to_channels_last(torch.randn(128, 3, 32, 32))
     labels = torch.randint(0, 10, (128,))
     step = 0
 
@@ -163,7 +163,7 @@ def compare_steps(ours: torch.nn.Module, plain: torch.nn.Module, repeats: int) -
         def take() -> None:
             nonlocal step
             step += 1
-            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"), SlicedStrides():
                 loss = objective(images, labels, step=step)["loss"]
             loss.backward()
             optimizer.step()

@@ -60,7 +60,15 @@ from neumeta_hf.evaluation import count_macs, count_parameters, environment_fact
 from neumeta_hf.files import write_beside
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network, resize
-from neumeta_hf.training import Recipe, calibration_batches, choose_precision, load_target, task_of
+from neumeta_hf.training import (
+    Recipe,
+    SlicedStrides,
+    calibration_batches,
+    choose_precision,
+    load_target,
+    task_of,
+    to_channels_last,
+)
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
 CALIBRATED = ", calibrated on real images"
@@ -287,8 +295,8 @@ class Benchmark:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, anneal_strategy="linear")
         bf16 = choose_precision(self.recipe().mixed_precision, torch.device("cpu")) == "bf16"
         for batch in self._batches(recipe.batch_size, self.arguments.finetune):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                logits = model(batch["pixel_values"].contiguous(memory_format=torch.channels_last)).logits
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), SlicedStrides():
+                logits = model(to_channels_last(batch["pixel_values"])).logits
             F.cross_entropy(logits.float(), batch["labels"]).backward()
             optimizer.step()
             optimizer.zero_grad()

@@ -1,5 +1,6 @@
 """Training: recipes, the sizes of a step, losses, the loop, and a whole run."""
 
+from neumeta_hf.training.layout import SlicedStrides, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
@@ -13,6 +14,7 @@ __all__ = [
     "Recipe",
     "ReferenceObjective",
     "SizeSampler",
+    "SlicedStrides",
     "calibration_batches",
     "choose_precision",
     "fit_to_reference",
@@ -21,6 +23,7 @@ __all__ = [
     "recipe_from_dict",
     "synthesize_images",
     "task_of",
+    "to_channels_last",
     "train",
     "training_widths",
 ]

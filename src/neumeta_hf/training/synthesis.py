@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neumeta_hf.training.layout import to_channels_last
+
 _LIMIT = 3.9
 """Largest absolute value of a synthetic pixel, in standard deviations: what a checkpoint can store."""
 
@@ -49,7 +51,7 @@ def synthesize_images(
     start = F.interpolate(coarse, (height, width), mode="bilinear") + 0.3 * torch.randn(
         num_images, channels, height, width, generator=generator
     )
-    pixels = (0.3 * start).to(device).contiguous(memory_format=torch.channels_last).requires_grad_()
+    pixels = to_channels_last((0.3 * start).to(device)).requires_grad_()
     optimizer = torch.optim.Adam([pixels], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
     order = np.random.default_rng(seed)

@@ -273,3 +273,24 @@ def test_one_accelerator_serves_two_loops_in_a_row(make_loop, digits, tmp_path):
         loop.run()
     assert len(list((tmp_path / "second").glob("model*.safetensors"))) == 1
     assert len(list((tmp_path / "second").glob("custom_checkpoint_*.pkl"))) == 3
+
+
+class Narrow(Objective):
+    """Objective with the shortcut of a narrow ResNet before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.shortcut = nn.Conv2d(1, 16, 1, stride=4)
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, pixel_values, labels, *, step):
+        features = self.shortcut(pixel_values)
+        self.strides = tuple(features.grad_fn._saved_stride)
+        return super().forward(features, labels, step=step)
+
+
+def test_training_avoids_the_backward_pass_that_hangs(make_loop):
+    # A strided 1x1 convolution of few channels, channels last: uxlfoundation/oneDNN#6035.
+    loop = make_loop(objective=Narrow())
+    loop.run()
+    assert loop.plain_objective.strides == (1, 1)
