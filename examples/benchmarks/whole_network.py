@@ -12,6 +12,8 @@ two cores for all). Parts:
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
 - inr, fused: the recipe with the paper's hypernetwork, and with BatchNorm fused, at the same sizes;
+- static: where the family leaves a part of the network as it is, networks of the widths in --alone on that part of the
+  reference, the rest started from its first channels and trained alone as long as the family;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone;
 - untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
   merged) of the prepared reference, statistics measured on training images;
@@ -73,8 +75,10 @@ from neumeta_hf.training import (
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
 CALIBRATED = ", calibrated on real images"
 SHAPES = "individual, random widths per stage"
+STATIC = "individual, static part of the reference"
 ALONE = (1.0, 0.75, 0.5, 0.25)
-UNIFORM = "1.0,0.9,0.75,0.6,0.5,0.4,0.3,0.25"
+# Trained, untrained (0.9, 0.6, 0.4, 0.3), and for each untrained one the two trained ones beside it.
+UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
@@ -100,9 +104,10 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
-DEFAULT_PARTS = ("individual", "family", "inr", "fused", "shapes", "untrained", "pruning")
+DEFAULT_PARTS = ("individual", "family", "inr", "fused", "static", "shapes", "untrained", "pruning")
 STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
+    STATIC: {"color": "#777777", "marker": "s", "linestyle": "--"},
     "family": {"color": "#1f5fa8", "marker": "o"},
     "family, random widths per stage": {"color": "#7fb2e5", "marker": ".", "linestyle": "none"},
     SHAPES: {"color": "#777777", "marker": "+", "linestyle": "none"},
@@ -168,11 +173,20 @@ class Benchmark:
         name = "-".join(f"{ratio:g}" for ratio in (width.values() if isinstance(width, dict) else [width]))
         return self.trained(f"individual-{name}", size, preparation, "train=null") / "pretrained"
 
+    def from_reference(self) -> tuple[str, ...]:
+        """Overrides for a run that starts from the reference."""
+        return f"target.checkpoint={self.alone(self.alone_at[0])}", "target.config={}", "pretrain=null"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the family leaves no part of the network as it is."""
+        return len(self.groups) == len(self.family_of_target.num_channels(self.reference))
+
     def random_sizes(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Networks whose stages, and whose layers, have random widths; none where a part of the network is fixed."""
-        family = self.family_of_target
-        if len(self.groups) < len(family.num_channels(self.reference)):
+        if not self.is_whole:
             return
+        family = self.family_of_target
         rng, parents = np.random.default_rng(0), family.parents(self.reference)
         stages = [group for group in self.groups if group not in parents]
         for kind, drawn in (("stage", stages), ("layer", self.groups if parents else [])):
@@ -212,8 +226,7 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
-        reference = f"target.checkpoint={self.alone(self.alone_at[0])}"
-        folder = self.trained(part, reference, "target.config={}", "pretrain=null", *changes)
+        folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
         sizes: list[tuple[str, Any]] = [(label, width) for width in self.widths]
         sizes += [(f"{label}, random widths per {kind}", width) for kind, width in self.random_sizes()]
@@ -224,6 +237,19 @@ class Benchmark:
             calibrated = method + CALIBRATED
             if part == "family" and model.statistic_names and not self.is_measured(calibrated, width):
                 self.measure(calibrated, width, model.morph(width, calibration=self.batches), trained=trained)
+
+    def static(self) -> None:
+        """Networks of one size on the static part of the reference."""
+        for width in () if self.is_whole else self.alone_at:
+            if not self.is_measured(STATIC, width):
+                changes = (
+                    f"sizes={{widths: [{width}], sampler: uniform, num_random: 1}}",
+                    f"validation_widths=[{width}]",
+                    "family.hypernetwork={type: grid, positions: absolute}",
+                    "train_static=false",
+                )
+                folder = self.trained(f"static-{width:g}", *self.from_reference(), *changes)
+                self.measure(STATIC, width, NeuMetaModel.from_pretrained(folder).morph(width))
 
     def shapes(self) -> None:
         """Networks with random widths per stage, trained alone."""
@@ -321,7 +347,8 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
 
     Returns:
         Differences: of ratios in points, of other scores in percent of what they are compared with.
-        "against_individual": width to family minus the network trained alone; "between": untrained width to family
+        "against_individual": width to family minus the network trained alone; "against_static": likewise, minus the
+        one on the reference's static part; "between": untrained width to family
         minus the straight line between its trained neighbours among the rows; "shapes": the family minus networks
         with random widths per stage trained alone, one by one; "random": kind to the worst and the
         mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
@@ -346,14 +373,18 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
         return 100 * (value - other) if score.is_ratio else 100 * (value / other - 1)
 
     family = {row["width"]: row for row in points("family").values()}
-    individual = {row["width"]: row for row in points("individual").values()}
+
+    def against(method: str) -> dict[float, float]:
+        return {
+            row["width"]: round(difference(family[row["width"]]["value"], row["value"]), 2)
+            for row in points(method).values()
+            if row["width"] in family
+        }
+
     known = sorted(width for width, row in family.items() if row["trained"])
     summary: dict[str, Any] = {
-        "against_individual": {
-            width: round(difference(family[width]["value"], row["value"]), 2)
-            for width, row in individual.items()
-            if width in family
-        },
+        "against_individual": against("individual"),
+        "against_static": against(STATIC),
         "between": {
             width: round(
                 difference(row["value"], float(np.interp(width, known, [family[w]["value"] for w in known]))), 2
@@ -472,6 +503,13 @@ def main() -> int:
     if training.is_file():
         trained = json.loads(training.read_text(encoding="utf-8"))
         facts |= {name: trained[name] for name in ("num_parameters", "mixed_precision") if name in trained}
+    runs = benchmark.runs.glob(f"*-seed{arguments.seed}/training.json")
+    facts["seconds"] = {  # of training steps, interruptions left out
+        path.parent.name.removesuffix(f"-seed{arguments.seed}"): round(
+            sum(json.loads(path.read_text(encoding="utf-8"))["seconds"].values()), 1
+        )
+        for path in sorted(runs)
+    }
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from neumeta_hf import load_recipe
+from neumeta_hf import NeuMetaModel, load_recipe
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BENCHMARKS = EXAMPLES / "benchmarks"
@@ -34,6 +36,7 @@ def test_a_family_is_measured_by_networks_alone_and_by_its_own_line(whole_networ
         row("individual", 1.0, 0.86),
         row("individual", 0.5, 0.82),
         row("individual", 0.5, 0.84, seed=1),
+        row("individual, static part of the reference", 0.5, 0.80),
         row("family", 1.0, 0.87, macs=1000, trained=True),
         row("family", 0.5, 0.81, macs=10, trained=True),
         row("family", 0.5, 0.83, macs=10, seed=1, trained=True),
@@ -51,6 +54,7 @@ def test_a_family_is_measured_by_networks_alone_and_by_its_own_line(whole_networ
     ]
     summary = whole_network.summarize(rows)
     assert summary["against_individual"] == {1.0: 1.0, 0.5: -1.0}
+    assert summary["against_static"] == {0.5: 2.0}
     assert summary["between"] == {0.6: -1.0}  # the line from 82 at 0.5 to 87 at 1.0 is at 83; 0.4 is not between
     assert summary["random"] == {"stage": {"worst": -2.0, "mean": -2.0}}
     assert summary["shapes"] == [1.0]
@@ -62,6 +66,7 @@ def test_a_summary_of_what_is_not_yet_measured_is_empty(whole_network):
     summary = whole_network.summarize([row("individual", 1.0, 0.86)])
     assert summary == {
         "against_individual": {},
+        "against_static": {},
         "between": {},
         "shapes": [],
         "random": {},
@@ -113,6 +118,7 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, whole_network,
     assert "individual, random widths per stage" in methods
     assert set(result["summary"]["families"]) == {"family, the paper's INR", "family, BatchNorm fused"}
     assert {"num_parameters", "mixed_precision"} <= set(result["facts"])
+    assert {"individual-1", "individual-0.5", "family", "inr", "fused"} < set(result["facts"]["seconds"])
     assert (tmp_path / "out.png").is_file()
 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -125,3 +131,13 @@ def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_spl
     assert result["facts"]["split"] == "validation"
     assert set(result["summary"]["families"]) == {"family, one level"}
     assert not (tmp_path / "runs" / "measurements.json").exists()
+
+
+def test_what_a_family_leaves_as_it_is_can_be_left_to_networks_alone_as_well(run_benchmark, tmp_path):
+    result = run_benchmark("--set", "family.generated=[conv2, bn2, conv3]", "--parts", "static")
+    assert {(row["method"], row["width"]) for row in result["rows"]} == {
+        ("individual, static part of the reference", width) for width in (1.0, 0.5)
+    }
+    reference = load_file(tmp_path / "runs" / "static-0.5-seed0" / "reference" / "model.safetensors")
+    half = NeuMetaModel.from_pretrained(tmp_path / "runs" / "static-0.5-seed0").morph(0.5)
+    assert torch.equal(half.state_dict()["conv1.weight"], reference["conv1.weight"])

@@ -374,7 +374,7 @@ def _training_section(facts: FamilyFacts) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
         lines.append(
             f"Seed {training['seed']}, on {environment['device']} ({environment['cores']} cores), "
-            f"{environment['date']}, {training['seconds']:,.0f} seconds; {versions}."
+            f"{environment['date']}, {sum(training['seconds'].values()):,.0f} seconds of training steps; {versions}."
         )
     if facts.recipe:
         recipe = {key: value for key, value in facts.recipe.items() if key != "output_dir"}

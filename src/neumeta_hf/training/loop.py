@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,14 @@ class Progress:
         step: Optimiser steps taken.
         best_score: Best score on the validation split.
         finished: Whether the loop ran to its end.
+        seconds: What the steps took, interruptions and validation left out.
     """
 
     batch: int = 0
     step: int = 0
     best_score: float = float("-inf")
     finished: bool = False
+    seconds: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The fields, for Accelerate."""
@@ -172,6 +175,7 @@ class TrainingLoop:
             loader.set_epoch(epoch)
         self.objective.train()
         losses = {}
+        started = time.monotonic() - self.progress.seconds
         for batch in loader:
             batch["pixel_values"] = to_channels_last(batch["pixel_values"])
             with accelerator.accumulate(self.objective):
@@ -184,6 +188,7 @@ class TrainingLoop:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             self.progress.batch += 1
+            self.progress.seconds = time.monotonic() - started
             bar.update()
             if not accelerator.sync_gradients:
                 continue

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +63,6 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         TargetError: The target's config or checkpoint does not fit.
         PreparationError: Preparation would change the reference's function.
     """
-    started = time.time()
     output = Path(recipe.output_dir)
     accelerator = _make_accelerator(recipe, output)
     _check_output(recipe, output, resume=resume)
@@ -80,16 +78,16 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
     try:
         run = _Run(recipe, task, data, output, resume=resume, accelerator=accelerator)
-        reference, report = run.make_reference(target)
+        reference, report, seconds = run.make_reference(target)
         model = None
         if recipe.train is not None:
-            model = run.train_family(recipe.train, reference, report)
+            model, seconds["train"] = run.train_family(recipe.train, reference, report)
     except StoppedEarly as stop:
         logger.warning("%s", stop)
         accelerator.end_training()
         return None
     if accelerator.is_main_process:
-        run.write_result(reference, model, seconds=time.time() - started)
+        run.write_result(reference, model, seconds)
     accelerator.wait_for_everyone()  # before the end, which takes the processes' connection down
     accelerator.end_training()
     return output
@@ -287,14 +285,15 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------ the reference
 
-    def make_reference(self, target: nn.Module | None) -> tuple[nn.Module, PreparationReport]:
-        """The prepared reference; a target that is None stands for one that was made before."""
+    def make_reference(self, target: nn.Module | None) -> tuple[nn.Module, PreparationReport, dict[str, float]]:
+        """The prepared reference and the seconds of its steps; a target that is None stands for one made before."""
         recipe, accelerator = self.recipe, self.accelerator
         folder = self.output / "reference"
         if target is not None:
             trained: Any = target
+            seconds = {}
             if recipe.pretrain is not None:
-                trained = self._pretrain(recipe.pretrain, target)
+                trained, seconds["pretrain"] = self._pretrain(recipe.pretrain, target)
             if accelerator.is_main_process:
                 prepared, report = prepare(
                     trained.cpu().float().eval(),
@@ -309,14 +308,15 @@ class _Run:
                 (beside / "preparation.json").write_text(
                     json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
                 )
+                (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
                 replace_folder(beside, folder)
             accelerator.wait_for_everyone()
         reference = self.family.load(str(folder)).to(accelerator.device).eval()
         report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        return reference, report
+        return reference, report, json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
 
-    def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> nn.Module:
+    def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
         best, state = self.output / "pretrained", self.output / "state-pretrain"
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
@@ -342,9 +342,9 @@ class _Run:
             keep=keep,
             name="pretrain",
         )
-        training.run(resume=self.resume and state.is_dir())
+        progress = training.run(resume=self.resume and state.is_dir())
         accelerator.wait_for_everyone()
-        return self.family.load(str(best))
+        return self.family.load(str(best)), progress.seconds
 
     def _save_image_processor(self, folder: Path) -> None:
         processor = _image_processor(self.recipe, self.task)
@@ -353,8 +353,10 @@ class _Run:
 
     # ------------------------------------------------------------------------------------------------ the family
 
-    def train_family(self, loop: LoopRecipe, reference: nn.Module, report: PreparationReport) -> NeuMetaModel:
-        """The best family on the validation split."""
+    def train_family(
+        self, loop: LoopRecipe, reference: nn.Module, report: PreparationReport
+    ) -> tuple[NeuMetaModel, float]:
+        """The best family on the validation split, and the seconds of its steps."""
         recipe, accelerator, data = self.recipe, self.accelerator, self.data
         widths = training_widths(recipe)
         set_seed(recipe.seed)
@@ -431,14 +433,14 @@ class _Run:
             keep=keep,
             name="train",
         )
-        training.run(resume=resume)
+        progress = training.run(resume=resume)
         accelerator.wait_for_everyone()
         best: Any = cls.from_pretrained(self.output / "best")
-        return best.to(accelerator.device)
+        return best.to(accelerator.device), progress.seconds
 
     # ------------------------------------------------------------------------------------------------ the result
 
-    def write_result(self, reference: nn.Module, model: NeuMetaModel | None, *, seconds: float) -> None:
+    def write_result(self, reference: nn.Module, model: NeuMetaModel | None, seconds: Mapping[str, float]) -> None:
         """Save the family, if there is one, and the facts of the run."""
         num_parameters = {"reference": count_parameters(reference)}
         if model is not None:
@@ -447,7 +449,7 @@ class _Run:
             num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
         facts = {
             "environment": environment_facts(),
-            "seconds": round(seconds, 1),
+            "seconds": {loop: round(value, 1) for loop, value in seconds.items()},
             "seed": self.recipe.seed,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_parameters": num_parameters,

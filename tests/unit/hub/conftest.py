@@ -136,7 +136,9 @@ def run_folder(make_case, tmp_path) -> Path:
     recipe.target.checkpoint = "org/teacher"
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict()))
     environment = {"device": "cpu", "cores": 2, "date": "2026-01-02", "versions": {"torch": "2.13.0"}}
-    (folder / "training.json").write_text(json.dumps({"environment": environment, "seconds": 61.2, "seed": 3}))
+    (folder / "training.json").write_text(
+        json.dumps({"environment": environment, "seconds": {"pretrain": 20.0, "train": 41.2}, "seed": 3})
+    )
     rows = [
         {
             "width": width,

@@ -202,7 +202,7 @@ def test_the_card_tells_of_the_run(hub, run_folder):
     assert "300 images of the test split of mnist" in card
     assert "![Accuracy against parameters of the whole network](sweep.png)" in card
     assert 'NeuMetaModel.from_pretrained("org/family").morph(width=0.5)' in card
-    assert "Seed 3, on cpu (2 cores), 2026-01-02, 61 seconds; torch 2.13.0." in card
+    assert "Seed 3, on cpu (2 cores), 2026-01-02, 61 seconds of training steps; torch 2.13.0." in card
     assert "dataset: mnist" in card
     assert "somebody" not in card
     assert ModelCard(card).data.eval_results  # the client reads it back

@@ -1,7 +1,9 @@
 """The loop on a linear model, where every step can be followed by hand."""
 
 import copy
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
+from neumeta_hf.training import loop as loop_module
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.recipe import LoopRecipe, OptimizerRecipe, ScheduleRecipe
 
@@ -181,7 +184,7 @@ def test_evaluation_happens_as_often_as_said_and_at_the_end(make_loop):
 
 @pytest.mark.parametrize("stop", [2, 5, 7])
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, stop, accumulate):
+def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, monkeypatch, stop, accumulate):
     options = {
         "epochs": 3,
         "ema_decay": 0.9,
@@ -190,6 +193,8 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, stop, accumulate
         "schedule": ScheduleRecipe(name="cosine", warmup=0.3),
         "scores": [0.3, 0.2, 0.1],
     }
+    # A clock on which a batch takes a second.
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=itertools.count().__next__))
     whole = make_loop(name="whole", **options)
     whole.run()
     first = make_loop(name="parts", stop_after_steps=stop, **options)
@@ -200,6 +205,7 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, stop, accumulate
     assert_equal(weights(second), weights(whole))
     assert_equal(second.average.shadow_params, whole.average.shadow_params)
     assert vars(progress) == vars(whole.progress)
+    assert progress.seconds == progress.batch
     assert first.plain_objective.seen + second.plain_objective.seen == whole.plain_objective.seen
     assert [best for best, _ in first.kept + second.kept] == [best for best, _ in whole.kept]
     assert second.schedule.get_last_lr() == whole.schedule.get_last_lr()

@@ -127,6 +127,10 @@ def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
         for folder in (whole, output)
     ]
     assert values[0] == values[1]
+    for folder in (whole, output):
+        seconds = json.loads((folder / "training.json").read_text())["seconds"]
+        assert list(seconds) == ["pretrain", "train"]
+        assert min(seconds.values()) > 0
 
 
 def test_a_finished_run_can_be_resumed(make_recipe):
