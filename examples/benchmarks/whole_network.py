@@ -12,8 +12,8 @@ two cores for all). Parts:
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
 - inr, fused: the recipe with the paper's hypernetwork, and with BatchNorm fused, at the same sizes;
-- static: where the family leaves a part of the network as it is, networks of the widths in --alone on that part of the
-  reference, the rest started from its first channels and trained alone as long as the family;
+- static: where the family leaves a part of the network as it is, networks of the further widths in --alone on that
+  part of the reference, the rest started from its first channels and trained alone as long as the family;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone;
 - untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
   merged) of the prepared reference, statistics measured on training images;
@@ -240,7 +240,7 @@ class Benchmark:
 
     def static(self) -> None:
         """Networks of one size on the static part of the reference."""
-        for width in () if self.is_whole else self.alone_at:
+        for width in () if self.is_whole else self.alone_at[1:]:
             if not self.is_measured(STATIC, width):
                 changes = (
                     f"sizes={{widths: [{width}], sampler: uniform, num_random: 1}}",

@@ -135,9 +135,8 @@ def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_spl
 
 def test_what_a_family_leaves_as_it_is_can_be_left_to_networks_alone_as_well(run_benchmark, tmp_path):
     result = run_benchmark("--set", "family.generated=[conv2, bn2, conv3]", "--parts", "static")
-    assert {(row["method"], row["width"]) for row in result["rows"]} == {
-        ("individual, static part of the reference", width) for width in (1.0, 0.5)
-    }
+    found = [(row["method"], row["width"]) for row in result["rows"]]
+    assert found == [("individual, static part of the reference", 0.5)]
     reference = load_file(tmp_path / "runs" / "static-0.5-seed0" / "reference" / "model.safetensors")
     half = NeuMetaModel.from_pretrained(tmp_path / "runs" / "static-0.5-seed0").morph(0.5)
     assert torch.equal(half.state_dict()["conv1.weight"], reference["conv1.weight"])
