@@ -48,6 +48,7 @@ WHOLE = re.findall(r"<!-- whole: (docs/results/\w+\.json) -->\n\n((?:\|.*\n)+)",
 METHODS = {
     "family": "family",
     "trained alone": "individual",
+    "decoder trained alone": "individual, static part of the reference",
     "sliced": "slicing",
     "interpolated": "interpolation",
     "pruned by L1": "pruning, L1",
