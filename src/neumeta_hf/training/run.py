@@ -449,7 +449,7 @@ class _Run:
             num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
         facts = {
             "environment": environment_facts(),
-            "seconds": {loop: round(value, 1) for loop, value in seconds.items()},
+            "seconds": {loop: round(value, 3) for loop, value in seconds.items()},
             "seed": self.recipe.seed,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_parameters": num_parameters,
