@@ -52,6 +52,9 @@ METHODS = {
     "sliced": "slicing",
     "interpolated": "interpolation",
     "pruned by L1": "pruning, L1",
+    "pruned by L1, fine-tuned": "pruning, L1, fine-tuned",
+    "the paper's INR": "family, the paper's INR",
+    "BatchNorm fused": "family, BatchNorm fused",
 }
 
 
