@@ -432,13 +432,19 @@ def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) ->
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    colours: dict[str, Any] = {}
     # Calibrated rows would lie on the others; the table compares them.
     for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
         scale = 100 if score.is_ratio else 1
         points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
         line = {"linestyle": "none"} if "random widths" in method else {}
         style = {"marker": "x", "linewidth": 1, "markersize": 5, **line, **STYLES.get(method, {})}
-        axes.plot(*zip(*points, strict=True), label=method, **style)
+        # What was trained on, or has random widths, looks like what it comes from.
+        origin = method.removesuffix(", fine-tuned").partition(", random widths")[0]
+        if origin != method and origin in colours and "color" not in style:
+            style |= {"color": colours[origin], "linestyle": line.get("linestyle", "--")}
+        (drawn,) = axes.plot(*zip(*points, strict=True), label=method, **style)
+        colours[method] = drawn.get_color()
     axes.set_xscale("log")
     axes.set_xlabel("multiply-accumulates of the whole network")
     axes.set_ylabel(f"{split} {score.label}" + (" (%)" if score.is_ratio else ""))
