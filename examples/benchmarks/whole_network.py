@@ -348,13 +348,13 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     Returns:
         Differences: of ratios in points, of other scores in percent of what they are compared with.
         "against_individual": width to family minus the network trained alone; "against_static": likewise, minus the
-        one on the reference's static part; "between": untrained width to family
-        minus the straight line between its trained neighbours among the rows; "shapes": the family minus networks
-        with random widths per stage trained alone, one by one; "random": kind to the worst and the
-        mean difference between a random network and the uniform family at its MACs (linear in their logarithm);
-        "data_free": kind ("uniform" for one width) to the most that a morph without data is behind one calibrated on
-        real images; "families": other families to their mean difference to the family at the uniform widths and at
-        the random ones. Means over seeds where there are several.
+        one on the reference's static part; "between": untrained width to family minus the straight line between its
+        trained neighbours among the rows; "shapes": the family minus networks with random widths per stage trained
+        alone, one by one; "random": kind to the worst and the mean difference between a random network and the
+        uniform family at its MACs (linear in their logarithm); "data_free": kind ("uniform" for one width) to
+        the most that a morph without data is behind one calibrated on real images; "families": other families
+        to their mean difference to the family at the uniform widths and at the random ones. Means over seeds
+        where there are several.
     """
 
     def points(method: str) -> dict[Any, dict[str, Any]]:
@@ -505,17 +505,15 @@ def main() -> int:
         "recipe": benchmark.recipe().to_dict(),
     }
     facts["recipe"]["data"]["dataset"] = facts["dataset"]
-    training = benchmark.folder("family") / "training.json"
-    if training.is_file():
-        trained = json.loads(training.read_text(encoding="utf-8"))
-        facts |= {name: trained[name] for name in ("num_parameters", "mixed_precision") if name in trained}
-    runs = benchmark.runs.glob(f"*-seed{arguments.seed}/training.json")
-    facts["seconds"] = {  # of training steps, interruptions left out
-        path.parent.name.removesuffix(f"-seed{arguments.seed}"): round(
-            sum(json.loads(path.read_text(encoding="utf-8"))["seconds"].values()), 1
-        )
-        for path in sorted(runs)
+    suffix = f"-seed{arguments.seed}"
+    trained = {
+        path.parent.name.removesuffix(suffix): json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(benchmark.runs.glob(f"*{suffix}/training.json"))
     }
+    if family := trained.get("family"):
+        facts |= {name: family[name] for name in ("num_parameters", "mixed_precision") if name in family}
+    # Of training steps, interruptions left out.
+    facts["seconds"] = {name: round(sum(run["seconds"].values()), 1) for name, run in trained.items()}
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

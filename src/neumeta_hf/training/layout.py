@@ -42,6 +42,7 @@ class SlicedStrides(TorchFunctionMode):
             weight, stride = given["weight"], given.get("stride", 1)
             rows, columns = (stride, stride) if isinstance(stride, int) else stride
             is_pointwise = tuple(weight.shape[2:]) == (1, 1) and given.get("padding", 0) in (0, (0, 0))
-            if is_pointwise and max(rows, columns) > 1 and weight.shape[1] < _LONGEST_VECTOR:
+            is_affected = weight.device.type == "cpu" and weight.shape[1] < _LONGEST_VECTOR
+            if is_affected and is_pointwise and max(rows, columns) > 1:
                 args, kwargs = (), {**given, "input": given["input"][..., ::rows, ::columns], "stride": 1}
         return func(*args, **kwargs)

@@ -58,3 +58,9 @@ def test_all_other_convolutions_are_left_as_they_are(shape, options, stride):
     plain = F.conv2d(images, weight, **options)
     assert strides_in(output) == strides_in(plain) == [stride]
     assert torch.equal(output, plain)
+
+
+def test_other_devices_have_no_such_fault():
+    layer = nn.Conv2d(4, 8, 1, stride=2, device="meta")
+    with SlicedStrides():
+        assert strides_in(layer(torch.empty(1, 4, 8, 8, device="meta"))) == [(2, 2)]
