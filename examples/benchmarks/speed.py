@@ -36,7 +36,7 @@ from neumeta_hf import NeuMetaForImageClassification, find_target
 from neumeta_hf.evaluation import environment_facts
 from neumeta_hf.files import write_beside
 from neumeta_hf.targets import cifar_resnet20, resize
-from neumeta_hf.training import SlicedStrides, choose_precision, to_channels_last
+from neumeta_hf.training import CpuConvolutions, choose_precision, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import SizeSampler
@@ -139,7 +139,7 @@ def measure_whole_step(width: float, repeats: int) -> dict[str, float]:
     sampler = SizeSampler([width], sampler="uniform", num_random=1, seed=0)
     losses = LossesRecipe(task=1.0, reconstruction=0.0, regularization=0.0)
     ours = NeuMetaObjective(model, reference, losses=losses, sampler=sampler, seed=0)
-    native = find_target(config).build(resize(config, width)).to(memory_format=torch.channels_last)  # pyright: ignore
+    native = find_target(config).build(resize(config, width))
     return compare_steps(ours, ReferenceObjective(native.train()), repeats)
 
 
@@ -163,8 +163,8 @@ def compare_steps(ours: torch.nn.Module, plain: torch.nn.Module, repeats: int) -
         def take() -> None:
             nonlocal step
             step += 1
-            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"), SlicedStrides():
-                loss = objective(images, labels, step=step)["loss"]
+            with torch.autocast("cpu", torch.bfloat16, enabled=PRECISION == "bf16"), CpuConvolutions():
+                loss = objective(pixel_values=images, labels=labels, step=step)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()

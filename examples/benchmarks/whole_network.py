@@ -63,8 +63,8 @@ from neumeta_hf.files import write_beside
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network, resize
 from neumeta_hf.training import (
+    CpuConvolutions,
     Recipe,
-    SlicedStrides,
     calibration_batches,
     choose_precision,
     load_target,
@@ -315,13 +315,13 @@ class Benchmark:
     def _finetuned(self, model: nn.Module) -> nn.Module:
         recipe = self.recipe().pretrain
         assert recipe is not None
-        model = copy.deepcopy(model).train().to(memory_format=torch.channels_last)  # pyright: ignore
+        model = copy.deepcopy(model).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
         steps = self.arguments.finetune * (len(self.data.train) // recipe.batch_size)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, anneal_strategy="linear")
         bf16 = choose_precision(self.recipe().mixed_precision, torch.device("cpu")) == "bf16"
         for batch in self._batches(recipe.batch_size, self.arguments.finetune):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), SlicedStrides():
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), CpuConvolutions():
                 logits = model(to_channels_last(batch["pixel_values"])).logits
             F.cross_entropy(logits.float(), batch["labels"]).backward()
             optimizer.step()

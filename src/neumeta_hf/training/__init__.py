@@ -1,6 +1,6 @@
 """Training: recipes, the sizes of a step, losses, the loop, and a whole run."""
 
-from neumeta_hf.training.layout import SlicedStrides, to_channels_last
+from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
@@ -9,12 +9,12 @@ from neumeta_hf.training.sampling import SizeSampler
 from neumeta_hf.training.synthesis import synthesize_images
 
 __all__ = [
+    "CpuConvolutions",
     "LoopRecipe",
     "NeuMetaObjective",
     "Recipe",
     "ReferenceObjective",
     "SizeSampler",
-    "SlicedStrides",
     "calibration_batches",
     "choose_precision",
     "fit_to_reference",

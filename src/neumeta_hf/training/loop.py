@@ -20,7 +20,7 @@ from tqdm import tqdm
 from neumeta_hf.data import ImageSplit, collate
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import replace_folder
-from neumeta_hf.training.layout import SlicedStrides, to_channels_last
+from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
 from neumeta_hf.training.recipe import LoopRecipe
 
@@ -179,7 +179,7 @@ class TrainingLoop:
         for batch in loader:
             batch["pixel_values"] = to_channels_last(batch["pixel_values"])
             with accelerator.accumulate(self.objective):
-                with SlicedStrides():
+                with CpuConvolutions():
                     losses = self.objective(**batch, step=self.progress.batch)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients and recipe.clip is not None:
