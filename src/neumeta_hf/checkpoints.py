@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -17,9 +17,11 @@ _INDEX_FILE = "model.safetensors.index.json"
 
 _MAX_NUMBER = 2**20
 _MAX_DEPTH = 2**10
-_DEPTHS = ("num_blocks", "depths", "num_hidden_layers", "num_frequencies", "levels")
+_DEPTHS = ("num_blocks", "depths", "layers_per_block", "num_hidden_layers", "num_frequencies", "levels")
 _FREE = ("chunk_size", "recompute_above")
 """Bounds on memory, not sizes."""
+_BUILT_OF = ("target_config", "hypernetwork")
+"""What networks are built of; each entry of a list in it may be a layer or a block."""
 
 _Result = TypeVar("_Result")
 
@@ -32,13 +34,19 @@ def check_numbers(config: Any, where: str = "config.json") -> None:
         where: What to call it in the error.
 
     Raises:
-        CheckpointError: A number of channels and the like is above 2^20, or a number of layers above 2^10.
+        CheckpointError: A number of channels and the like is above 2^20, a number of layers above 2^10, or a list that
+            a network is built of has more than 2^10 entries.
     """
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key not in _FREE:
                 check_numbers(value, f"{where}: {key}")
     elif isinstance(config, (list, tuple)):
+        if len(config) > _MAX_DEPTH and any(part in _BUILT_OF for part in where.split(": ")):
+            raise CheckpointError(
+                f"{where} has {len(config):,} entries: at most {_MAX_DEPTH:,} are read from a checkpoint, as each may "
+                "be a layer. Its config.json is damaged or not to be trusted."
+            )
         for value in config:
             check_numbers(value, where)
     elif isinstance(config, int) and not isinstance(config, bool):
@@ -147,3 +155,26 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
     except OSError as error:
         where = "" if Path(name).is_dir() else " (no folder of that name is here, so it was looked for on the Hub)"
         raise MissingCheckpointError(f"{name} cannot be loaded{where}: {one_line(error)}") from error
+
+
+def check_keys(info: Mapping[str, Iterable[Any]], name: str, *, dropped: tuple[str, ...] = ()) -> None:
+    """Refuse weights that are not exactly those of the model they were loaded into: what lacks would stay random.
+
+    Args:
+        info: The loading info of transformers or diffusers.
+        name: Of the checkpoint.
+        dropped: Prefixes of tensors that a checkpoint may hold beyond the model's.
+
+    Raises:
+        CheckpointError: Tensors lack, are too many or have another shape.
+    """
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        keys = sorted(map(str, info[kind]))
+        if kind == "unexpected_keys":
+            keys = [key for key in keys if not key.startswith(dropped)]
+        if keys:
+            first = ", ".join(keys[:5]) + (" ..." if len(keys) > 5 else "")
+            raise CheckpointError(
+                f"{name}: {kind.replace('_', ' ')} in the checkpoint: {first} ({len(keys)} in all). Its weights are "
+                "not those of the network that its config.json describes: save the whole network, or download it again."
+            )

@@ -1,6 +1,7 @@
 """The `neumeta` command: train, prepare, morph, evaluate, info, push."""
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, SizeError, one_line
 
 if TYPE_CHECKING:
+    from neumeta_hf.data import ImageData
     from neumeta_hf.modeling_neumeta import NeuMetaModel
     from neumeta_hf.training import Recipe
 
@@ -64,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     morph = commands.add_parser(
         "morph",
         help="write a plain network of any size",
-        description="Write a plain network of the size asked for, a model of transformers or diffusers, and the "
-        "family's image processor beside it.",
+        description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
+        "family's image processor and a card that says where it comes from.",
     )
     morph.add_argument("checkpoint", help="folder or Hub id of a family")
     morph.add_argument(
@@ -121,12 +123,18 @@ def build_parser() -> argparse.ArgumentParser:
     push.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
     push.add_argument("--private", action="store_true", default=None, help="of repos that are made")
     push.add_argument("--revision", help="branch to push the family to; default: main")
-    push.add_argument("--license", help='of the weights, a Hub identifier such as apache-2.0; default: "unknown"')
+    push.add_argument(
+        "--license",
+        help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
+    )
     push.add_argument("--message", help="of the commit")
     push.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
     push.add_argument(
         "--with-code", action="store_true", help="add the code that lets people load it without this package"
     )
+    for command in commands.choices.values():
+        if command is not train:
+            _add_import(command)
     return parser
 
 
@@ -138,7 +146,31 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--config", required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes")
     _add_overrides(parser, "train.epochs=3")
+    _add_import(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a Python module first, which registers a target family, hypernetwork or task of your own; may be "
+        "given again",
+    )
+
+
+def _import(name: str) -> None:
+    if (here := os.getcwd()) not in sys.path:  # where one's own files are; it is there already for `python -m`
+        sys.path.insert(0, here)
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise RecipeError(
+            f"--import {name}: {one_line(error)}. Give the name of a module in this folder or of an installed one."
+        ) from error
 
 
 def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
@@ -217,9 +249,10 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     from neumeta_hf.preparation import prepare
+    from neumeta_hf.targets import load_network
 
     output = _new_folder(arguments.output)
-    model = _load_network(arguments.model)
+    model: Any = load_network(arguments.model)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     prepared.save_pretrained(output)
     (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -232,6 +265,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters
+    from neumeta_hf.hub import PROCESSOR, save_morph
 
     width = parse_width(arguments.width)
     output = _new_folder(arguments.output)
@@ -239,8 +273,9 @@ def _morph(arguments: argparse.Namespace) -> None:
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
     )
-    model.save_pretrained(output)
-    _copy_image_processor(arguments.checkpoint, output)
+    save_morph(model, model.morph_origin, output)
+    if not (output / PROCESSOR).is_file():
+        print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
     print(f"{type(model).__name__} with {count_parameters(model):,} parameters saved in {output}")
 
 
@@ -249,6 +284,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.hub import RunSource, read_training
+    from neumeta_hf.targets import load_network
     from neumeta_hf.training import task_of
 
     widths = parse_widths(arguments.widths)
@@ -260,16 +297,18 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
     family = _load_family(arguments.checkpoint)
     recipe = _recipe_of(arguments)
+    # How the family came about: command, seed, versions and sizes, as its run wrote them down.
+    training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
     task, data = task_of(recipe), load_image_data(recipe.data)
     folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
     reference = None
     if arguments.reference or folder.is_dir():
-        reference = _load_network(str(folder))
+        reference = load_network(str(folder))
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
         "seed": arguments.seed,
-        "calibration": _calibration(arguments, family),
+        "calibration": _calibration(arguments, family, data),
     }
     result = sweep(
         family,
@@ -282,7 +321,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "checkpoint": checkpoint.resolve().name,
             "dataset": Path(recipe.data.dataset).name,
             "split": arguments.split,
-            "training": _training_facts(checkpoint),
+            "training": training,
         },
         **sampling,
     )
@@ -306,7 +345,7 @@ def _info(arguments: argparse.Namespace) -> None:
     config = family.config
     full_config: Any = config.target_config
     num_channels = family.family.num_channels(full_config)
-    generated = sum(tensor.numel() for tensor in family.generate().values())
+    generated = family.num_generated_parameters
     widths = config.trained_widths
     facts = {
         "target family": family.family.name,
@@ -356,20 +395,15 @@ def _push(arguments: argparse.Namespace) -> None:
         )
         print(f"family pushed: {commit}")
         return
-    for width in widths:
+    # All of them first: a size that there is not must not be met when others were published.
+    morphs = {width: family.morph(width) for width in widths}
+    for width, morph in morphs.items():
         name = f"w{100 * width:g}"
         if arguments.as_revisions:
-            commit = family.morph(width).push_to_hub(arguments.repo, revision=name, **options)  # pyright: ignore
+            commit = morph.push_to_hub(arguments.repo, revision=name, **options)
         else:
-            commit = family.morph(width).push_to_hub(f"{arguments.repo}-{name}", **options)  # pyright: ignore
+            commit = morph.push_to_hub(f"{arguments.repo}-{name}", **options)
         print(f"width {width:g} pushed: {commit}")
-
-
-def _load_network(name: str) -> Any:
-    from neumeta_hf.checkpoints import explain_loading_errors
-    from neumeta_hf.targets import load_network
-
-    return explain_loading_errors(name, lambda: load_network(name))
 
 
 def _load_family(name: str) -> "NeuMetaModel":
@@ -407,21 +441,19 @@ def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     return recipe
 
 
-def _training_facts(checkpoint: Path) -> dict[str, Any] | None:
-    """How the family came about: command, seed, versions and sizes, as its run wrote them down."""
-    path = checkpoint / "training.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel") -> Any:
+def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "ImageData | None" = None) -> Any:
+    """The images that --calibrate asks for, of the data where they are loaded already."""
     if not arguments.calibrate:
         return None
+    if arguments.calibrate < 0:
+        raise DataError(f"--calibrate {arguments.calibrate}: give a number of images from 1 up, or 0 for none.")
     if not family.statistic_names:
         raise DataError("--calibrate: this family generates no BatchNorm, so there is nothing to calibrate. Drop it.")
     from neumeta_hf.data import load_image_data
     from neumeta_hf.training import calibration_batches
 
-    return calibration_batches(load_image_data(_recipe_of(arguments).data).train, arguments.calibrate)
+    data = data or load_image_data(_recipe_of(arguments).data)
+    return calibration_batches(data.train, arguments.calibrate)
 
 
 def _new_folder(name: str) -> Path:
@@ -429,17 +461,6 @@ def _new_folder(name: str) -> Path:
     if output.exists():
         raise RecipeError(f"--output {name} exists already: name a new folder, or remove it.")
     return output
-
-
-def _copy_image_processor(checkpoint: str, output: Path) -> None:
-    from transformers import AutoImageProcessor
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        print(f"note: no image processor is written, {checkpoint} has none to load: {one_line(error)}", file=sys.stderr)
-        return
-    processor.save_pretrained(output)
 
 
 _RUN = {"train": run_train, "prepare": _prepare, "morph": _morph, "evaluate": _evaluate, "info": _info, "push": _push}
@@ -478,6 +499,8 @@ def run(function, arguments: argparse.Namespace) -> int:
     setup_logging(quiet=getattr(arguments, "quiet", False))
     try:
         with logging_redirect_tqdm():
+            for name in arguments.modules:
+                _import(name)
             function(arguments)
     # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to.
     except (NeuMetaError, StrictDataclassError, OSError) as error:

@@ -85,7 +85,8 @@ class NeuMetaConfig(PreTrainedConfig):
             if model_type not in CONFIG_MAPPING:
                 raise CheckpointError(
                     f"config.json: target_config is of model type {model_type!r}, which neither transformers nor this "
-                    "package knows. Import the module that registers the target family, then load again."
+                    "package knows. Import the module that registers the target family first (on the command line with "
+                    "--import MODULE)."
                 )
         return super().from_dict(config_dict, **kwargs)
 

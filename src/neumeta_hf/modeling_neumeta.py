@@ -5,7 +5,7 @@ import fnmatch
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,13 +25,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.calibration import calibrate, interpolate_statistics
-from neumeta_hf.checkpoints import check_index, check_weights, explain_loading_errors, weights_digest
+from neumeta_hf.checkpoints import check_index, check_keys, check_weights, explain_loading_errors, weights_digest
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
-from neumeta_hf.hub import FamilyFacts, MorphOrigin, push_family, push_morph
+from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
-from neumeta_hf.images import IGNORED
+from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
@@ -61,6 +61,19 @@ class _Run(nn.Module):
 
     def forward(self, pixel_values: Tensor, **inputs: Any) -> Any:
         return self.family.forward(self.target, pixel_values, **inputs)
+
+
+class _Counted:
+    """Batches of images, and how many images of them were taken."""
+
+    def __init__(self, batches: Iterable[Tensor]):
+        self._batches = batches
+        self.num_images = 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for images in self._batches:
+            self.num_images += len(images)
+            yield images
 
 
 class TensorTree(nn.Module):
@@ -103,6 +116,7 @@ class NeuMetaModel(PreTrainedModel):
         width_groups: Groups of channels that a size may change.
         varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
         hypernetwork: Coordinates to values.
+        run_source: Where the files of its run lie, which pushes take along; None: nowhere.
 
     Args:
         config: Names the target family, the reference's config, the hypernetwork and what is generated.
@@ -118,6 +132,7 @@ class NeuMetaModel(PreTrainedModel):
     main_input_name = "pixel_values"
     task: ClassVar[str | None] = None
     """The task of the families that the class is for; None: of all."""
+    run_source: RunSource | None = None
     _skeletons: dict[tuple, nn.Module]
 
     def __init__(self, config: NeuMetaConfig):
@@ -293,7 +308,8 @@ class NeuMetaModel(PreTrainedModel):
             TargetError: The target family is not registered.
             HypernetworkError: The hypernetwork is unknown, or an option of it.
         """
-        name = str(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        name = str(path)
         if kwargs.setdefault("use_safetensors", True) is not True:
             raise CheckpointError(
                 f"{name}: use_safetensors={kwargs['use_safetensors']} would read a pickle, which can run anything. "
@@ -303,13 +319,7 @@ class NeuMetaModel(PreTrainedModel):
         check_index(Path(name) / kwargs.get("subfolder", ""))
         load: Any = functools.partial(super().from_pretrained, *args, output_loading_info=True, **kwargs)
         model, info = explain_loading_errors(name, load)
-        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if keys := sorted(map(str, info[kind])):
-                first = ", ".join(keys[:5]) + (" ..." if len(keys) > 5 else "")
-                raise CheckpointError(
-                    f"{kind.replace('_', ' ')} in the checkpoint: {first} ({len(keys)} in all). Its config.json and "
-                    "weights are not of one model: download or save it again."
-                )
+        check_keys(info, name)
         # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
         # aligned, so that a reloaded family generates the very same bits.
         for tensor in (*model.parameters(), *model.buffers()):
@@ -317,6 +327,9 @@ class NeuMetaModel(PreTrainedModel):
         # Converted, or not from the file at all: then the checksum is of other bits.
         as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and "state_dict" not in kwargs
         check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, name)
+        if path is not None:
+            where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir") if key in kwargs}
+            model.run_source = RunSource.of_loaded(name, **where)
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
@@ -398,6 +411,11 @@ class NeuMetaModel(PreTrainedModel):
     def _generated_shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
         shapes = self._shapes(target_config)
         return {name: shapes[name] for name in self.generated_names}
+
+    @property
+    def num_generated_parameters(self) -> int:
+        """How many weights the hypernetwork makes at full size; told from their shapes."""
+        return sum(math.prod(shape) for shape in self._generated_shapes(self.reference_config).values())
 
     @property
     def coordinate_scale(self) -> int:
@@ -567,7 +585,7 @@ class NeuMetaModel(PreTrainedModel):
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from, for its card.
 
         Raises:
             SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
@@ -584,35 +602,38 @@ class NeuMetaModel(PreTrainedModel):
             num_samples = MorphConfig(num_samples=num_samples).num_samples
         target_config = self.target_config_at(width)
         self._warn_outside(target_config)
-        if calibration is None:
-            calibration = self._own_calibration(target_config)
-        elif not self.statistic_names:
+        if calibration is not None and not self.statistic_names:
             raise CheckpointError(
                 "this checkpoint generates no BatchNorm: there is nothing to calibrate, drop calibration."
             )
-        if num_samples == 1 and noise is None:
-            noise = 0.0
-        generated = self.generate(
-            target_config,
-            noise=self.config.coordinate_noise if noise is None else noise,
-            num_samples=num_samples,
-            seed=seed,
-        )
+        images = _Counted(calibration) if calibration is not None else self._own_calibration(target_config)
+        if noise is None:
+            noise = 0.0 if num_samples == 1 else self.config.coordinate_noise
+        generated = self.generate(target_config, noise=noise, num_samples=num_samples, seed=seed)
         tensors = self.complete(generated, target_config)
         with torch.device("meta"):
             model = self.family.build(copy.deepcopy(target_config))
         model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
-        if calibration is not None:
-            calibrate(model, calibration, modules=self._measured_modules())
-        self._name_origin(model, target_config, num_samples)
+        if images is not None:
+            calibrate(model, images, modules=self._measured_modules())
+        calibrated = images.num_images if isinstance(images, _Counted) else None
+        facts = {"num_samples": num_samples, "noise": float(noise), "seed": seed, "calibrated": calibrated}
+        self._name_origin(model, target_config, facts)
         return model
 
-    def _name_origin(self, model: nn.Module, target_config: PreTrainedConfig, num_samples: int) -> None:
-        """Let the morph's `push_to_hub` write a card that names this family; the network itself stays as it is."""
+    def _name_origin(self, model: Any, target_config: PreTrainedConfig, facts: Mapping[str, Any]) -> None:
+        """Say where the morph comes from, for the card that is written when it is shared; the network stays as it is.
+
+        Args:
+            model: The morph.
+            target_config: Of its size.
+            facts: How it was made, as `MorphOrigin` says it.
+        """
         reference = self.skeleton_at(self.reference_config)
         origin = MorphOrigin(
             source=self.name_or_path or "",
+            run=self.run_source,
             family=self.family.name,
             task=self.family.task,
             widths={
@@ -620,11 +641,11 @@ class NeuMetaModel(PreTrainedModel):
                 for group, ratio in find_ratios(target_config, self.reference_config).items()
                 if group in self.width_groups
             },
-            num_samples=num_samples,
             full_num_parameters=sum(parameter.numel() for parameter in reference.parameters()),
+            **facts,
         )
-        push: Any = functools.partial(push_morph, model, origin)
-        model.push_to_hub = push
+        model.morph_origin = origin
+        model.push_to_hub = functools.partial(push_morph, model, origin)
 
     # ------------------------------------------------------------------------------------------------ sharing
 
@@ -658,10 +679,12 @@ class NeuMetaModel(PreTrainedModel):
             create_pr: Open a pull request instead of committing.
             max_shard_size: Of a weights file.
             tags: More tags for the card.
-            license: Of the weights, a Hub identifier such as "apache-2.0"; None: "unknown".
+            license: Of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there says, or
+                "unknown".
             image_processor: Instead of the run's.
-            run: Folder of the run, whose image processor, training facts and sweep go along. None: the folder that the
-                family was loaded from, if it was one.
+            run: Folder of the run, whose image processor, recipe, training facts and sweep go along, from now on. None:
+                the folder or the commit that the family was loaded from; one that was never loaded has the files that
+                it was first pushed with.
             overwrite_card: Write the card anew. Otherwise a card that is there keeps all that somebody wrote in it, and
                 its generated section is refreshed.
             with_code: Put this package's modeling code beside the weights, for
@@ -672,12 +695,12 @@ class NeuMetaModel(PreTrainedModel):
 
         Raises:
             HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
-            CardError: The card that is there cannot be read.
+            CardError: The card that is there cannot be read, or is somebody's own and has another licence.
+            CheckpointError: A file of the run is damaged, or `run` is no folder.
         """
-        if run is None and self.name_or_path and Path(self.name_or_path).is_dir():
-            run = self.name_or_path
+        if run is not None:
+            self.run_source = RunSource.of_folder(run)
         groups = self.family.num_channels(self.reference_config)
-        full = self._shapes(self.reference_config)
         facts = FamilyFacts(
             config=self.config.to_dict(),
             family=self.family.name,
@@ -685,7 +708,7 @@ class NeuMetaModel(PreTrainedModel):
             width_groups={group: groups[group] for group in self.width_groups},
             num_parameters={
                 "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
-                "generated": sum(math.prod(full[name]) for name in self.generated_names),
+                "generated": self.num_generated_parameters,
                 "static": sum(parameter.numel() for parameter in self.static.parameters()),
             },
         )
@@ -693,7 +716,7 @@ class NeuMetaModel(PreTrainedModel):
             self,
             facts,
             repo_id,
-            run=run,
+            run=self.run_source,
             max_shard_size=max_shard_size,
             license=license,
             tags=tags,
@@ -708,6 +731,8 @@ class NeuMetaModel(PreTrainedModel):
             overwrite_card=overwrite_card,
         )
         self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
+        if self.run_source is None:
+            self.run_source = RunSource(repo_id=self.name_or_path, revision=commit.oid)
         return commit
 
     # ------------------------------------------------------------------------------------------------ statistics
@@ -928,11 +953,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
         logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
-        loss = None
-        if labels is not None:
-            # Not the mean, which is 0 / 0 for a batch without any class.
-            num_pixels = (labels != IGNORED).sum().clamp(min=1)
-            loss = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum") / num_pixels
+        loss = pixel_cross_entropy(logits, labels) if labels is not None else None
         return SemanticSegmenterOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
 
 

@@ -78,7 +78,15 @@ def test_the_forward_pass_and_the_morph_are_one_network_per_group(case):
     options = {"calibration": [images]} if case.keeps else {}
     morph = family.morph({group: 0.5}, **options)
     assert family.family.num_channels(morph.config)[group] == family.family.num_channels(case.config)[group] // 2
-    if not case.keeps:
+    generated, tensors = family.generate({group: 0.5}), morph.state_dict()
+    assert generated.keys() | set(family.static_names) | family.constants.keys() == tensors.keys() - set(
+        family.statistic_names
+    )
+    for name, tensor in {**family.static.tensors(), **generated}.items():
+        assert torch.equal(tensors[name], tensor), name
+    for name, value in family.constants.items():
+        assert (tensors[name] == torch.full_like(tensors[name], value)).all(), name
+    if not case.keeps:  # whose statistics were measured for the morph alone
         with torch.no_grad():
             assert torch.equal(family(images, width={group: 0.5}).logits, morph(images).logits)
 
@@ -126,6 +134,35 @@ def test_each_width_evaluates_its_own_network(family):
 
 
 # ------------------------------------------------------------------------------------------------ the morph
+
+
+def test_a_morph_costs_no_graph(family, monkeypatch):
+    """Autograd would keep what every tensor was generated from."""
+    forward, modes = family.hypernetwork.forward, []
+    monkeypatch.setattr(
+        family.hypernetwork, "forward", lambda *args: modes.append(torch.is_grad_enabled()) or forward(*args)
+    )
+    family.morph(0.5)
+    assert modes == [False]
+    family.generate(0.5)
+    assert modes == [False, True]
+
+
+def test_what_is_generated_is_counted_by_its_shapes(family, monkeypatch):
+    generated = family.generate()
+    monkeypatch.setattr(family.hypernetwork, "forward", None)
+    assert family.num_generated_parameters == sum(tensor.numel() for tensor in generated.values())
+
+
+@pytest.mark.parametrize("name", ["lenet", "cifar_resnet", "resnet"])
+def test_a_morph_is_exported(make_case, name):
+    family = make_case(name).family()
+    morph, images = family.morph(0.75), images_of(family)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(morph, (images,), dynamic_shapes=({0: batch},)).module()
+    images = images_of(family, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(program(images).logits, morph(images).logits)
 
 
 def test_a_morph_is_plain_and_in_evaluation_mode(family):

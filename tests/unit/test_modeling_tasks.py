@@ -18,6 +18,7 @@ from neumeta_hf.modeling_neumeta import (
     family_class,
 )
 from neumeta_hf.targets import config_of, find_target, resize
+from neumeta_hf.tasks import build_task
 
 TARGETS = ("upernet", "autoencoder_kl", "mlp_vae")
 GRID = {"type": "grid", "positions": "absolute", "levels": 2}
@@ -178,6 +179,8 @@ def test_pixels_of_no_class_do_not_count(make_family):
     expected = torch.nn.functional.cross_entropy(counted, labels[..., images.shape[-1] // 2 :])
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert family(images, torch.full_like(labels, 255)).loss.item() == 0  # not 0 / 0
+    task = build_task(family.family.task)
+    assert torch.equal(task.loss(output, {"labels": labels}), output.loss)  # the very loss that the trainer minimises
 
 
 def test_a_pattern_names_width_groups(make_family):

@@ -32,10 +32,11 @@ class DataConfig:
         validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
             named. 0 leaves the validation split empty, which is an error where it is used.
         data_seed: Of the cut and of the augmentation.
-        image_size: What the network gets: one number for height and width, or [height, width]. Images of another size
-            and the same aspect ratio are resized whole. Others, and all images when `augmentation` is
-            "random_resized_crop_flip", are resized to cover 256/224 of `image_size` and cropped at the centre, as is
-            usual for ImageNet. Masks go the same way; each of their pixels is then the nearest one.
+        image_size: What the network gets: one number for height and width, or [height, width].
+        center_crop: How images of another size come to it, here and in the image processor that is saved with the
+            network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
+            and cropped at the centre, as is usual for ImageNet; processors of transformers do it for square RGB images
+            with a class. Masks go the same way; each of their pixels is then the nearest one.
         num_channels: 1 (grey) or 3 (RGB); images are converted.
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
@@ -64,5 +65,6 @@ class DataConfig:
     num_channels: Literal[1, 3] = 1
     mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
     std: list[float] = dataclasses.field(default_factory=lambda: [0.5])
+    center_crop: bool = False
     augmentation: Augmentation = "none"
     in_memory: bool = True

@@ -146,7 +146,12 @@ def _load_digits(config: DataConfig) -> tuple[ImageSource, ImageSource, list[str
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
     size = height_and_width(config.image_size)
     images = torch.stack(
-        [to_bytes(to_size(to_colours(Image.fromarray(image), config.num_channels), size)) for image in pixels]
+        [
+            to_bytes(
+                to_size(to_colours(Image.fromarray(image), config.num_channels), size, center_crop=config.center_crop)
+            )
+            for image in pixels
+        ]
     )
     labels = torch.from_numpy(digits.target.astype(np.int64))
     # A fixed fifth, whatever the seeds: the test split must be the same for everybody.

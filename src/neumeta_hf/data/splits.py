@@ -97,12 +97,11 @@ class DecodingSource:
         images = [to_colours(image, config.num_channels) for image in self._images[list(indices)][self._image_column]]
         self._sizes = {index: image.size for index, image in zip(indices, images, strict=True)}
         size = height_and_width(config.image_size)
-        by_area = config.augmentation == "random_resized_crop_flip"
-        if by_area and split.augmented:
+        if config.augmentation == "random_resized_crop_flip" and split.augmented:
             moment = {"size": size, "seed": config.data_seed, "epoch": split.epoch}
             images = [random_resized_crop(image, index, **moment) for image, index in zip(images, indices, strict=True)]
         else:
-            images = [to_size(image, size, centre_crop=by_area) for image in images]
+            images = [to_size(image, size, center_crop=config.center_crop) for image in images]
         return torch.stack([to_bytes(image) for image in images])
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
@@ -117,7 +116,8 @@ class DecodingSource:
                     f"in row {index} of split {self._labels.split!r} the mask has {mask.size[0]}x{mask.size[1]} pixels "
                     f"and the image {expected[0]}x{expected[1]}: bring masks to the size of their images first."
                 )
-            masks.append(to_bytes(to_size(mask, size, resample=Image.Resampling.NEAREST))[0])
+            resized = to_size(mask, size, center_crop=self._config.center_crop, resample=Image.Resampling.NEAREST)
+            masks.append(to_bytes(resized)[0])
         return torch.stack(masks)
 
 
@@ -183,26 +183,26 @@ def to_size(
     image: Image.Image,
     size: tuple[int, int],
     *,
-    centre_crop: bool = False,
+    center_crop: bool = False,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
     """Bring an image to the size that the network gets.
 
-    An image of the aspect ratio of `size` is resized whole. Any other, or with `centre_crop`, is resized to cover
-    256/224 of the size, and the centre is cropped, as is usual for ImageNet: of square sizes to the pixel what
-    transformers' ConvNextImageProcessor does with `crop_pct=224/256`.
+    It is resized whole. With `center_crop` it is resized to cover 256/224 of the size, and the centre is cropped, as is
+    usual for ImageNet: of square sizes to the pixel what transformers' ConvNextImageProcessor does with
+    `crop_pct=224/256`.
 
     Args:
         image: Grey or RGB, or a mask.
         size: Height and width wanted.
-        centre_crop: Crop images of the same aspect ratio too.
+        center_crop: Crop instead.
         resample: How pixels are interpolated.
 
     Returns:
         The image, of that size; itself where nothing is to do.
     """
     height, width = size
-    if centre_crop or image.width * height != image.height * width:
+    if center_crop:
         if image.width * height < image.height * width:
             across = width * 256 // 224
             down = across * image.height // image.width

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ def draw_networks(
     widths: Sequence[float | Mapping[str, float]],
     path: str | Path,
     *,
-    label_names: Sequence[str] = (),
+    label_names: Sequence[str] | None = None,
     task: Task | None = None,
     num_images: int = 6,
     num_samples: int = 1,
@@ -36,7 +37,7 @@ def draw_networks(
         split: Where the images come from, evenly spaced.
         widths: Ratios, or ratios per width group.
         path: The PNG; replaced only when the new one is complete.
-        label_names: Of the classes, in order.
+        label_names: Of the classes, in order. None: as the family's config names them.
         task: Draws. None: the family's.
         num_images: How many.
         num_samples: Noisy generations averaged per morph; 1 is exact.
@@ -46,7 +47,7 @@ def draw_networks(
     Raises:
         SizeError: A width is impossible.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
-        DataError: The split is empty.
+        DataError: The split is empty, or a class has no name.
     """
     if len(split) == 0:
         raise DataError(f"the {split.name} split is empty: there is no image to draw.")
@@ -62,6 +63,9 @@ def draw_networks(
             warnings.simplefilter("ignore", SizeWarning)
             network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
         networks[f"width {format_width(width)}"] = network
+    if label_names is None:
+        names: Any = model.config.id2label
+        label_names = [names[label] for label in sorted(names)]
     figure = task.draw(model.family, networks, batch, images, label_names)
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")

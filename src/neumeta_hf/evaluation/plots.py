@@ -31,6 +31,19 @@ _MOST_ANNOTATIONS = 16
 _PLACES = [(0, -8), (0, 8), (7, -7), (-7, 7), (4, -18), (-4, 18), (8, -30), (-8, 30), (8, -42), (-8, 42)]
 
 
+def size_kind(*, trained: bool, in_range: bool) -> str:
+    """What a size was to training.
+
+    Args:
+        trained: Whether training drew this very network.
+        in_range: Whether it lies between the smallest and the largest that training drew.
+
+    Returns:
+        One of "trained", "untrained" (between trained ones) and "outside" (of their range).
+    """
+    return "trained" if trained else "untrained" if in_range else "outside"
+
+
 def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
     """Draw a sweep as the task's first score (ratios in percent) against parameters of the whole network.
 
@@ -63,7 +76,7 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     uniform = [row for row in rows if not isinstance(row["width"], Mapping)]
     axes.plot(*_points(uniform, score), color=_BLUE, linewidth=1.2, zorder=1)
     for kind, style in _MARKERS.items():
-        if chosen := [row for row in rows if _kind(row) == kind]:
+        if chosen := [row for row in rows if size_kind(trained=row["trained"], in_range=row["in_range"]) == kind]:
             axes.plot(*_points(chosen, score), linestyle="none", markersize=7, label=_LABELS[kind], zorder=3, **style)
     if result.get("reference"):
         value = _value(result["reference"], score)
@@ -139,10 +152,6 @@ def _points(rows: list[Any], score: Score) -> tuple[list[int], list[float]]:
 def _value(row: Mapping[str, Any], score: Score) -> float:
     value = row[score.name]
     return math.nan if value is None else 100 * value if score.is_ratio else value
-
-
-def _kind(row: Mapping[str, Any]) -> str:
-    return "trained" if row["trained"] else "untrained" if row["in_range"] else "outside"
 
 
 def _label(width: float | Mapping[str, float]) -> str:

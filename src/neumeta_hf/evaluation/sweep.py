@@ -18,7 +18,7 @@ from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
-from neumeta_hf.evaluation.plots import plot_sweep
+from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.files import write_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
 from neumeta_hf.targets import config_of
@@ -49,8 +49,8 @@ class SweepRow:
 
     @property
     def kind(self) -> str:
-        """One of "trained", "untrained" (between trained widths) and "outside" (of their range)."""
-        return "trained" if self.trained else "untrained" if self.in_range else "outside"
+        """What the size was to training: see `size_kind`."""
+        return size_kind(trained=self.trained, in_range=self.in_range)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -225,22 +225,26 @@ def sweep(
 
     # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
-    rows = []
+    rows, origins = [], []
     with tqdm(widths, desc="sweep", disable=not progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", SizeWarning)  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
+            origins.append(network.morph_origin)
             in_range = model.is_in_trained_range(config_of(network))
             row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)
             first = task.scores[0]
             bar.set_postfix({"width": format_width(width), first.label: first.format(row.scores[first.name])})
             rows.append(row)
+    origin = origins[0]  # all were made alike
     sampling = {
         "task": task.name,
         "score": task.scores[0].to_dict(),
         "num_samples": num_samples,
+        "noise": origin.noise,
         "seed": seed,
+        "calibrated": origin.calibrated,
         "num_images": len(split),
     }
     return Sweep(rows=rows, reference=measured, facts={**environment_facts(model.device), **sampling, **(facts or {})})

@@ -2,25 +2,20 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import (
-    BadRequestError,
-    EntryNotFoundError,
     HfHubHTTPError,
-    HFValidationError,
     HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or of httpx2, as the release has it
-    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 
-from neumeta_hf.errors import HubError, NeuMetaError, one_line
+from neumeta_hf.errors import one_line
 from neumeta_hf.hub.card import merge_card
+from neumeta_hf.hub.client import download_file, explain_hub_errors
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +30,7 @@ def push_folder(
     repo_id: str,
     *,
     make_card: Callable[[str], str],
+    replaced: Sequence[str] = (),
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
@@ -52,6 +48,7 @@ def push_folder(
         folder: What to upload; `README.md` is written into it.
         repo_id: `organisation/name`, or a name in one's own space; made if it does not exist.
         make_card: Gets the full repo id, returns the card.
+        replaced: Files that the repo loses where the folder has none of that name, as they would tell of other weights.
         private: Whether a new repo is private; None: as the organisation's default says.
         token: Of the Hub; None: the stored one.
         revision: Branch to push to, made if it does not exist; None: main.
@@ -65,7 +62,7 @@ def push_folder(
 
     Raises:
         HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
-        CardError: The card that is there cannot be read.
+        CardError: The card that is there cannot be read, or is somebody's own and has another licence.
     """
     folder, api = Path(folder), HfApi(token=token)
 
@@ -74,7 +71,7 @@ def push_folder(
         if revision is not None:
             api.create_branch(full_id, branch=revision, exist_ok=True)
         card = make_card(full_id)
-        existing = None if overwrite_card else _existing_card(api, full_id, revision)
+        existing = None if overwrite_card else _existing_card(full_id, revision, token)
         if existing is not None:
             merged = merge_card(card, existing)
             if merged == existing:
@@ -86,57 +83,12 @@ def push_folder(
             folder_path=folder,
             revision=revision,
             create_pr=create_pr,
+            delete_patterns=list(replaced) or None,
             commit_message=commit_message or "Upload with neumeta_hf",
             commit_description=commit_description,
         )
 
     return explain_hub_errors(f"pushing to {repo_id}", lambda: _try_again(upload))
-
-
-def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
-    """Call something that talks to the Hub; what goes wrong becomes one error that says what to do.
-
-    Args:
-        doing: Such as "pushing to org/name".
-        call: Without arguments.
-
-    Returns:
-        What it returns.
-
-    Raises:
-        HubError: Naming the repo, the reason and the remedy.
-    """
-    try:
-        return call()
-    except NeuMetaError:
-        raise
-    except OfflineModeIsEnabled as error:
-        raise HubError(f"{doing}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
-    except HFValidationError as error:
-        raise HubError(f"{doing}: {one_line(error)} Give organisation/name.") from error
-    except LocalTokenNotFoundError as error:
-        raise HubError(f"{doing}: there is no token. Run `hf auth login`, or pass token=.") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise HubError(
-            f"{doing}: {one_line(error)} Check the name and the revision; a private repo needs a token that may see "
-            "it (`hf auth login`, or token=)."
-        ) from error
-    except BadRequestError as error:
-        raise HubError(f"{doing}: the Hub refuses what was sent: {one_line(error)}") from error
-    except HfHubHTTPError as error:
-        raise HubError(f"{doing}: {one_line(error)} {_remedy(error)}") from error
-    except (HTTPError, ConnectionError) as error:
-        raise HubError(
-            f"{doing}: the connection failed ({type(error).__name__}: {one_line(error)}). Check the network and try "
-            "again: what has arrived is not sent twice."
-        ) from error
-    except ValueError as error:  # the Hub's word on the front matter, through the client
-        raise HubError(
-            f"{doing}: the card is refused: {one_line(error)} Nothing was committed; repair the card's front "
-            "matter, or push with overwrite_card=True."
-        ) from error
-    except RuntimeError as error:  # of a file that could not be uploaded, after the client's own tries
-        raise HubError(f"{doing}: {one_line(error)} Nothing was committed; try again later.") from error
 
 
 def _try_again(call: Callable[[], _Result]) -> _Result:
@@ -155,19 +107,7 @@ def _try_again(call: Callable[[], _Result]) -> _Result:
     return call()
 
 
-def _existing_card(api: HfApi, repo_id: str, revision: str | None) -> str | None:
-    try:
-        # Past the cache: a card that was edited a moment ago must not be written over.
-        path = api.hf_hub_download(repo_id, "README.md", revision=revision, force_download=True)
-    except EntryNotFoundError:
-        return None
-    return Path(path).read_text(encoding="utf-8")
-
-
-def _remedy(error: HfHubHTTPError) -> str:
-    status: Any = getattr(error.response, "status_code", None)
-    if status in (401, 403):
-        return "The token may not write there: run `hf auth login` with one that may, or pass token=."
-    if status == 429:
-        return "The Hub limits the rate of requests: wait, then try again. Nothing was committed."
-    return "Nothing was committed; try again later."
+def _existing_card(repo_id: str, revision: str | None, token: bool | str | None) -> str | None:
+    # Past the cache: a card that was edited a moment ago must not be written over.
+    path = download_file(repo_id, "README.md", revision=revision, token=token, force_download=True)
+    return None if path is None else path.read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,18 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitInfo, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.errors import HubError
-from neumeta_hf.files import shorten_paths
+from neumeta_hf.errors import CheckpointError, HubError
+from neumeta_hf.files import replace_folder
 from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id, morph_card
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
-from neumeta_hf.hub.push import explain_hub_errors, push_folder
+from neumeta_hf.hub.push import push_folder
+from neumeta_hf.hub.run_files import (
+    FACTS,
+    PROCESSOR,
+    RECIPE,
+    SWEEP,
+    TRAINING,
+    RunSource,
+    read_recipe,
+    read_sweep,
+    read_training,
+)
 
-_PROCESSOR = "preprocessor_config.json"
-_RUN_FILES = (_PROCESSOR, "training.json", "sweep.json", "sweep.csv", "sweep.png")
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,18 +40,27 @@ class MorphOrigin:
 
     Attributes:
         source: Hub id or folder of the family; empty for one that was never saved.
+        run: Where the family's image processor and its measured scores lie; None: nowhere.
         family: Name of the target family.
         task: What its networks do.
         widths: Width group to ratio.
         num_samples: Generations averaged.
+        noise: Width of their noise in channels.
+        seed: Of that noise.
+        calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
+            are the family's own.
         full_num_parameters: Of the family's reference.
     """
 
     source: str
+    run: RunSource | None
     family: str
     task: str
     widths: Mapping[str, float]
     num_samples: int
+    noise: float
+    seed: int
+    calibrated: int | None
     full_num_parameters: int
 
 
@@ -50,7 +69,7 @@ def push_family(
     facts: FamilyFacts,
     repo_id: str,
     *,
-    run: str | Path | None,
+    run: RunSource | None,
     max_shard_size: int | str = "50GB",
     license: str | None = None,
     tags: list[str] | None = None,
@@ -64,7 +83,7 @@ def push_family(
         model: The family.
         facts: What the model itself says of the card; what the run left behind is added here.
         repo_id: `organisation/name`.
-        run: Folder of the run, whose image processor, training facts and sweep go along; None: there is none.
+        run: Where image processor, recipe, training facts and sweep come from; None: there are none.
         max_shard_size: Of a weights file.
         license: Of the weights, a Hub identifier.
         tags: More tags for the card.
@@ -76,22 +95,21 @@ def push_family(
         The commit.
 
     Raises:
-        HubError: As `push_folder`, or a file of the run cannot be read.
-        CardError: The card that is there cannot be read.
+        HubError: As `push_folder`, or the repo that the family came from cannot be reached.
+        CardError: As `push_folder`.
+        CheckpointError: A file of the run is damaged.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        found = {} if run is None else _run_facts(Path(run))
-        if run is not None:
-            _copy(Path(run), folder, _RUN_FILES)
+        found = {} if run is None else _add_run(run, folder, token=options.get("token"))
         if image_processor is not None:
             image_processor.save_pretrained(folder)
         if with_code:
             _add_code(folder, facts.task)
         whole = dataclasses.replace(facts, **found, has_figure=(folder / "sweep.png").is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
-        return push_folder(folder, repo_id, make_card=make_card, **options)
+        return push_folder(folder, repo_id, make_card=make_card, replaced=FACTS, **options)
 
 
 def push_morph(
@@ -121,60 +139,62 @@ def push_morph(
         The commit.
 
     Raises:
-        HubError: As `push_folder`.
-        CardError: The card that is there cannot be read.
+        HubError: As `push_folder`, or the repo that the family came from cannot be reached.
+        CardError: As `push_folder`.
+        CheckpointError: The family's sweep is damaged.
     """
+    found = {}
+    if origin.run is not None:
+        found = {name: origin.run.find(name, token=options.get("token")) for name in (PROCESSOR, SWEEP)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        _save_morph(
-            model,
-            origin,
-            folder,
-            image_processor=image_processor,
-            max_shard_size=max_shard_size,
-            token=options.get("token"),
-        )
-        facts = _morph_facts(model, origin)
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        if image_processor is not None:
+            image_processor.save_pretrained(folder)
+        elif (processor := found.get(PROCESSOR)) is not None:
+            shutil.copyfile(processor, folder / PROCESSOR)
+        facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
 
 
-def _save_morph(
-    model: Any,
-    origin: MorphOrigin,
-    folder: Path,
-    *,
-    image_processor: Any,
-    max_shard_size: int | str,
-    token: bool | str | None,
-) -> None:
-    """Write a morph, and the family's image processor where it has one."""
-    model.save_pretrained(folder, max_shard_size=max_shard_size)
-    if image_processor is not None:
-        image_processor.save_pretrained(folder)
-    elif Path(origin.source).is_dir() and origin.source:
-        _copy(Path(origin.source), folder, (_PROCESSOR,))
-    elif is_hub_id(origin.source):
+def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
+    """Write a morph into a folder as `push_morph` uploads it: weights, the family's image processor, and the card.
+
+    A file of the family that is damaged, or lies on the Hub and cannot be reached, is told of and left out: a family
+    from the cache morphs without a network.
+
+    Args:
+        model: The morph.
+        origin: Where it comes from.
+        folder: Made whole or not at all; what was there is replaced.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    folder, processor, sweep = Path(folder), None, None
+    if origin.run is not None:
         try:
-            path = explain_hub_errors(
-                f"reading {_PROCESSOR} of {origin.source}",
-                lambda: hf_hub_download(origin.source, _PROCESSOR, token=token),
-            )
-        except HubError as error:
-            if not isinstance(error.__cause__, EntryNotFoundError):
-                raise
-        else:
-            shutil.copyfile(path, folder / _PROCESSOR)
+            processor = origin.run.find(PROCESSOR)
+            sweep = read_sweep(origin.run.find(SWEEP))
+        except (HubError, CheckpointError) as error:
+            logger.warning("the morph is saved with what there is: %s", error)
+    facts = _morph_facts(model, origin, sweep)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        beside = Path(temporary) / folder.name
+        model.save_pretrained(beside)
+        if processor is not None:
+            shutil.copyfile(processor, beside / PROCESSOR)
+        (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
+        replace_folder(beside, folder)
 
 
-def _morph_facts(model: Any, origin: MorphOrigin) -> MorphFacts:
-    """What is known of a morph, its measured score where the family's folder holds a sweep with this very size."""
-    row, sweep = None, _read_json(Path(origin.source) / "sweep.json") if origin.source else None
-    ratios = set(origin.widths.values())
+def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | None) -> MorphFacts:
+    """What is known of a morph, its measured score where the family's sweep holds this very network."""
+    row = None if sweep is None else _row_of(origin, sweep)
     # A relative path of two parts reads like a Hub id.
     is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
-    if sweep is not None and len(ratios) == 1 and origin.num_samples == sweep["facts"].get("num_samples"):
-        row = next((row for row in sweep["rows"] if row["width"] in ratios), None)
     library = type(model).__module__.partition(".")[0]
     return MorphFacts(
         model_class=type(model).__name__,
@@ -184,6 +204,8 @@ def _morph_facts(model: Any, origin: MorphOrigin) -> MorphFacts:
         source=origin.source if is_on_hub else Path(origin.source).name or "never saved",
         widths=origin.widths,
         num_samples=origin.num_samples,
+        noise=origin.noise,
+        calibrated=origin.calibrated,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         full_num_parameters=origin.full_num_parameters,
         row=row,
@@ -191,38 +213,31 @@ def _morph_facts(model: Any, origin: MorphOrigin) -> MorphFacts:
     )
 
 
-def _run_facts(run: Path) -> dict[str, Any]:
-    recipe = None
-    if (run / "recipe.yaml").is_file():
-        recipe = _without_folders(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-    return {
-        "recipe": recipe,
-        "training": _read_json(run / "training.json"),
-        "sweep": _read_json(run / "sweep.json"),
-    }
-
-
-def _read_json(path: Path) -> Any:
-    if not path.is_file():
+def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The row that measured this very network: of its size, sampled and calibrated as it was."""
+    facts, ratios = sweep["facts"], set(origin.widths.values())
+    decisive = {"calibrated": origin.calibrated, "noise": origin.noise}
+    if origin.noise:
+        decisive |= {"num_samples": origin.num_samples, "seed": origin.seed}
+    # What the sweep does not say may have been otherwise.
+    if len(ratios) > 1 or any(key not in facts or facts[key] != value for key, value in decisive.items()):
         return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise HubError(f"{path} is no JSON ({error}): remove it, or write it anew with neumeta evaluate.") from error
+    uniform = (row for row in sweep["rows"] if not isinstance(row["width"], Mapping))
+    return next((row for row in uniform if row["width"] in ratios), None)
 
 
-def _without_folders(value: Any) -> Any:
-    """A recipe as others may read it: folders of this machine say nothing to them."""
-    if isinstance(value, dict):
-        return {key: _without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(entry) for entry in value]
-    if not isinstance(value, str):
-        return value
-    shortened = shorten_paths(value)
-    # The last part alone: two would read like the id of somebody's repo.
-    is_folder = shortened != value or (is_hub_id(value) and Path(value).exists())
-    return Path(shortened).name if is_folder else value
+def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
+    """Put what a run left behind into a folder; what the card tells of it."""
+    found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
+    recipe = read_recipe(found.pop(RECIPE))
+    facts = {"recipe": recipe, "training": read_training(found[TRAINING]), "sweep": read_sweep(found[SWEEP])}
+    for name, path in found.items():
+        if path is not None:
+            shutil.copyfile(path, folder / name)
+    if recipe is not None:  # without the folders of the machine that it was written on
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        (folder / RECIPE).write_text(text, encoding="utf-8")
+    return facts
 
 
 def _add_code(folder: Path, task: str) -> None:
@@ -231,9 +246,3 @@ def _add_code(folder: Path, task: str) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = json.dumps({**config, "auto_map": AUTO_MAP | TASK_CLASSES.get(task, {})}, indent=2, sort_keys=True)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)

@@ -34,7 +34,8 @@ from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
 
 _COVERAGE = 13 / 16
-"""Part of a small network's first channels that its level holds: two further levels then add about a fifth."""
+"""Part of a small network's first channels that its level holds: two further levels then add about a fifth to a tensor
+both of whose axes vary, and three fifths to one that has a single such axis."""
 
 
 class GridTensor(nn.Module):
@@ -105,12 +106,13 @@ class Grid(Hypernetwork):
             for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
             and 0.25 compute the same.
         levels: How many sizes, each half of the one before, may differ in more than what they leave out or merge. 1 is
-            slicing or merging; 3 suits widths from 1.0 to 0.25 and holds about a fifth more (with relative positions
-            less than a third).
+            slicing or merging; 3 suits widths from 1.0 to 0.25. Tensors both of whose axes vary then hold about a fifth
+            more (with relative positions less than a third), and those with one such axis three fifths more (three
+            quarters). With 2 levels it is a sixth (a quarter) and two fifths (half).
 
     Raises:
-        HypernetworkError: `positions` is neither, `resolution` is outside of (0, 1] or does not fit `positions`, or
-            `levels` is below 1.
+        HypernetworkError: `positions` is neither, `resolution` is no number in (0, 1] or does not fit `positions`, or
+            `levels` is no whole number from 1 up.
     """
 
     def __init__(
@@ -124,15 +126,15 @@ class Grid(Hypernetwork):
         super().__init__()
         if positions not in ("relative", "absolute"):
             raise HypernetworkError(f"positions={positions!r}: choose one of relative, absolute.")
-        if not 0 < resolution <= 1:
+        if isinstance(resolution, bool) or not isinstance(resolution, int | float) or not 0 < resolution <= 1:
             raise HypernetworkError(f"resolution={resolution!r}: a grid has more than 0, up to 1 cells per channel.")
         if positions == "absolute" and resolution != 1:
             raise HypernetworkError(
                 f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
                 "1, or choose relative positions."
             )
-        if levels < 1:
-            raise HypernetworkError(f"levels={levels}: there is at least one level.")
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+            raise HypernetworkError(f"levels={levels!r}: it is a whole number, of at least one level.")
         self.positions = positions
         # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
         # where channels were ordered by importance, and the rest is missed less.

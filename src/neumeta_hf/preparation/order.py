@@ -26,6 +26,7 @@ _MAX_EXACT_CITIES = 20
 _KICKS_PER_CITY = 4
 _MAX_KICKS = 400
 _MAX_SEGMENT = 3
+_MAX_SEED = 2**63 - 1
 
 
 def find_order(
@@ -51,10 +52,12 @@ def find_order(
         For each place the channel, numbered as in `clique`, that should stand there: `[num_channels]`.
 
     Raises:
-        PreparationError: The method is unknown, or the weights lack a tensor of the clique, do not have its shape or
-            are not finite.
+        PreparationError: The method is unknown, the seed is below 0 or above 2^63 - 1, or the weights lack a tensor of
+            the clique, do not have its shape or are not finite.
     """
     check_method(method)
+    if not 0 <= seed <= _MAX_SEED:
+        raise PreparationError(f"seed={seed}: give a whole number from 0 to 2^63 - 1, which every generator takes.")
     identity = list(range(clique.num_channels))
     if method == "identity":
         return identity

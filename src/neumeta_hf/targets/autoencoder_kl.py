@@ -242,6 +242,7 @@ class AutoencoderKLFamily(AutoencoderFamily):
     name = "autoencoder_kl"
     model_types = ("neumeta_autoencoder_kl",)
     class_names = ("AutoencoderKL", "NeuMetaAutoencoderKL")
+    size_field = "sample_size"
 
     def network_classes(self) -> tuple[type, ...]:
         from neumeta_hf.targets.diffusers_networks import AutoencoderKL, NeuMetaAutoencoderKL

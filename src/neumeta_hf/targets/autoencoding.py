@@ -4,15 +4,17 @@ import abc
 import dataclasses
 import inspect
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
 
+from neumeta_hf.checkpoints import explain_loading_errors
 from neumeta_hf.errors import TargetError
-from neumeta_hf.targets.registry import TargetFamily
+from neumeta_hf.targets.registry import TargetFamily, load_complete
 
 
 @dataclasses.dataclass
@@ -34,9 +36,13 @@ class AutoencoderFamily(TargetFamily):
     """A family of networks with `encode` and `decode` as diffusers' `AutoencoderKL` has them.
 
     diffusers has no `PreTrainedConfig`: each family wraps what it calls a config in one.
+
+    Attributes:
+        size_field: What the networks' configs call the size of an image.
     """
 
     task = "image-generation"
+    size_field: ClassVar[str] = "image_size"
 
     @abc.abstractmethod
     def network_classes(self) -> tuple[type, ...]:
@@ -79,18 +85,20 @@ class AutoencoderFamily(TargetFamily):
             As from `build`.
 
         Raises:
-            OSError: There is no such network.
+            CheckpointError: It cannot be read, or lacks weights or has too many.
+            MissingCheckpointError: There is no such network; also an OSError.
             TargetError: The folder holds a network of another family.
         """
         known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
-        class_name = next(iter(known.values())).load_config(name, **options).get("_class_name")
+        config = explain_loading_errors(name, lambda: next(iter(known.values())).load_config(name, **options))
+        class_name = config.get("_class_name")
         if class_name not in known:
             raise TargetError(
                 f"{name!r} holds a {class_name or 'network that is not of diffusers'}, and {self.name!r} has "
                 f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "
                 "part of a pipeline."
             )
-        return known[class_name].from_pretrained(name, **options).eval()
+        return load_complete(known[class_name], name, **options)
 
     def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> AutoencoderOutput:
         """Encode images and decode their latents.
@@ -126,6 +134,10 @@ class AutoencoderFamily(TargetFamily):
         """
         autoencoder: Any = network
         return autoencoder.decode(latents).sample
+
+    def set_image_size(self, network: nn.Module, image_size: int | Sequence[int]) -> None:
+        autoencoder: Any = network
+        autoencoder.register_to_config(**{self.size_field: image_size})
 
     @abc.abstractmethod
     def latent_shape(self, config: PreTrainedConfig) -> tuple[int, int, int]:

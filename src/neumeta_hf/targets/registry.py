@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 
+from neumeta_hf.checkpoints import check_keys, explain_loading_errors
 from neumeta_hf.errors import SizeError, TargetError
 
 
@@ -97,9 +98,10 @@ class TargetFamily(abc.ABC):
             As from `build`.
 
         Raises:
-            OSError: There is no such network. Other errors are those of its class.
+            CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
+            MissingCheckpointError: There is no such network; also an OSError.
         """
-        return AutoModelForImageClassification.from_pretrained(name, **options)
+        return load_complete(AutoModelForImageClassification, name, **options)
 
     def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None, **inputs: Any) -> Any:
         """Run a network of the family, or any module with its forward pass.
@@ -167,6 +169,16 @@ class TargetFamily(abc.ABC):
     def image_shape(self, config: PreTrainedConfig) -> tuple[int, int, int]:
         """Channels, height and width, in pixels, of one image that the network is made for."""
 
+    def set_image_size(self, network: nn.Module, image_size: int | Sequence[int]) -> None:
+        """Let the config of a network say another size of its images; the weights stay as they are.
+
+        Args:
+            network: Of this family; its config is changed.
+            image_size: Height and width, in pixels; one number for both.
+        """
+        config: Any = network.config
+        config.image_size = image_size
+
     def example_inputs(self, config: PreTrainedConfig, batch_size: int = 2) -> Tensor:
         """The same normal noise at every call, on the CPU: `[batch_size, channels, height, width]`."""
         generator = torch.Generator("cpu").manual_seed(0)
@@ -224,6 +236,29 @@ def list_targets() -> list[str]:
     return sorted(_REGISTRY)
 
 
+def load_complete(cls: Any, name: str, *, dropped: tuple[str, ...] = (), **options: Any) -> nn.Module:
+    """Load a network all of whose weights are in its checkpoint.
+
+    transformers and diffusers leave the others random, and say so in their log alone.
+
+    Args:
+        cls: A class of transformers or diffusers, or an Auto class.
+        name: A folder or Hub id.
+        dropped: Prefixes of weights that a checkpoint may hold and the network does not take.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
+        MissingCheckpointError: There is no such network; also an OSError.
+    """
+    model, info = explain_loading_errors(name, lambda: cls.from_pretrained(name, output_loading_info=True, **options))
+    check_keys(info, name, dropped=dropped)
+    return model.eval()
+
+
 def load_network(name: str) -> nn.Module:
     """Load a network of whatever family its config.json says.
 
@@ -235,9 +270,10 @@ def load_network(name: str) -> nn.Module:
 
     Raises:
         TargetError: No registered family has such networks.
-        OSError: There is no such network. Other errors are those of its class.
+        CheckpointError: It cannot be read, or lacks weights or has too many.
+        MissingCheckpointError: There is no such network; also an OSError.
     """
-    values, _ = PreTrainedConfig.get_config_dict(name)
+    values, _ = explain_loading_errors(name, lambda: PreTrainedConfig.get_config_dict(name))
     kind = values.get("model_type", values.get("_class_name"))
     for family in _REGISTRY.values():
         if kind is not None and kind in (*family.model_types, *family.class_names):

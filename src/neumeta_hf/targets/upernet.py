@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, UperNetConfig
 
 from neumeta_hf.errors import TargetError
-from neumeta_hf.targets.registry import TargetFamily, register_target
+from neumeta_hf.targets.registry import TargetFamily, load_complete, register_target
 from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
 
 
@@ -83,7 +83,9 @@ class UperNetFamily(TargetFamily):
         return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config))
 
     def load(self, name: str, **options: Any) -> nn.Module:
-        return AutoModelForSemanticSegmentation.from_pretrained(name, use_auxiliary_head=False, **options)
+        # It helps in training alone, and has sizes of its own.
+        options = {"use_auxiliary_head": False, "dropped": ("auxiliary_head.",), **options}
+        return load_complete(AutoModelForSemanticSegmentation, name, **options)
 
     def num_channels(self, config: UperNetConfig) -> dict[str, int]:
         return {**_BACKBONE.num_channels(_backbone_config(config)), "head": config.hidden_size}

@@ -15,7 +15,7 @@ from neumeta_hf.targets import TargetFamily, build_image_processor
 from neumeta_hf.tasks.accuracy import Accuracy
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.losses import class_divergence
-from neumeta_hf.tasks.pictures import image_grid, show
+from neumeta_hf.tasks.pictures import check_label_names, image_grid, show
 
 
 @register_task
@@ -46,12 +46,14 @@ class ImageClassification(Task):
         images: Tensor,
         label_names: Sequence[str],
     ) -> Figure:
+        check_label_names(label_names, int(batch["labels"].max()) + 1)
         figure, axes = image_grid(len(images), 1 + len(networks), images.shape[-2:])
         for row, (image, label) in enumerate(zip(images, batch["labels"], strict=True)):
             show(axes[row][0], image, title=label_names[int(label)])
         for column, (heading, network) in enumerate(networks.items(), start=1):
             with torch.inference_mode():
                 probabilities = family.forward(network, batch["pixel_values"]).logits.float().softmax(-1)
+            check_label_names(label_names, probabilities.shape[-1])
             for row, (image, label) in enumerate(zip(images, batch["labels"], strict=True)):
                 best = int(probabilities[row].argmax())
                 title = f"{label_names[best]} ({probabilities[row, best]:.0%})"

@@ -8,6 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from neumeta_hf.errors import DataError
+
 
 def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple[Figure, Any]:
     """A figure of empty places for images.
@@ -31,6 +33,23 @@ def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tu
     for place in axes.flat:
         place.set_axis_off()
     return figure, axes
+
+
+def check_label_names(label_names: Sequence[str], num_classes: int) -> None:
+    """Refuse names that are too few for a picture.
+
+    Args:
+        label_names: Of the classes, in order.
+        num_classes: That a picture may show.
+
+    Raises:
+        DataError: A class has no name.
+    """
+    if len(label_names) < num_classes:
+        raise DataError(
+            f"label_names has {len(label_names)} names, and there are {num_classes} classes: name every class, or "
+            "leave label_names out to have those of the family."
+        )
 
 
 def show(axes: Axes, image: Tensor, *, title: str = "", color: str = "black") -> None:

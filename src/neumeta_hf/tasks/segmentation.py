@@ -14,14 +14,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.errors import DataError
+from neumeta_hf.errors import DataError, RecipeError
 from neumeta_hf.images import IGNORED
+from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, build_segmentation_processor
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.losses import class_divergence, dice_loss
 from neumeta_hf.tasks.mean_iou import MeanIoU
-from neumeta_hf.tasks.pictures import image_grid, show
+from neumeta_hf.tasks.pictures import check_label_names, image_grid, show
 
 
 @register_task
@@ -44,12 +45,9 @@ class SemanticSegmentation(Task):
     dice: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        logits, labels = outputs.logits.float(), batch["labels"]
-        # Not the mean, which is 0 / 0 for a batch without any class.
-        num_pixels = (labels != IGNORED).sum().clamp(min=1)
-        loss = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / num_pixels
+        loss = pixel_cross_entropy(outputs.logits, batch["labels"])
         if self.dice:
-            loss = loss + self.dice * dice_loss(logits, labels, ignore_index=IGNORED)
+            loss = loss + self.dice * dice_loss(outputs.logits, batch["labels"], ignore_index=IGNORED)
         return loss
 
     def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
@@ -67,6 +65,8 @@ class SemanticSegmentation(Task):
         images: Tensor,
         label_names: Sequence[str],
     ) -> Figure:
+        counted = batch["labels"][batch["labels"] != IGNORED]
+        check_label_names(label_names, int(counted.max()) + 1 if len(counted) else 0)
         figure, axes = image_grid(len(images), 2 + len(networks), images.shape[-2:])
         palette = _palette(len(label_names))
         for row, (image, mask) in enumerate(zip(images, batch["labels"], strict=True)):
@@ -74,7 +74,9 @@ class SemanticSegmentation(Task):
             show(axes[row][1], _colours(mask, palette), title="ground truth" if row == 0 else "")
         for column, (heading, network) in enumerate(networks.items(), start=2):
             with torch.inference_mode():
-                masks = family.forward(network, batch["pixel_values"]).logits.argmax(1)
+                logits = family.forward(network, batch["pixel_values"]).logits
+            check_label_names(label_names, logits.shape[1])
+            masks = logits.argmax(1)
             for row, mask in enumerate(masks):
                 show(axes[row][column], _colours(mask, palette), title=heading if row == 0 else "")
         handles = [Patch(color=palette[index], label=name) for index, name in enumerate(label_names)]
@@ -90,6 +92,11 @@ class SemanticSegmentation(Task):
         std: Sequence[float],
         center_crop: bool,
     ) -> BaseImageProcessor:
+        if center_crop:
+            raise RecipeError(
+                "data.center_crop=true: a network would learn on the centres of images and be asked for masks of whole "
+                "ones. Set it to false, then images are resized whole."
+            )
         return build_segmentation_processor(image_size=image_size, mean=mean, std=std)
 
 

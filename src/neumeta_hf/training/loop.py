@@ -35,14 +35,14 @@ class Progress:
         batch: Batches seen by each process.
         step: Optimiser steps taken.
         best_score: Best score on the validation split.
-        finished: Whether the loop ran to its end.
+        batches_per_epoch: Batches of each process in an epoch, which depends on how many processes there are.
         seconds: What the steps took, interruptions and validation left out.
     """
 
     batch: int = 0
     step: int = 0
     best_score: float = float("-inf")
-    finished: bool = False
+    batches_per_epoch: int = 0
     seconds: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,6 +56,25 @@ class Progress:
 
 class StoppedEarly(Exception):  # noqa: N818 - it reports, it is no fault
     """The loop stopped at `stop_after_steps`, its state saved."""
+
+
+def check_batch_size(split: ImageSplit, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
+    """Refuse batches that no step could be filled with.
+
+    Args:
+        split: Training images.
+        recipe: The loop.
+        num_processes: How many train.
+        name: Of the loop, for the message.
+
+    Raises:
+        DataError: There are fewer images than one step takes.
+    """
+    if len(split) < recipe.batch_size * num_processes:
+        raise DataError(
+            f"{name}: {len(split)} training images do not fill one batch of {recipe.batch_size} on {num_processes} "
+            "process(es): lower batch_size."
+        )
 
 
 class TrainingLoop:
@@ -86,11 +105,7 @@ class TrainingLoop:
         keep: Callable[[bool], None],
         name: str,
     ):
-        if len(split) < recipe.batch_size * accelerator.num_processes:
-            raise DataError(
-                f"{name}: {len(split)} training images do not fill one batch of {recipe.batch_size} on "
-                f"{accelerator.num_processes} process(es): lower batch_size."
-            )
+        check_batch_size(split, recipe, num_processes=accelerator.num_processes, name=name)
         self.recipe = recipe
         self.accelerator = accelerator
         self.state_dir = state_dir
@@ -120,7 +135,8 @@ class TrainingLoop:
         self.schedule = build_schedule(
             self.optimizer.optimizer, recipe.schedule, total_steps=self.steps_per_epoch * recipe.epochs
         )
-        self.progress = Progress()
+        self.progress = Progress(batches_per_epoch=len(self.loader))
+        self.stop_at: int | None = None
         self.average = None
         if recipe.ema_decay is not None:
             self.average = EMAModel(self.parameters, decay=recipe.ema_decay, foreach=True)
@@ -138,14 +154,23 @@ class TrainingLoop:
         Raises:
             StoppedEarly: The recipe's `stop_after_steps` was reached.
             CheckpointError: There is no state to resume from.
-            RecipeError: The loss is not finite; the saved state is an earlier one.
+            RecipeError: The loss is not finite, and the saved state is an earlier one; or there are other processes
+                than the saved state is of.
         """
         if resume:
             if not self.state_dir.is_dir():
                 raise CheckpointError(f"no state to resume from at {self.state_dir}: run without --resume first.")
             self.accelerator.load_state(str(self.state_dir))
+            if (before := self.progress.batches_per_epoch) != len(self.loader):
+                raise RecipeError(
+                    f"{self.name}: the state in {self.state_dir} is of {before} batches per process in an epoch, and "
+                    f"{self.accelerator.num_processes} process(es) now have {len(self.loader)}: resume with as many "
+                    "processes as the run was started with."
+                )
             if self.average:
                 self.average.to(self.accelerator.device)
+        if self.recipe.stop_after_steps is not None:
+            self.stop_at = self.progress.step + self.recipe.stop_after_steps
         first_epoch, skip = divmod(self.progress.batch, len(self.loader))
         total = self.recipe.epochs * len(self.loader)
         bar = tqdm(
@@ -156,10 +181,9 @@ class TrainingLoop:
                 self._run_epoch(epoch, skip, bar)
                 skip = 0
                 is_last = epoch + 1 == self.recipe.epochs
-                stops = self.progress.step == self.recipe.stop_after_steps and not is_last
+                stops = self.progress.step == self.stop_at and not is_last
                 if is_last or (epoch + 1) % self.recipe.evaluate_every == 0:
                     self._evaluate(epoch)
-                self.progress.finished = is_last
                 if is_last or stops or (epoch + 1) % self.recipe.checkpoint_every == 0:
                     self.save_state()
                 if stops:
@@ -199,7 +223,7 @@ class TrainingLoop:
             if self.progress.step % 10 == 0 or self.progress.step == 1:
                 self._log(losses, bar)
             # At the end of an epoch there is an evaluation to do first, whose result decides what is kept.
-            if self.progress.step == recipe.stop_after_steps and self.progress.batch % len(self.loader):
+            if self.progress.step == self.stop_at and self.progress.batch % len(self.loader):
                 self._check_finite(losses)
                 self.save_state()
                 raise self._stopped()

@@ -53,6 +53,22 @@ class ReferenceObjective(nn.Module):
         return {"loss": self.task.loss(outputs, batch)}
 
 
+def check_losses(losses: LossesRecipe) -> None:
+    """Refuse losses that leave nothing to train.
+
+    Args:
+        losses: Weights of the losses.
+
+    Raises:
+        RecipeError: All that are computed below full size are 0.
+    """
+    if not (losses.task or losses.distillation or losses.regularization):
+        raise RecipeError(
+            "losses.task, losses.distillation and losses.regularization are all 0: below full size nothing is left "
+            "to minimise. Give one of them a weight, or use fit to fit the reference alone."
+        )
+
+
 class NeuMetaObjective(nn.Module):
     """Loss of a family: the mean, over the sizes of a step, of task and weight losses.
 
@@ -86,11 +102,7 @@ class NeuMetaObjective(nn.Module):
         train_static: bool = False,
     ):
         super().__init__()
-        if not (losses.task or losses.distillation or losses.regularization):
-            raise RecipeError(
-                "losses.task, losses.distillation and losses.regularization are all 0: below full size nothing is left "
-                "to minimise. Give one of them a weight, or use fit to fit the reference alone."
-            )
+        check_losses(losses)
         self.model = model
         model.static.requires_grad_(train_static)
         self.task = task or build_task(model.family.task)

@@ -21,6 +21,7 @@ _FORBID = ConfigDict(extra="forbid", strict=False)
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Widths = Annotated[list[float], Field(min_length=1)]
 
 
 def _no_is_a_word(value: Any) -> Any:
@@ -97,8 +98,8 @@ class LoopRecipe:
             lower in the first steps, `(1 + step) / (10 + step)`. None: no average.
         evaluate_every: Epochs between two evaluations on the validation split; the best decides what is kept.
         checkpoint_every: Epochs between two states to resume from.
-        stop_after_steps: Stop cleanly after so many optimiser steps, for schedulers with a time limit; `--resume`
-            goes on from there.
+        stop_after_steps: Stop cleanly after so many optimiser steps, counted from where the run starts or resumes,
+            for schedulers with a time limit; `--resume` goes on from there.
         num_workers: Processes that load data.
     """
 
@@ -108,7 +109,7 @@ class LoopRecipe:
     gradient_accumulation_steps: Count = 1
     optimizer: OptimizerRecipe = dataclasses.field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = dataclasses.field(default_factory=ScheduleRecipe)
-    clip: Amount | None = None
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     clip_by: Literal["norm", "value"] = "norm"
     ema_decay: Fraction | None = None
     evaluate_every: Count = 1
@@ -159,7 +160,7 @@ class SizesRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    widths: list[float] | str = "0.25:1.0:0.0625"
+    widths: Widths | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
     num_random: Annotated[int, Field(ge=0)] = 1
@@ -269,8 +270,8 @@ class Recipe:
     train_static: bool = False
     fit: FitRecipe = dataclasses.field(default_factory=FitRecipe)
     train: LoopRecipe | None = dataclasses.field(default_factory=LoopRecipe)
-    validation_widths: list[float] | None = None
-    statistics_widths: list[float] | str | None = None
+    validation_widths: Widths | None = None
+    statistics_widths: Widths | str | None = None
     statistics_images: Count = 2048
     calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
     trackers: list[str] = dataclasses.field(default_factory=list)
@@ -303,6 +304,8 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             raise RecipeError(
                 f"recipe {path} cannot be read ({error.strerror}): give the path of a YAML file."
             ) from error
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"recipe {path} is no text in UTF-8: give the path of a YAML file.") from error
         except yaml.YAMLError as error:
             raise RecipeError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):

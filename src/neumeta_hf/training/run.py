@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -17,22 +18,24 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import gather_object, parse_flag_from_env, set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
-from neumeta_hf.errors import CheckpointError, RecipeError, SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError, SizeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
-from neumeta_hf.files import replace_folder
+from neumeta_hf.files import replace_folder, write_beside
 from neumeta_hf.images import height_and_width
 from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning, family_class
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.targets.cifar_resnet import load_checkpoint
 from neumeta_hf.tasks import Task, build_task
-from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
-from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
+from neumeta_hf.training.loop import StoppedEarly, TrainingLoop, check_batch_size
+from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, check_losses, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
-from neumeta_hf.training.recipe import LoopRecipe, Recipe
+from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
 from neumeta_hf.training.tracking import JSONLTracker, check_trackers
@@ -61,6 +64,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         CheckpointError: There is nothing to resume.
         DataError: The data cannot be read as the recipe says.
         TargetError: The target's config or checkpoint does not fit.
+        HypernetworkError: The hypernetwork is unknown, or an option of it.
+        SizeError: The family has no network of a width that the recipe names.
         PreparationError: Preparation would change the reference's function.
     """
     output = Path(recipe.output_dir)
@@ -70,6 +75,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     _image_processor(recipe, task)  # whether there can be one
     data = load_image_data(recipe.data)
     target = None if (output / "reference").is_dir() else _start_target(recipe, task, data)
+    if target is not None:
+        _check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
     accelerator.wait_for_everyone()  # all have looked before one writes
     # Only now: data or a target that cannot be read must not leave half a run behind.
     if accelerator.is_main_process and not resume:
@@ -107,21 +114,22 @@ def training_widths(recipe: Recipe) -> list[float]:
 
 
 def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> list[Tensor]:
-    """Images as training sees them, augmentation included, to measure BatchNorm statistics on.
+    """Images as training sees them in its first epoch, augmentation included, to measure BatchNorm statistics on.
 
     Args:
         split: The training split.
         num_images: How many; all of them where there are fewer.
-        batch_size: Images per batch.
+        batch_size: Images per batch, at most; batches are of equal size, but for one image, since each counts alike.
 
     Returns:
         Normalised batches, `[batch, channels, height, width]`.
     """
     chosen = split.with_augmentation(True).subset(min(num_images, len(split)), seed=0)
-    indices = list(range(len(chosen)))
+    chosen.set_epoch(0)  # whatever epoch training is in, so that a resumed run measures on the same
+    num_batches = -(-len(chosen) // batch_size)
     return [
-        chosen.__getitems__(indices[start : start + batch_size])["pixel_values"]
-        for start in range(0, len(indices), batch_size)
+        chosen.__getitems__(part.tolist())["pixel_values"]
+        for part in np.array_split(np.arange(len(chosen)), num_batches)
     ]
 
 
@@ -181,14 +189,50 @@ def _check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
             "folder."
         )
     if resume:
-        before = yaml.safe_load(written.read_text(encoding="utf-8"))
-        changed = _differences(before, recipe.to_dict())
-        allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every")
+        changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
+        # No step depends on these; what is calibrated and stored comes after the last.
+        allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
+        changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+
+
+def _check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:
+    """Refuse what could not be done after the reference, before hours are spent on it."""
+    if recipe.pretrain is not None:
+        check_batch_size(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
+    if recipe.train is None:
+        return
+    check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
+    check_losses(recipe.losses)
+    model = _meta_family(recipe, task, config)
+    _make_sampler(recipe, model, **_drawn(recipe))
+    for key, widths in (
+        ("sizes.widths", training_widths(recipe)),
+        ("validation_widths", _validation_widths(recipe)),
+        ("statistics_widths", _statistics_widths(recipe)),
+    ):
+        for width in widths:
+            try:
+                model.target_config_at(width)
+            except NeuMetaError as error:
+                raise type(error)(f"{key}: {error}") from error
+    if model.statistic_names:
+        model.config.statistics_widths = _statistics_widths(recipe)
+        model.config.validate_neumeta()
+
+
+def _meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMetaModel:
+    """The family of a recipe before there is a reference: without values, and without the memory for them."""
+    normalization = recipe.preparation.normalization
+    if normalization == "fuse":
+        config = find_target(recipe.target.family).fused_config(config)
+    fields = {"trained_widths": training_widths(recipe), **dataclasses.asdict(recipe.family)}
+    with torch.device("meta"):
+        return family_class(task.name)(NeuMetaConfig(target_config=config, normalization=normalization, **fields))
 
 
 def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
@@ -212,8 +256,9 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
         The network at full size.
 
     Raises:
-        TargetError: The family has no such config field, the checkpoint is of another family or has another number of
-            classes than the data.
+        TargetError: The family has no such config field, the checkpoint is of another family, has another number of
+            classes than the data or takes other images.
+        CheckpointError: The checkpoint cannot be read, or lacks weights or has too many.
     """
     target = recipe.target
     family = find_target(target.family)
@@ -243,7 +288,29 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
             )
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: index for index, name in enumerate(label_names)}
+    _fit_to_images(model, family, recipe)
     return model
+
+
+def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> None:
+    """Let the config of a checkpoint say the size of the data's images, where its weights are for any size."""
+    height, width = height_and_width(recipe.data.image_size)
+    wanted, shape = (recipe.data.num_channels, height, width), family.image_shape(config_of(model))
+    fits = shape == wanted
+    if not fits and shape[0] == wanted[0]:
+        family.set_image_size(model, height if height == width else [height, width])
+        with torch.device("meta"):
+            resized = family.build(config_of(model)).state_dict()
+        shapes, before = (
+            {name: tensor.shape for name, tensor in state.items()} for state in (resized, model.state_dict())
+        )
+        fits = shapes == before
+    if not fits:
+        told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
+        raise TargetError(
+            f"target.checkpoint takes images of {told} (channels, height, width), and data.num_channels and "
+            f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
+        )
 
 
 def _start_target(recipe: Recipe, task: Task, data: ImageData) -> Any:
@@ -314,7 +381,8 @@ class _Run:
         reference = self.family.load(str(folder)).to(accelerator.device).eval()
         report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        return reference, report, json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+        written = folder / "seconds.json"
+        return reference, report, json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
 
     def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
@@ -358,13 +426,12 @@ class _Run:
     ) -> tuple[NeuMetaModel, float]:
         """The best family on the validation split, and the seconds of its steps."""
         recipe, accelerator, data = self.recipe, self.accelerator, self.data
-        widths = training_widths(recipe)
         set_seed(recipe.seed)
         cls = family_class(self.task.name)
         model = cls.from_reference(
             reference,
             normalization=recipe.preparation.normalization,
-            trained_widths=widths,
+            trained_widths=training_widths(recipe),
             preparation=report.to_dict(),
             **dataclasses.asdict(recipe.family),
         )
@@ -382,14 +449,7 @@ class _Run:
             )
             logger.info("fit: relative error of the generated weights %.4f", error)
             accelerator.log({"fit/relative_error": error}, step=0)
-        sampler = _make_sampler(
-            recipe,
-            model,
-            sampler=recipe.sizes.sampler,
-            smallest_share=recipe.sizes.smallest_share,
-            num_random=recipe.sizes.num_random,
-            num_per_group=recipe.sizes.num_per_group,
-        )
+        sampler = _make_sampler(recipe, model, **_drawn(recipe))
         objective = NeuMetaObjective(
             model,
             reference,
@@ -400,7 +460,7 @@ class _Run:
             rank=accelerator.process_index,
             train_static=recipe.train_static,
         )
-        chosen = recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
+        chosen = _validation_widths(recipe)
         batches = None
         if model.statistic_names:
             batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
@@ -446,27 +506,43 @@ class _Run:
         if model is not None:
             self._save_family(model)
             num_parameters["hypernetwork"] = count_parameters(model.hypernetwork)
-            num_parameters["generated"] = sum(tensor.numel() for tensor in model.generate().values())
+            num_parameters["generated"] = model.num_generated_parameters
         facts = {
-            "environment": environment_facts(),
+            "environment": environment_facts(self.accelerator.device),
             "seconds": {loop: round(value, 3) for loop, value in seconds.items()},
             "seed": self.recipe.seed,
             "mixed_precision": self.accelerator.mixed_precision,
             "num_parameters": num_parameters,
         }
-        (self.output / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        with write_beside(self.output / "training.json") as beside:
+            beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
     def _save_family(self, model: NeuMetaModel) -> None:
         recipe = self.recipe
         if model.statistic_names:
-            wanted = recipe.statistics_widths
-            widths = parse_widths(wanted) if isinstance(wanted, str) else wanted or training_widths(recipe)
+            widths = _statistics_widths(recipe)
             batches = calibration_batches(self.data.train, recipe.statistics_images)
             model.store_statistics(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
                 model.store_calibration_images(_calibration_images(recipe, model, batches))
-        model.save_pretrained(self.output)
-        self._save_image_processor(self.output)
+        # Beside, and then file by file: the output folder may hold the family already, from before this was resumed.
+        beside = self.output / "family.partial"
+        shutil.rmtree(beside, ignore_errors=True)
+        model.save_pretrained(beside)
+        self._save_image_processor(beside)
+        for file in sorted(beside.iterdir()):
+            file.replace(self.output / file.name)
+        beside.rmdir()
+
+
+def _validation_widths(recipe: Recipe) -> list[float]:
+    widths = training_widths(recipe)
+    return recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
+
+
+def _statistics_widths(recipe: Recipe) -> list[float]:
+    widths = recipe.statistics_widths
+    return parse_widths(widths) if isinstance(widths, str) else widths or training_widths(recipe)
 
 
 def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
@@ -476,7 +552,7 @@ def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
         image_size=data.image_size,
         mean=list(data.mean),
         std=list(data.std),
-        center_crop=data.augmentation == "random_resized_crop_flip",
+        center_crop=data.center_crop,
     )
 
 
@@ -485,6 +561,11 @@ def _save_beside(model: Any, folder: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     model.save_pretrained(beside)
     replace_folder(beside, folder)
+
+
+def _drawn(recipe: Recipe) -> dict[str, Any]:
+    """What a training step draws."""
+    return {name: getattr(recipe.sizes, name) for name in ("sampler", "smallest_share", "num_random", "num_per_group")}
 
 
 def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:

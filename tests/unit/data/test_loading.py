@@ -166,36 +166,34 @@ def test_missing_labels_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_square_images_are_resized_whole_and_others_cropped_at_the_centre(tmp_path, in_memory):
+def test_a_centre_crop_keeps_seven_eighths_of_the_shorter_side(tmp_path, in_memory):
     wide = Image.new("RGB", (300, 64))
     wide.paste((255, 255, 255), (150 - 16, 0, 150 + 16, 64))  # a white band in the middle, half as wide as high
     framed = Image.new("RGB", (64, 64), (255, 255, 255))
-    framed.paste((0, 0, 0), (8, 8, 56, 56))
+    framed.paste((0, 0, 0), (3, 3, 61, 61))  # its white border is less than what is cut off
     folder = save(tmp_path / "set", images=[wide, framed], labels=[0, 1])
-    data = load_image_data(config_for(folder, image_size=28, in_memory=in_memory, validation_fraction=0))
+    fields = {"image_size": 28, "center_crop": True, "in_memory": in_memory, "validation_fraction": 0}
+    data = load_image_data(config_for(folder, **fields))
     first, second = as_bytes(data.train)[:, 0]
     # The shorter side, 64, becomes 32, of which the middle 28 are kept: the band is 16 wide and reaches both edges.
     assert (first[:, 7:21] == 255).all()
     assert (first[:, :4] == 0).all()
     assert (first[:, -4:] == 0).all()
-    assert (second[0] == 255).all()
-    assert (second[:, -1] == 255).all()
+    assert (second[[0, -1]] == 0).all()
+    assert (second[:, [0, -1]] == 0).all()
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_images_of_the_aspect_that_is_wanted_are_resized_whole(tmp_path, in_memory):
+def test_images_are_resized_whole_whatever_their_aspect(tmp_path, in_memory):
     framed = Image.new("RGB", (96, 64), (255, 255, 255))
     framed.paste((0, 0, 0), (12, 8, 84, 56))
     folder = save(tmp_path / "set", images=[framed, framed.resize((24, 16)), framed.rotate(90, expand=True)])
     data = load_image_data(config_for(folder, image_size=[16, 24], in_memory=in_memory, validation_fraction=0))
-    whole, same, cropped = as_bytes(data.train)
-    assert whole.shape == (3, 16, 24)
-    for image in (whole, same):
-        assert (image[:, 0] == 255).all()
-        assert (image[:, :, -1] == 255).all()
-    # Its width of 64 becomes 27, of which 24 are kept; of the height of 96, scaled alike, the middle 16.
-    assert (cropped[:, :, [0, -1]] == 255).all()
-    assert (cropped[:, 0, 4:20] == 0).all()
+    images = as_bytes(data.train)
+    assert images.shape == (3, 3, 16, 24)
+    assert (images[:, :, [0, -1]] == 255).all()
+    assert (images[:, :, :, [0, -1]] == 255).all()
+    assert (images[:, :, 4:-4, 5:-5] == 0).all()
 
 
 def test_one_number_is_as_good_as_two(tmp_path):
@@ -211,7 +209,7 @@ def test_training_on_random_crops_is_evaluated_on_the_centre_of_all_images(tmp_p
     framed = Image.new("RGB", (256, 256), (255, 255, 255))
     framed.paste((0, 0, 0), (16, 16, 240, 240))
     folder = save(tmp_path / "set", images=[framed] * 4, labels=[0] * 4)
-    fields = {"image_size": 224, "in_memory": False, "augmentation": "random_resized_crop_flip"}
+    fields = {"image_size": 224, "center_crop": True, "in_memory": False, "augmentation": "random_resized_crop_flip"}
     data = load_image_data(config_for(folder, **fields))
     assert (as_bytes(data.test) == 0).all()
     assert (as_bytes(data.train) == 0).all()

@@ -262,21 +262,24 @@ def test_only_training_pairs_are_augmented(tmp_path):
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("axis", [0, 1], ids=["columns", "rows"])
 @pytest.mark.parametrize(
-    ("size", "wanted", "whole"),
+    ("size", "wanted", "center_crop"),
     [
-        ((60, 80), [33, 44], True),  # at a half, two pixels would be the nearest
-        ((60, 80), [75, 100], True),
+        ((60, 80), [33, 44], False),  # at a half, two pixels would be the nearest
+        ((60, 80), [75, 100], False),
+        ((80, 80), [41, 41], False),
+        ((80, 60), [31, 41], False),
+        ((80, 60), [30, 40], True),
+        ((60, 80), [40, 40], True),
+        ((44, 100), [50, 90], True),
         ((80, 80), [41, 41], True),
-        ((80, 60), [30, 40], False),
-        ((60, 80), [40, 40], False),
-        ((44, 100), [50, 90], False),
     ],
     ids=str,
 )
-def test_masks_are_resized_and_cropped_as_their_images(tmp_path, size, wanted, whole, axis, in_memory):
+def test_masks_are_resized_and_cropped_as_their_images(tmp_path, size, wanted, center_crop, axis, in_memory):
     image, *masks = ramps(*size)
     folder = save(tmp_path / "set", [Image.fromarray(image.transpose(1, 2, 0))], [Image.fromarray(masks[axis])])
-    test = load_image_data(config_for(folder, image_size=wanted, in_memory=in_memory)).test
+    fields = {"image_size": wanted, "center_crop": center_crop, "in_memory": in_memory}
+    test = load_image_data(config_for(folder, **fields)).test
     batch = test.__getitems__([0])
     assert batch["labels"].shape == (1, *wanted)
     frame = torch.zeros(1, *wanted, dtype=torch.bool)
@@ -289,16 +292,16 @@ def test_masks_are_resized_and_cropped_as_their_images(tmp_path, size, wanted, w
     side, other = (size[1], size[0]) if axis == 0 else size
     ends = batch["labels"][0].amax() - batch["labels"][0].amin() + 1
     goal, other_goal = (wanted[1], wanted[0]) if axis == 0 else wanted
-    left = side if whole else min(side, goal * other / other_goal) * 7 / 8
+    left = side if not center_crop else min(side, goal * other / other_goal) * 7 / 8
     assert abs(ends - left) <= 1 + left * 0.03
 
 
 @pytest.mark.parametrize(
     ("size", "wanted"), [((70, 50), [14, 28]), ((50, 70), [28, 14]), ((333, 500), [24, 36]), ((3, 90), [7, 5])]
 )
-def test_images_of_another_aspect_cover_what_is_wanted(tmp_path, size, wanted):
+def test_a_centre_crop_covers_what_is_wanted(tmp_path, size, wanted):
     folder = save(tmp_path / "set", [Image.new("RGB", size, (255, 255, 255))], [plain(0, size)])
-    batch = load_image_data(config_for(folder, image_size=wanted)).test.__getitems__([0])
+    batch = load_image_data(config_for(folder, image_size=wanted, center_crop=True)).test.__getitems__([0])
     assert batch["pixel_values"].shape == (1, 3, *wanted)
     assert (as_bytes(batch) == 255).all()
 

@@ -43,7 +43,10 @@ class Family:
         self.calls.append({"width": width, "num_samples": num_samples, "seed": seed, "calibration": calibration})
         warnings.warn("outside", SizeWarning, stacklevel=2)
         torch.manual_seed(round(1000 * width) if isinstance(width, float) else 0)
-        return self.family.build(resize(CONFIG, width)).eval()
+        network = self.family.build(resize(CONFIG, width)).eval()
+        images = sum(map(len, calibration)) if calibration else None
+        network.morph_origin = types.SimpleNamespace(noise=0.5, calibrated=images)
+        return network
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,7 @@ def test_the_arguments_reach_every_morph_and_the_facts(split):
     facts = sweep(family, split, [0.5, 1.0], num_samples=3, seed=7, calibration=batches, progress=False).facts
     assert [(call["num_samples"], call["seed"], len(call["calibration"])) for call in family.calls] == [(3, 7, 2)] * 2
     assert (facts["num_samples"], facts["seed"], facts["num_images"]) == (3, 7, 60)
+    assert (facts["noise"], facts["calibrated"]) == (0.5, 2)
     assert facts["device"] == "cpu"
 
 
@@ -163,7 +167,10 @@ def test_a_real_family_can_be_swept(split, reference):
     model = NeuMetaForImageClassification.from_reference(
         reference, hypernetwork={"type": "inr"}, trained_widths=[0.5, 1.0]
     )
-    rows = sweep(model, split, [0.25, 0.5, 0.75], reference=reference, progress=False).rows
+    found = sweep(model, split, [0.25, 0.5, 0.75], reference=reference, progress=False)
+    assert (found.facts["noise"], found.facts["calibrated"]) == (0.0, None)
+    assert sweep(model, split, [0.5], num_samples=2, progress=False).facts["noise"] == model.config.coordinate_noise
+    rows = found.rows
     assert [row.kind for row in rows] == ["outside", "trained", "untrained"]
     assert rows[1].num_parameters == count_parameters(model.morph(0.5))
 

@@ -157,7 +157,8 @@ def run_folder(make_case, tmp_path) -> Path:
             (1.0, 0.98, True, True),
         )
     ]
-    facts = {"dataset": "mnist", "split": "test", "num_images": 300, "seed": 0, "device": "cpu", "num_samples": 1}
+    facts = {"dataset": "mnist", "split": "test", "num_images": 300, "seed": 0, "device": "cpu"}
+    facts |= {"num_samples": 1, "noise": 0.0, "calibrated": None}
     sweep = {"facts": {**facts, "date": "2026-01-02", "versions": {"torch": "2.13.0"}}, "reference": None, "rows": rows}
     (folder / "sweep.json").write_text(json.dumps(sweep))
     (folder / "sweep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))

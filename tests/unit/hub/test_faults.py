@@ -48,6 +48,10 @@ def with_config(**values):
     return change
 
 
+def with_target(model_type, **fields):
+    return with_config(target_config={"model_type": model_type, **fields})
+
+
 def with_text(text):
     return lambda folder: (folder / "config.json").write_text(text)
 
@@ -147,6 +151,30 @@ FAULTS = {
     "10^12 hidden units": (with_config(hypernetwork__hidden_size=HUGE), r"hidden_size=1000000000000: at most"),
     "10^12 frequencies": (with_config(hypernetwork__num_frequencies=HUGE), r"num_frequencies=1000000000000: at most"),
     "10^5 layers": (with_config(hypernetwork__num_hidden_layers=10**5), r"num_hidden_layers=100000: at most 1,024"),
+    "10^6 layers a block": (
+        with_target("neumeta_autoencoder_kl", vae={"block_out_channels": [32], "layers_per_block": 10**6}),
+        r"target_config: vae: layers_per_block=1000000: at most 1,024",
+    ),
+    "10^4 blocks": (
+        with_target("neumeta_autoencoder_kl", vae={"block_out_channels": [32] * 10**4}),
+        r"target_config: vae: block_out_channels has 10,000 entries: at most 1,024",
+    ),
+    "10^4 hidden layers": (
+        with_target("neumeta_mlp_vae", decoder_hidden_channels=[4] * 10**4),
+        r"target_config: decoder_hidden_channels has 10,000 entries: at most 1,024",
+    ),
+    "10^4 scales of a head": (
+        with_target("upernet", pool_scales=[1] * 10**4),
+        r"target_config: pool_scales has 10,000 entries: at most 1,024",
+    ),
+    "levels that are no whole number": (
+        with_config(hypernetwork={"type": "grid", "levels": 3.0}),
+        r"levels=3.0: it is a whole number",
+    ),
+    "resolution that is a word": (
+        with_config(hypernetwork={"type": "grid", "resolution": "a"}),
+        r"resolution='a': a grid has more than 0",
+    ),
     "10^12 images": (with_config(calibration_images=HUGE), r"calibration_images=1000000000000: at most"),
     "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"at most 4096 are stored"),
     "negative channels": (with_config(target_config__hidden_channels=[-1, 2, 3]), r"pass three counts from 1 up"),
@@ -222,6 +250,10 @@ REFUSALS = {
         lambda hub: hub.fail("POST", "validate-yaml", times=9, status=400),
         r"the card is refused: Invalid metadata",
     ),
+    "card that cannot be read": (
+        lambda hub: hub.fail("HEAD", "README.md", times=9, status=503),
+        r"503.* try again later",
+    ),
     "server that is gone": (lambda hub: hub.stop(), r"the connection failed"),
 }
 
@@ -246,8 +278,9 @@ def test_a_push_that_fails_is_one_error_and_leaves_the_repo_as_it_was(hub, check
         lambda hub: hub.fail("PUT", "/lfs/", times=2, status=500),
         lambda hub: hub.fail("POST", "preupload", times=2, status=429, retry_after=1),
         lambda hub: hub.drop("PUT", "/lfs/", times=1, after_bytes=100),
+        lambda hub: hub.fail("HEAD", "README.md", times=2, status=503),
     ],
-    ids=["commit fails", "commit dropped", "upload fails", "too many requests", "upload dropped"],
+    ids=["commit fails", "commit dropped", "upload fails", "too many requests", "upload dropped", "card unread"],
 )
 def test_a_push_that_fails_for_a_while_is_tried_again_and_commits_once(hub, checkpoint, waits, caplog, spoil):
     family = NeuMetaForImageClassification.from_pretrained(checkpoint)
@@ -280,6 +313,15 @@ def test_offline_is_said(hub, checkpoint, monkeypatch, waits):
     assert waits == []
 
 
+def test_a_source_that_cannot_be_reached_is_named_and_nothing_is_pushed(hub, checkpoint, waits):
+    NeuMetaForImageClassification.from_pretrained(checkpoint).push_to_hub(ORG)
+    pulled = NeuMetaModel.from_pretrained(ORG)
+    hub.fail("HEAD", "training.json", times=99, status=503)
+    with pytest.raises(HubError, match=rf"reading training.json of {ORG}: .*503"):
+        pulled.push_to_hub("other/family")
+    assert set(hub.repos) == {ORG}
+
+
 @pytest.mark.parametrize(
     ("card", "said"),
     [
@@ -299,6 +341,36 @@ def test_a_card_that_cannot_be_merged_is_not_written_over(hub, checkpoint, card,
     assert hub.files(ORG) == {"README.md": card}
     family.push_to_hub(ORG, overwrite_card=True)
     assert b"neumeta" in hub.files(ORG)["config.json"]
+
+
+RUN_FAULTS = {
+    "recipe that is no YAML": ("recipe.yaml", "data: [", r"recipe.yaml is no YAML"),
+    "recipe that is a list": ("recipe.yaml", "[1, 2]", r"recipe.yaml was not written by .*the file is \[1, 2\]"),
+    "recipe whose data are none": ("recipe.yaml", "data: digits", r"recipe.yaml .* data is 'digits'"),
+    "training facts cut short": ("training.json", '{"seed": 7', r"training.json is no JSON .*: remove it, or write"),
+    "training facts of another kind": ("training.json", "[]", r"training.json .* the file is \[\]"),
+    "training facts without a seed": (
+        "training.json",
+        '{"environment": {}, "seconds": {}}',
+        r"training.json .* seed is missing",
+    ),
+    "sweep that is none": ("sweep.json", "{}", r"sweep.json .* facts is missing"),
+    "sweep with a bare row": ("sweep.json", '{"facts": {}, "rows": [{"width": 1}]}', r"accuracy is missing"),
+    "sweep with a strange score": (
+        "sweep.json",
+        '{"facts": {"score": {"name": "a", "label": "b", "c": 1}}, "rows": []}',
+        r"sweep.json: its score is none",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", RUN_FAULTS)
+def test_a_damaged_file_of_the_run_is_refused_before_anything_is_pushed(hub, checkpoint, fault):
+    name, text, said = RUN_FAULTS[fault]
+    (checkpoint / name).write_text(text)
+    with pytest.raises(CheckpointError, match=said):
+        NeuMetaForImageClassification.from_pretrained(checkpoint).push_to_hub(ORG)
+    assert not hub.repos
 
 
 # ---------------------------------------------------------------------------------------------------- pulling

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,12 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, pipeline
 
 from neumeta_hf import DataConfig, NeuMetaForImageClassification, NeuMetaModel, train
-from neumeta_hf.errors import CheckpointError, HubError
+from neumeta_hf.cli import main
+from neumeta_hf.errors import CardError, CheckpointError, HubError, MissingCheckpointError
 from neumeta_hf.targets import build_image_processor
-from neumeta_hf.training.recipe import FamilyRecipe, LoopRecipe, Recipe, TargetRecipe
+from neumeta_hf.training.recipe import FamilyRecipe, LoopRecipe, Recipe, TargetRecipe, recipe_from_dict
 
-RUN_FILES = {"preprocessor_config.json", "training.json", "sweep.json", "sweep.png"}
+RUN_FILES = {"preprocessor_config.json", "recipe.yaml", "training.json", "sweep.json", "sweep.png"}
 FAMILY_FILES = {"README.md", "config.json", "model.safetensors"}
 
 
@@ -60,6 +62,67 @@ def test_an_unchanged_family_makes_no_commit(hub, run_folder):
     for _ in range(2):
         load(run_folder).push_to_hub("org/family")
     assert len(commits(hub, "org/family")) == 1
+
+
+def test_a_family_that_is_pushed_twice_keeps_what_its_run_left(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    before = hub.files("org/family")
+    family.push_to_hub("org/family")
+    assert hub.files("org/family") == before
+    assert len(commits(hub, "org/family")) == 1
+
+
+def test_a_pulled_family_is_pushed_with_all_that_was_pulled(hub, run_folder):
+    load(run_folder).push_to_hub("org/family", license="mit")
+    load("org/family").push_to_hub("new/family", license="mit")
+    old, new = hub.files("org/family"), hub.files("new/family")
+    assert new.pop("README.md").replace(b"new/family", b"org/family") == old.pop("README.md")
+    assert new == old
+
+
+def test_a_pulled_family_has_the_facts_of_its_own_commit(hub, run_folder):
+    load(run_folder).push_to_hub("org/family")
+    pulled, old = load("org/family"), hub.files("org/family")["sweep.json"]
+    hub.put("org/family", {"sweep.json": old.replace(b"0.9125", b"0.1111")})
+    pulled.push_to_hub("new/family")
+    assert hub.files("new/family")["sweep.json"] == old
+    load("org/family").push_to_hub("new/family")
+    assert b"0.1111" in hub.files("new/family")["sweep.json"]
+
+
+def test_a_family_in_a_folder_of_its_repo_is_pushed_with_its_run(hub, run_folder, tmp_path):
+    files = {f"small/{path.name}": path.read_bytes() for path in run_folder.iterdir() if path.is_file()}
+    hub.put("org/many", files)
+    pulled = NeuMetaModel.from_pretrained("org/many", subfolder="small", cache_dir=tmp_path / "mine")
+    pulled.push_to_hub("new/family")
+    assert set(hub.files("new/family")) - {".gitattributes"} == FAMILY_FILES | RUN_FILES
+
+
+def test_the_recipe_names_no_folder_and_can_be_read(hub, run_folder):
+    load(run_folder).push_to_hub("org/family")
+    text = hub.files("org/family")["recipe.yaml"].decode()
+    assert "somebody" not in text
+    recipe = recipe_from_dict(yaml.safe_load(text))
+    assert (recipe.seed, recipe.data.dataset, recipe.target.checkpoint) == (3, "mnist", "org/teacher")
+
+
+def test_a_run_is_named_once(hub, make_case, run_folder):
+    family = make_case("lenet").family()
+    family.push_to_hub("org/family", run=run_folder)
+    before = hub.files("org/family")
+    family.push_to_hub("org/family")
+    assert hub.files("org/family") == before
+    with pytest.raises(MissingCheckpointError, match="run=nowhere is no folder: give the output folder"):
+        family.push_to_hub("org/family", run="nowhere")
+
+
+def test_other_weights_do_not_keep_the_facts_of_the_old_ones(hub, make_case, run_folder):
+    load(run_folder).push_to_hub("org/family")
+    make_case("lenet").family(hypernetwork={"type": "grid"}).push_to_hub("org/family")
+    files = hub.files("org/family")
+    assert "was not measured" in files["README.md"].decode()
+    assert not set(files) & (RUN_FILES - {"preprocessor_config.json"})
 
 
 def test_a_family_without_a_run_goes_up_too(hub, make_case):
@@ -215,7 +278,7 @@ def test_what_somebody_wrote_into_a_card_stays(hub, run_folder):
     edited = card.replace("license: mit", "license: cc-by-4.0\nmine: 7").replace("# family", "# My family\n\nBy hand.")
     edited = edited.replace("| 0.5 | trained | 91.25% |", "| 0.5 | trained | 12.34% |") + "\nThe end, by hand.\n"
     hub.put("org/family", {"README.md": edited.encode()})
-    load(run_folder).push_to_hub("org/family", license="mit")
+    load(run_folder).push_to_hub("org/family")
     front, merged = front_matter(hub, "org/family")
     assert (front["license"], front["mine"]) == ("cc-by-4.0", 7)
     assert "# My family\n\nBy hand." in merged
@@ -225,6 +288,37 @@ def test_what_somebody_wrote_into_a_card_stays(hub, run_folder):
     front, fresh = front_matter(hub, "org/family")
     assert front["license"] == "mit"
     assert "By hand." not in fresh
+
+
+def test_a_licence_that_is_named_holds_and_no_other_takes_its_place(hub, run_folder):
+    family = load(run_folder)
+    for license, expected in ((None, "unknown"), ("mit", "mit"), (None, "mit"), ("apache-2.0", "apache-2.0")):
+        family.push_to_hub("org/family", license=license)
+        assert front_matter(hub, "org/family")[0]["license"] == expected
+
+
+def test_tags_are_united(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family", tags=["first"])
+    hub.put(
+        "org/family", {"README.md": hub.files("org/family")["README.md"].replace(b"- first\n", b"- first\n- by-hand\n")}
+    )
+    family.push_to_hub("org/family", tags=["second", "lenet"])
+    tags = front_matter(hub, "org/family")[0]["tags"]
+    assert {"neumeta", "lenet", "first", "by-hand", "second"} <= set(tags)
+    assert len(tags) == len(set(tags))
+
+
+def test_a_licence_is_not_dropped_beside_a_card_of_ones_own(hub, run_folder):
+    family = load(run_folder)
+    for card in (b"---\nlicense: mit\n---\n# Mine\n", b"# Mine\n"):
+        hub.put("org/family", {"README.md": card})
+        with pytest.raises(CardError, match="license='apache-2.0', and the card on the Hub, which somebody wrote"):
+            family.push_to_hub("org/family", license="apache-2.0")
+        assert hub.files("org/family") == {"README.md": card}
+    hub.put("org/family", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})
+    family.push_to_hub("org/family", license="mit")
+    assert hub.files("org/family")["README.md"] == b"---\nlicense: mit\n---\n# Mine\n"
 
 
 def test_a_card_of_ones_own_stays_whole(hub, run_folder):
@@ -286,6 +380,80 @@ def test_a_morph_of_a_measured_size_carries_its_accuracy(hub, run_folder):
     assert "model-index" not in front_matter(hub, "org/other")[0]
 
 
+def test_a_morph_of_a_pushed_or_pulled_family_carries_its_accuracy_too(hub, run_folder):
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    for number, source in enumerate((family, load("org/family"))):
+        source.morph(0.5).push_to_hub(f"org/half{number}")
+        front, card = front_matter(hub, f"org/half{number}")
+        assert front["base_model"] == "org/family"
+        assert "91.25%" in card
+        assert "preprocessor_config.json" in hub.files(f"org/half{number}")
+
+
+def with_sweep(folder, rows=(), **facts):
+    """Change the sweep of a run."""
+    sweep = json.loads((folder / "sweep.json").read_text())
+    sweep["facts"] |= facts
+    sweep["rows"] = [*rows, *sweep["rows"]]
+    (folder / "sweep.json").write_text(json.dumps(sweep))
+
+
+@pytest.mark.parametrize(
+    ("measured", "made", "credited"),
+    [
+        ({}, {}, True),
+        ({"seed": 5}, {}, True),  # of no noise
+        ({"calibrated": 2048}, {}, False),
+        ({}, {"num_samples": 3}, False),
+        ({"num_samples": 3, "noise": 1.0}, {}, False),
+        ({"num_samples": 3, "noise": 1.0}, {"num_samples": 3}, True),
+        ({"num_samples": 3, "noise": 1.0}, {"num_samples": 3, "seed": 1}, False),
+        ({"num_samples": 3, "noise": 1.0}, {"num_samples": 3, "noise": 0.5}, False),
+        ({"num_samples": 3, "noise": 1.0}, {"num_samples": 4}, False),
+    ],
+)
+def test_a_morph_is_credited_with_what_was_measured_of_it_alone(hub, run_folder, measured, made, credited):
+    with_sweep(run_folder, **measured)
+    load(run_folder).morph(0.5, **made).push_to_hub("org/half")
+    front, card = front_matter(hub, "org/half")
+    assert ("model-index" in front) == credited
+    assert ("Measured accuracy" in card) == credited
+
+
+def test_a_sweep_that_does_not_say_how_networks_were_calibrated_credits_none(hub, run_folder):
+    sweep = json.loads((run_folder / "sweep.json").read_text())
+    del sweep["facts"]["calibrated"]
+    (run_folder / "sweep.json").write_text(json.dumps(sweep))
+    load(run_folder).morph(0.5).push_to_hub("org/half")
+    assert "model-index" not in front_matter(hub, "org/half")[0]
+
+
+def test_rows_with_a_width_per_group_are_no_uniform_sizes(hub, run_folder):
+    row = {**json.loads((run_folder / "sweep.json").read_text())["rows"][0], "width": {"conv1": 0.5}}
+    with_sweep(run_folder, rows=[row])
+    load(run_folder).morph(0.5).push_to_hub("org/half")
+    assert "91.25%" in front_matter(hub, "org/half")[1]
+
+
+def test_a_card_says_that_scores_are_of_calibrated_statistics(hub, make_case, tmp_path, run_folder):
+    case = make_case("lenet_batch_norm", "keep")
+    folder = tmp_path / "kept"
+    case.family().save_pretrained(folder)
+    shutil.copy(run_folder / "sweep.json", folder)
+    with_sweep(folder, calibrated=8)
+    family = load(folder)
+    family.push_to_hub("org/kept")
+    assert "of mnist with BatchNorm statistics of 8 images at every size, seed 0" in front_matter(hub, "org/kept")[1]
+    own, measured = family.morph(0.5), family.morph(0.5, calibration=[case.images(5), case.images(3)])
+    own.push_to_hub("org/own")
+    measured.push_to_hub("org/measured")
+    assert "91.25%" not in front_matter(hub, "org/own")[1]
+    card = front_matter(hub, "org/measured")[1]
+    assert "91.25%" in card
+    assert "Its BatchNorm statistics were measured on 8 images." in card
+
+
 def test_a_folder_of_two_parts_is_no_repo(hub, run_folder, monkeypatch):
     monkeypatch.chdir(run_folder.parent.parent)
     load(str(run_folder.relative_to(run_folder.parent.parent))).morph(0.5).push_to_hub("org/half")
@@ -301,6 +469,36 @@ def test_a_morph_keeps_no_trace_in_what_is_saved(run_folder, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------- the command
+
+
+def test_no_size_is_pushed_before_all_of_them_are_made(hub, run_folder, capsys):
+    assert main(["push", str(run_folder), "org/sizes", "--widths", "1.0,0.5,0.001"]) == 2
+    assert "smallest possible ratio" in capsys.readouterr().err
+    assert not hub.repos
+
+
+def test_the_command_writes_a_morph_with_its_card(hub, run_folder, capsys):
+    load(run_folder).push_to_hub("org/family")
+    folder = run_folder.parent
+    for source, name in (("org/family", "[org/family](https://huggingface.co/org/family)"), (run_folder, "`run`")):
+        output = folder / f"half-{Path(source).name}"
+        assert main(["morph", str(source), "--width", "0.5", "--output", str(output)]) == 0
+        card = (output / "README.md").read_text()
+        assert f"generated by the NeuMeta family {name} at width 0.5, without" in card
+        assert "91.25%" in card
+        names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+        assert set(os.listdir(output)) == names
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def test_a_family_from_the_cache_morphs_without_a_network(hub, run_folder, capsys):
+    load(run_folder).push_to_hub("org/family")
+    NeuMetaModel.from_pretrained("org/family")
+    hub.stop()
+    output = run_folder.parent / "half"
+    assert main(["morph", "org/family", "--width", "0.5", "--output", str(output)]) == 0
+    assert "reading preprocessor_config.json of org/family: the connection failed" in capsys.readouterr().err
+    assert "at width 0.5, without" in (output / "README.md").read_text()
 
 
 @pytest.mark.integration

@@ -66,6 +66,8 @@ def test_a_segmentation_network_comes_with_its_score(hub, make_family, tmp_path)
         "split": "test",
         "seed": 0,
         "num_samples": 1,
+        "noise": 0.0,
+        "calibrated": None,
     }
     sweep = {"facts": facts, "reference": None, "rows": [{**row, "trained": True, "in_range": True}]}
     family.save_pretrained(tmp_path / "run")

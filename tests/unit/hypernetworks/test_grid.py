@@ -204,15 +204,28 @@ def test_every_value_of_a_level_learns_at_its_size():
             assert (reached != 0).all(), level
 
 
-def test_two_further_levels_hold_less_than_a_quarter_more():
+@pytest.mark.parametrize(
+    ("positions", "in_varies", "levels", "share"),
+    [
+        ("absolute", True, 3, 1 / 5),
+        ("relative", True, 3, 5 / 16),
+        ("absolute", False, 3, 3 / 5),
+        ("relative", False, 3, 3 / 4),
+        ("absolute", True, 2, 1 / 6),
+        ("relative", True, 2, 1 / 4),
+        ("absolute", False, 2, 2 / 5),
+        ("relative", False, 2, 1 / 2),
+    ],
+)
+def test_how_much_more_further_levels_hold(positions, in_varies, levels, share):
     def count(levels):
         shapes = {f"conv{i}": (64, 64, 3, 3) for i in range(3)} | {f"scale{i}": (64,) for i in range(6)}
-        varying = {name: (True, len(shape) > 1) for name, shape in shapes.items()}
+        varying = {name: (True, in_varies and len(shape) > 1) for name, shape in shapes.items()}
         coordinates = list(make_coordinates(shapes, scale=64, varying=varying).values())
-        grid = Grid(coordinates, positions="absolute", levels=levels)
+        grid = Grid(coordinates, positions=positions, levels=levels)
         return sum(parameter.numel() for parameter in grid.parameters())
 
-    assert 1.15 * count(1) < count(3) < 1.25 * count(1)
+    assert count(levels) / count(1) - 1 == pytest.approx(share, abs=0.02)  # vectors are whole on every level
 
 
 # An axis of several parts. Equal parts are groups of a normalisation; others are concatenated features.
@@ -486,6 +499,9 @@ def test_coordinates_without_the_grids_parts_are_refused():
         ({"resolution": 1.5}, "resolution=1.5: "),
         ({"positions": "absolute", "resolution": 0.5}, "with absolute positions"),
         ({"positions": "absolute", "levels": 0}, "levels=0: "),
+        ({"positions": ["relative"]}, r"positions=\['relative'\]: choose one of"),
+        *(({"resolution": value}, f"resolution={value!r}: a grid has") for value in ("a", None, True, float("nan"))),
+        *(({"levels": value}, f"levels={value!r}: it is a whole number") for value in (3.0, "3", None, True)),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):

@@ -82,7 +82,7 @@ def test_every_image_is_seen_once_an_epoch_in_a_new_order(make_loop, digits):
     everything = digits.train.subset(80, seed=0).source.labels(digits.train.subset(80, seed=0).indices).tolist()
     assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(everything)
     assert epochs[0] != epochs[1]
-    assert (progress.batch, progress.step, progress.finished) == (10, 10, True)
+    assert (progress.batch, progress.step) == (10, 10)
 
 
 def test_accumulated_batches_equal_one_large_batch(make_loop):
@@ -213,15 +213,35 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, monkeypatch, sto
 
 def test_a_stop_at_the_last_step_is_the_end(make_loop):
     loop = make_loop(stop_after_steps=10)
-    assert loop.run().finished
+    assert loop.run().step == 10
     assert len(loop.kept) == 2
+
+
+def test_every_call_stops_after_as_many_steps(make_loop):
+    for step in (4, 8):
+        loop = make_loop(stop_after_steps=4)
+        with pytest.raises(StoppedEarly):
+            loop.run(resume=step > 4)
+        assert loop.progress.step == step
+    assert make_loop(stop_after_steps=4).run(resume=True).step == 10
+
+
+def test_resuming_with_another_number_of_processes_is_refused(make_loop):
+    first = make_loop()
+    first.run()
+    # Half of the images: what two processes would have each.
+    second = make_loop(num_images=40)
+    with pytest.raises(
+        RecipeError, match="is of 5 batches per process in an epoch, .* now have 2: resume with as many"
+    ):
+        second.run(resume=True)
 
 
 def test_resuming_a_finished_loop_does_nothing(make_loop):
     first = make_loop()
     first.run()
     second = make_loop()
-    assert second.run(resume=True).finished
+    assert second.run(resume=True).step == 10
     assert second.plain_objective.seen == []
     assert_equal(weights(second), weights(first))
 

@@ -69,6 +69,9 @@ def test_an_unknown_key_gets_its_nearest_relative(values, says):
         ({"mixed_precision": "fp8"}, "mixed_precision='fp8'"),
         ({"losses": {"task": -1}}, r"losses\.task=-1"),
         ({"losses": {"temperature": 0}}, r"losses\.temperature=0"),
+        ({"train": {"clip": 0}}, r"train\.clip=0"),  # it would leave no gradient
+        ({"validation_widths": []}, r"validation_widths=\[\]"),
+        ({"statistics_widths": []}, r"statistics_widths.*=\[\]"),
         ({"train": 3}, "train=3"),
         ({"seed": -1}, "seed=-1"),
     ],
@@ -120,6 +123,13 @@ def test_files_that_are_no_recipe_are_refused(text, says, tmp_path):
     if text is not None:
         path.write_text(text)
     with pytest.raises(RecipeError, match=says):
+        load_recipe(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"seed: \xff")
+    with pytest.raises(RecipeError, match="no text in UTF-8"):
         load_recipe(path)
 
 

@@ -1,5 +1,6 @@
 """Whole runs on the embedded digits, with networks of a few channels."""
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -8,16 +9,29 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from tiny_runs import RECIPE, reset_accelerate
-from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    ResNetConfig,
+    UperNetConfig,
+)
 
 from neumeta_hf.data import load_image_data
-from neumeta_hf.errors import CheckpointError, DataError, RecipeError, TargetError
+from neumeta_hf.errors import (
+    CheckpointError,
+    DataError,
+    HypernetworkError,
+    RecipeError,
+    SizeError,
+    TargetError,
+)
 from neumeta_hf.evaluation import evaluate_network
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, family_class
-from neumeta_hf.preparation import fuse_batch_norm
-from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, config_of, find_target
+from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, MlpVaeTargetConfig, config_of, find_target
 from neumeta_hf.training import (
     calibration_batches,
     load_recipe,
@@ -105,8 +119,8 @@ def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
     stops = [
         {"pretrain": {"stop_after_steps": 4}},
         {"train": {"stop_after_steps": 3}},
-        {"train": {"stop_after_steps": 10}},
-        {"train": {"stop_after_steps": 17}},
+        {"train": {"stop_after_steps": 7}},
+        {"train": {"stop_after_steps": 7}},
     ]
     for number, changes in enumerate(stops):
         assert train_anew(make_recipe("parts", **changes), resume=number > 0) is None
@@ -197,6 +211,48 @@ def test_resuming_with_another_recipe_is_refused_by_key(finished, changes, key):
     with pytest.raises(RecipeError, match=f"another recipe than the run .* different: .*{key}"):
         train(recipe_from_dict(values), resume=True)
     assert load_recipe(output / "recipe.yaml") == recipe
+
+
+def test_what_no_step_depends_on_may_change_in_a_resume(finished):
+    recipe, output = finished
+    changed = dataclasses.replace(recipe, statistics_widths="0.5:1.0:0.125")
+    changed.calibration = dataclasses.replace(recipe.calibration, images=8)
+    run._check_output(changed, output, resume=True)
+    with pytest.raises(RecipeError, match="different: statistics_images"):
+        run._check_output(dataclasses.replace(recipe, statistics_images=5), output, resume=True)
+
+
+def test_a_run_of_an_older_version_can_be_resumed(make_recipe, tmp_path):
+    assert train_anew(make_recipe(train={"epochs": 1, "stop_after_steps": 3})) is None
+    (tmp_path / "run" / "reference" / "seconds.json").unlink()
+    written = tmp_path / "run" / "recipe.yaml"
+    values = yaml.safe_load(written.read_text())
+    del values["sizes"]["smallest_share"], values["data"]["center_crop"]
+    written.write_text(yaml.safe_dump(values))
+    output = train_anew(make_recipe(train={"epochs": 1}), resume=True)
+    assert list(json.loads((output / "training.json").read_text())["seconds"]) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"statistics_widths": "0.5-1.0"}, RecipeError, "0.5-1.0"),
+        ({"statistics_widths": [0.0, 1.0]}, SizeError, "statistics_widths: "),
+        ({"validation_widths": [-1.0]}, SizeError, "validation_widths: "),
+        ({"sizes": {"widths": [0.5, 0.0]}}, CheckpointError, r"trained_widths holds \[0\.0\]"),
+        ({"sizes": {"sampler": "uniform", "num_random": 0}}, RecipeError, "sizes draws nothing"),
+        ({"family": {"generated": ["conv9"]}}, TargetError, "conv9"),
+        ({"family": {"hypernetwork": {"type": "no such"}}}, HypernetworkError, "no such"),
+        ({"losses": {"task": 0.0, "regularization": 0.0}}, RecipeError, "are all 0"),
+        ({"train": {"batch_size": 5000}}, DataError, "train: 1294 training images do not fill"),
+        ({"pretrain": {"batch_size": 5000}}, DataError, "pretrain: 1294 training images do not fill"),
+    ],
+    ids=str,
+)
+def test_what_would_fail_after_the_reference_fails_before_it(make_recipe, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        train(make_recipe(**changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_data_that_cannot_be_read_leaves_no_half_run_behind(make_recipe, tmp_path):
@@ -342,15 +398,18 @@ def test_widths_are_a_list_or_a_range(make_recipe):
 
 
 def test_calibration_images_are_augmented_training_images(digits):
-    split = digits.train
+    split = copy.copy(digits.train)
     split.config.augmentation = "crop"
     try:
-        batches = calibration_batches(split, 300, batch_size=128)
-        plain = split.subset(300, seed=0).with_augmentation(False)
-        indices = list(range(300))
-        assert [len(batch) for batch in batches] == [128, 128, 44]
+        batches = calibration_batches(split, 301, batch_size=128)
+        plain = split.subset(301, seed=0).with_augmentation(False)
+        indices = list(range(301))
+        assert [len(batch) for batch in batches] == [101, 100, 100]  # each counts alike
+        split.set_epoch(3)  # as far as training may have come
+        assert torch.equal(torch.cat(batches), torch.cat(calibration_batches(split, 301, batch_size=128)))
+        split.set_epoch(0)
         assert not torch.equal(torch.cat(batches), plain.__getitems__(indices)["pixel_values"])
-        augmented = split.subset(300, seed=0).with_augmentation(True)
+        augmented = split.subset(301, seed=0).with_augmentation(True)
         assert torch.equal(torch.cat(batches), augmented.__getitems__(indices)["pixel_values"])
         assert sum(map(len, calibration_batches(split, 10**6))) == len(split)
     finally:
@@ -375,8 +434,13 @@ def test_an_unknown_field_of_the_target_is_refused(make_recipe):
 
 
 def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
-    config = LeNetConfig(hidden_channels=[2, 2, 2], num_labels=3)
-    find_target(config).build(config).save_pretrained(tmp_path / "lenet")
+    config = LeNetConfig(hidden_channels=[2, 2, 2], num_labels=3, image_size=8, kernel_size=3)
+    network = find_target(config).build(config)
+    network.save_pretrained(tmp_path / "lenet")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "config.json").write_text("{}")
+    network.conv2 = torch.nn.Identity()
+    network.save_pretrained(tmp_path / "partial")
 
     def recipe(**target):
         made = make_recipe()
@@ -390,6 +454,10 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
         load_target(recipe(config={"image_size": 8}), NAMES)
     with pytest.raises(TargetError, match="is a neumeta_lenet, target.family is cifar_resnet"):
         load_target(recipe(family="cifar_resnet"), NAMES)
+    with pytest.raises(CheckpointError, match=r"partial: missing keys in the checkpoint: conv2\.bias, conv2\.weight"):
+        load_target(recipe(checkpoint=str(tmp_path / "partial")), NAMES)
+    with pytest.raises(CheckpointError, match="none cannot be loaded"):
+        load_target(recipe(checkpoint=str(tmp_path / "none")), NAMES)
     with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
         load_target(recipe(), NAMES[:2])
     with pytest.raises(TargetError, match="read for cifar_resnet alone"):
@@ -397,7 +465,7 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
 
 
 def test_bare_weights_of_a_cifar_resnet_are_read(make_recipe, tmp_path):
-    config = CifarResNetConfig(num_blocks=[1, 1, 1], stage_channels=[4, 6, 8], num_labels=3)
+    config = CifarResNetConfig(num_blocks=[1, 1, 1], stage_channels=[4, 6, 8], num_labels=3, num_input_channels=1)
     network = find_target(config).build(config)
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     recipe = make_recipe()
@@ -406,6 +474,54 @@ def test_bare_weights_of_a_cifar_resnet_are_read(make_recipe, tmp_path):
     )
     target = load_target(recipe, NAMES)
     assert all(torch.equal(tensor, target.state_dict()[name]) for name, tensor in network.state_dict().items())
+    assert find_target(target.config).image_shape(target.config) == (1, 8, 8)
+
+
+@pytest.mark.parametrize("family", ["cifar_resnet", "resnet", "upernet", "autoencoder_kl"])
+def test_checkpoints_for_images_of_any_size_take_that_of_the_data(make_recipe, tmp_path, family):
+    network = tiny_network(family)
+    network.save_pretrained(tmp_path / "network")
+    data = {"image_size": 16, "num_channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    target = {"family": family, "config": {}, "checkpoint": str(tmp_path / "network")}
+    recipe = recipe_from_dict({**RECIPE, "data": {**RECIPE["data"], **data}, "target": target})
+    names = NAMES if family != "autoencoder_kl" else []
+    config = config_of(load_target(recipe, names))
+    assert find_target(config).image_shape(config) == (3, 16, 16)
+    recipe.data.num_channels, recipe.data.mean, recipe.data.std = 1, [0.5], [0.5]
+    with pytest.raises(TargetError, match="takes images of 3x.* give 1x16x16"):
+        load_target(recipe, names)
+
+
+def tiny_network(family):
+    """A network for images of another size than 16."""
+    if family == "autoencoder_kl":
+        blocks = {"down_block_types": ["DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D"]}
+        return AutoencoderKL(**blocks, block_out_channels=[4], norm_num_groups=2, layers_per_block=1, sample_size=32)
+    resnet = {"embedding_size": 4, "hidden_sizes": [4, 6], "depths": [1, 1], "layer_type": "basic"}
+    configs = {
+        "cifar_resnet": lambda: CifarResNetConfig(num_blocks=[1, 1, 1], stage_channels=[4, 6, 8], num_labels=3),
+        "resnet": lambda: ResNetConfig(**resnet, num_labels=3),
+        "upernet": lambda: UperNetConfig(
+            backbone_config=ResNetConfig(**resnet, out_features=["stage1", "stage2"]),
+            hidden_size=4,
+            pool_scales=[1, 2],
+            use_auxiliary_head=False,
+            num_labels=3,
+        ),
+    }
+    config = configs[family]()
+    return find_target(config).build(config)
+
+
+def test_checkpoints_for_images_of_one_size_are_refused_for_others(make_recipe, tmp_path):
+    config = MlpVaeTargetConfig(
+        image_size=12, encoder_hidden_channels=[4], decoder_hidden_channels=[4], latent_channels=2
+    )
+    find_target(config).build(config).save_pretrained(tmp_path / "vae")
+    recipe = make_recipe()
+    recipe.target = dataclasses.replace(recipe.target, family="mlp_vae", config={}, checkpoint=str(tmp_path / "vae"))
+    with pytest.raises(TargetError, match="takes images of 1x12x12 .* give 1x8x8: give the checkpoint's"):
+        load_target(recipe, [])
 
 
 def test_the_written_recipe_is_plain_yaml(finished):
@@ -430,17 +546,10 @@ def test_every_shipped_recipe_describes_a_family(path):
     num_labels = 1000 if "imagenet" in path.stem else 100 if "cifar100" in path.stem else 10
     task = task_of(recipe)
     label_names = recipe.data.label_names or [str(label) for label in range(num_labels)]
-    reference = load_target(recipe, label_names if task.has_classes else []).eval()
-    config = config_of(reference)
-    if recipe.preparation.normalization == "fuse":
-        reference = fuse_batch_norm(reference, find_target(config).example_inputs(config))
+    with torch.device("meta"):
+        config = config_of(load_target(recipe, label_names if task.has_classes else []))
     widths = training_widths(recipe)
-    family = family_class(task.name).from_reference(
-        reference,
-        normalization=recipe.preparation.normalization,
-        trained_widths=widths,
-        **dataclasses.asdict(recipe.family),
-    )
+    family = run._meta_family(recipe, task, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # SizeWarning: no width is outside of the trained range
         sizes = [family.family.num_channels(family.target_config_at(width)) for width in widths]
@@ -450,14 +559,15 @@ def test_every_shipped_recipe_describes_a_family(path):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_one_process_runs_recipes_of_different_precision(make_recipe, monkeypatch, native):
+def test_one_process_runs_recipes_of_different_precision(make_recipe, monkeypatch, tmp_path, native):
     monkeypatch.setattr(precision, "has_native_bf16", lambda device: native)
-    short = {"train": {"epochs": 1}, "fit": {"steps": 0}}
-    for name, asked in (("first", "no"), ("second", "bf16"), ("third", "no"), ("fourth", "auto")):
-        output = train(make_recipe(name=name, mixed_precision=asked, **short))
-        assert output is not None
-        assert (output / "model.safetensors").is_file()
-        # What was asked for stays in the recipe, to resume with; what was computed in is a fact of the run.
-        assert load_recipe(output / "recipe.yaml").mixed_precision == asked
-        used = json.loads((output / "training.json").read_text())["mixed_precision"]
-        assert used == ({"auto": "bf16" if native else "no"}.get(asked, asked))
+    best = "bf16" if native else "no"
+    for asked, expected in (("no", "no"), ("bf16", "bf16"), ("no", "no"), ("auto", best)):
+        assert run._make_accelerator(make_recipe(mixed_precision=asked), tmp_path).mixed_precision == expected
+
+
+def test_what_was_asked_for_stays_in_the_recipe_and_what_was_used_is_a_fact(make_recipe, monkeypatch):
+    monkeypatch.setattr(precision, "has_native_bf16", lambda device: True)
+    output = train(make_recipe(mixed_precision="auto", train=None))
+    assert load_recipe(output / "recipe.yaml").mixed_precision == "auto"
+    assert json.loads((output / "training.json").read_text())["mixed_precision"] == "bf16"

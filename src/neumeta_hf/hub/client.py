@@ -1,0 +1,105 @@
+"""Asking the Hub: downloads of single files, and what went wrong in words. Knows no network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    BadRequestError,
+    EntryNotFoundError,
+    FileMetadataError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or of httpx2, as the release has it
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from neumeta_hf.errors import HubError, NeuMetaError, one_line
+
+_Result = TypeVar("_Result")
+
+
+def download_file(repo_id: str, name: str, **options: Any) -> Path | None:
+    """Download a file of a repo.
+
+    Args:
+        repo_id: `organisation/name`.
+        name: Of the file.
+        **options: Of `hf_hub_download`.
+
+    Returns:
+        Where it lies, or None where the repo has no such file.
+
+    Raises:
+        Exception: What the client met, such as an `HfHubHTTPError`: `explain_hub_errors` puts it into words.
+    """
+    try:
+        return Path(hf_hub_download(repo_id, name, **options))
+    except (LocalEntryNotFoundError, ValueError) as error:
+        # So the client calls a question that got no answer, the latter where the cache must not answer instead. What
+        # it met decides whether to try again, and what to say.
+        if error.__cause__ is None or isinstance(error, (HfHubHTTPError, HFValidationError)):
+            raise
+        raise error.__cause__ from None
+    except EntryNotFoundError:
+        return None
+
+
+def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
+    """Call something that talks to the Hub; what goes wrong becomes one error that says what to do.
+
+    Args:
+        doing: Such as "pushing to org/name".
+        call: Without arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        HubError: Naming the repo, the reason and the remedy.
+    """
+    try:
+        return call()
+    except NeuMetaError:
+        raise
+    except OfflineModeIsEnabled as error:
+        raise HubError(f"{doing}: HF_HUB_OFFLINE is set. Unset it to reach the Hub.") from error
+    except HFValidationError as error:
+        raise HubError(f"{doing}: {one_line(error)} Give organisation/name.") from error
+    except LocalTokenNotFoundError as error:
+        raise HubError(f"{doing}: there is no token. Run `hf auth login`, or pass token=.") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise HubError(
+            f"{doing}: {one_line(error)} Check the name and the revision; a private repo needs a token that may see "
+            "it (`hf auth login`, or token=)."
+        ) from error
+    except BadRequestError as error:
+        raise HubError(f"{doing}: the Hub refuses what was sent: {one_line(error)}") from error
+    except HfHubHTTPError as error:
+        raise HubError(f"{doing}: {one_line(error)} {_remedy(error)}") from error
+    except (HTTPError, ConnectionError, FileMetadataError) as error:
+        raise HubError(
+            f"{doing}: the connection failed ({type(error).__name__}: {one_line(error)}). Check the network and try "
+            "again: what has arrived is not sent twice."
+        ) from error
+    except ValueError as error:  # the Hub's word on the front matter, through the client
+        raise HubError(
+            f"{doing}: the card is refused: {one_line(error)} Nothing was committed; repair the card's front "
+            "matter, or push with overwrite_card=True."
+        ) from error
+    except RuntimeError as error:  # of a file that could not be uploaded, after the client's own tries
+        raise HubError(f"{doing}: {one_line(error)} Nothing was committed; try again later.") from error
+
+
+def _remedy(error: HfHubHTTPError) -> str:
+    status: Any = getattr(error.response, "status_code", None)
+    if status in (401, 403):
+        return "The token may not write there: run `hf auth login` with one that may, or pass token=."
+    if status == 429:
+        return "The Hub limits the rate of requests: wait, then try again. Nothing was committed."
+    return "Nothing was committed; try again later."
