@@ -32,7 +32,10 @@ def demo() -> int:
         print(f"\n$ neumeta {' '.join(step)}".replace(f"{ROOT}/", ""))
         if code := main(step):
             return code
-    print("\nThe picture is demo/sweep.png; demo/morph-0.5 loads with AutoModelForImageClassification.from_pretrained.")
+    print(
+        "\nThe picture is demo/sweep.png. demo/morph-0.5 is a LeNet, which is a class of this package: it loads with "
+        "AutoModelForImageClassification.from_pretrained after `import neumeta_hf`."
+    )
     return 0
 
 

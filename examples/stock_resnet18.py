@@ -21,13 +21,18 @@ RECIPE = Path(__file__).parent / "recipes" / "digits_resnet18.yaml"
 WIDTHS = (1.0, 0.75, 0.5)
 
 
-def main() -> int:
-    """Train, morph at three widths, reload each as anybody would, classify an image."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="outputs/stock_resnet18", help="new folder; default: %(default)s")
     parser.add_argument("--result", help="PREFIX of a JSON file and a picture to write, too")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Train, morph at three widths, reload each as anybody would, classify an image."""
+    arguments = build_parser().parse_args()
     setup_logging()
     output = Path(arguments.output)
     recipe = load_recipe(RECIPE, [f"output_dir={output / 'family'}", *arguments.overrides])
@@ -49,7 +54,7 @@ def main() -> int:
         family.morph(width=row.width).save_pretrained(folder)
         processor.save_pretrained(folder)
         model = AutoModelForImageClassification.from_pretrained(folder)  # as anybody would, without this package
-        if evaluate_network(model, data.test)["accuracy"] != row.accuracy:
+        if evaluate_network(model, data.test)["accuracy"] != row.scores["accuracy"]:
             print(f"the reloaded morph of width {row.width:g} is another network", file=sys.stderr)
             return 1
         best = pipeline("image-classification", model=str(folder))(Image.fromarray(pixels.numpy()))[0]

@@ -15,7 +15,13 @@ import sys
 
 from neumeta_hf.cli import add_train_arguments, run, run_train
 
-if __name__ == "__main__":
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_train_arguments(parser)
-    sys.exit(run(run_train, parser.parse_args()))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run(run_train, build_parser().parse_args()))

@@ -18,8 +18,8 @@ from neumeta_hf.cli import main as neumeta
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def main() -> int:
-    """Train and evaluate; returns the exit code of the first step that fails, else 0."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", required=True, metavar="ID=FOLDER", help="may be given again")
     parser.add_argument("--part", type=int, default=100, metavar="PERCENT", help="of the training split")
@@ -29,7 +29,12 @@ def main() -> int:
     parser.add_argument("--widths", default="0.25:1.0:0.125", help="to measure; default: %(default)s")
     parser.add_argument("--runs", default="outputs/paper_recipes", help="folder of the runs; default: %(default)s")
     parser.add_argument("--output", default="outputs/paper", help="PREFIX of the results; default: %(default)s")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Train and evaluate; returns the exit code of the first step that fails, else 0."""
+    arguments = build_parser().parse_args()
     folders = dict(entry.split("=", 1) for entry in arguments.data)
     for path in sorted(RECIPES.glob("*_paper.yaml")):
         recipe = load_recipe(path)

@@ -201,12 +201,17 @@ def plot(results: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def main() -> int:
-    """Run, print, write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="outputs/speed", help="PREFIX of the files; default: %(default)s")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run, print, write."""
+    arguments = build_parser().parse_args()
     torch.manual_seed(0)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

@@ -1,24 +1,27 @@
 """A family against its size: beside networks trained alone, pruning, slicing and interpolation.
 
-    python examples/benchmarks/whole_network.py --data path/to/cifar10 --output docs/results/whole_network
+    python examples/benchmarks/whole_network.py --data path/to/cifar10
 
 By default ResNet-20 with 1x1 shortcuts on CIFAR-10, every width free; --recipe names another, of any task: what is
 measured is the task's first score, for whatever part of the network the recipe leaves free. Work is kept in --runs: an
 interrupted call goes on where it was, a finished network is not trained again, and --parts does some of it (hours on
-two cores for all). Parts:
+two cores for all). The reference of all parts is the network of width 1.0, trained alone. Parts:
 
-- individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar. The
-  first of them is also the reference of all other parts;
+- individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar;
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
-- inr, fused: the recipe with the paper's hypernetwork, and with BatchNorm fused, at the same sizes;
+- inr: the recipe with the paper's hypernetwork, at the same sizes;
 - static: where the family leaves a part of the network as it is, networks of the further widths in --alone on that
   part of the reference, the rest started from its first channels and trained alone as long as the family;
-- shapes: the first --shapes of these networks with random widths per stage, each trained alone;
-- untrained: of classifiers, slicing (first channels by importance) and interpolation (neighbours on the shortest path
-  merged) of the prepared reference, statistics measured on training images;
-- pruning: of classifiers, Torch-Pruning of the reference by random, L1, L2 and Taylor importance, statistics likewise;
-  with --finetune EPOCHS each is then trained on.
+- shapes: the first --shapes of these networks with random widths per stage, each trained alone.
+
+Of classifiers alone:
+
+- fused: the recipe with BatchNorm fused, at the same sizes;
+- untrained: slicing (first channels by importance) and interpolation (neighbours on the shortest path merged) of the
+  prepared reference, statistics measured on training images;
+- pruning: Torch-Pruning of the reference by random, L1, L2 and Taylor importance to the further widths in --alone,
+  statistics likewise; with --finetune EPOCHS each is then trained on.
 
 Selection is on the validation split, every number on the test split. Writes PREFIX.json and PREFIX.png, prints a table.
 
@@ -58,6 +61,7 @@ from neumeta_hf import (
     train,
 )
 from neumeta_hf.cli import setup_logging
+from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import write_beside
 from neumeta_hf.scores import ACCURACY, Score
@@ -76,7 +80,7 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml
 CALIBRATED = ", calibrated on real images"
 SHAPES = "individual, random widths per stage"
 STATIC = "individual, static part of the reference"
-ALONE = (1.0, 0.75, 0.5, 0.25)
+ALONE = "1.0,0.75,0.5,0.25"
 # Trained, untrained (0.9, 0.6, 0.4, 0.3), and for each untrained one the two trained ones beside it.
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
@@ -105,6 +109,8 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
 DEFAULT_PARTS = ("individual", "family", "inr", "fused", "static", "shapes", "untrained", "pruning")
+# The learning rate of "fused" is below that of the classifiers' recipes, and far above those of all others.
+OF_CLASSIFIERS = ("fused", "untrained", "pruning")
 STYLES = {
     "individual": {"color": "#222222", "marker": "s"},
     STATIC: {"color": "#777777", "marker": "s", "linestyle": "--"},
@@ -113,6 +119,12 @@ STYLES = {
     SHAPES: {"color": "#777777", "marker": "+", "linestyle": "none"},
     "family, random widths per layer": {"color": "#8a6fc0", "marker": ".", "linestyle": "none"},
 }
+
+
+def recipe_of(arguments: argparse.Namespace, *overrides: str) -> Recipe:
+    """The recipe on the given data, with overrides; the last ones win."""
+    data = [] if arguments.data is None else [f"data.dataset={arguments.data}"]
+    return load_recipe(arguments.recipe, [*data, f"seed={arguments.seed}", *arguments.overrides, *overrides])
 
 
 class Benchmark:
@@ -132,6 +144,7 @@ class Benchmark:
         self.task, self.family_of_target = task_of(recipe), find_target(recipe.target.family)
         self.score = self.task.scores[0]
         self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
+        self.narrower = [width for width in self.alone_at if width != 1.0]
         self.data = load_image_data(recipe.data)
         self.split = getattr(self.data, arguments.split)
         self.reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
@@ -142,11 +155,8 @@ class Benchmark:
         self.batches = calibration_batches(self.data.train, self.recipe().statistics_images)
 
     def recipe(self, *overrides: str) -> Recipe:
-        """The recipe on the given data, with overrides."""
-        data = f"data.dataset={self.arguments.data}"
-        return load_recipe(
-            self.arguments.recipe, [data, f"seed={self.arguments.seed}", *self.arguments.overrides, *overrides]
-        )
+        """The recipe of the command, with further overrides."""
+        return recipe_of(self.arguments, *overrides)
 
     def folder(self, name: str) -> Path:
         """Where a run of this seed is kept."""
@@ -175,7 +185,7 @@ class Benchmark:
 
     def from_reference(self) -> tuple[str, ...]:
         """Overrides for a run that starts from the reference."""
-        return f"target.checkpoint={self.alone(self.alone_at[0])}", "target.config={}", "pretrain=null"
+        return f"target.checkpoint={self.alone(1.0)}", "target.config={}", "pretrain=null"
 
     @property
     def is_whole(self) -> bool:
@@ -240,7 +250,7 @@ class Benchmark:
 
     def static(self) -> None:
         """Networks of one size on the static part of the reference."""
-        for width in () if self.is_whole else self.alone_at[1:]:
+        for width in [] if self.is_whole else self.narrower:
             if not self.is_measured(STATIC, width):
                 changes = (
                     f"sizes={{widths: [{width}], sampler: uniform, num_random: 1}}",
@@ -283,7 +293,7 @@ class Benchmark:
             ("L2", torch_pruning.importance.GroupMagnitudeImportance(p=2)),
             ("Taylor", torch_pruning.importance.GroupTaylorImportance()),
         ):
-            for width in self.alone_at[1:]:
+            for width in self.narrower:
                 method, finetuned = f"pruning, {name}", f"pruning, {name}, fine-tuned"
                 wanted = [method, *([finetuned] if self.arguments.finetune else [])]
                 if all(self.is_measured(kind, width) for kind in wanted):
@@ -455,32 +465,61 @@ def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) ->
     figure.savefig(path, dpi=150)
 
 
-def main() -> int:
-    """Run the parts, print, write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="Hub id or folder; default: %(default)s")
     parser.add_argument("--recipe", default=str(RECIPE), help="default: the whole ResNet-20 on CIFAR-10")
-    parts = dict.fromkeys((*DEFAULT_PARTS, *FAMILIES))
-    parser.add_argument("--parts", default=",".join(DEFAULT_PARTS), help="default: %(default)s")
-    widths = ",".join(f"{width:g}" for width in ALONE)
-    parser.add_argument("--alone", default=widths, help="widths of networks trained alone; default: %(default)s")
+    parser.add_argument("--data", help="Hub id or folder; default: the recipe's data set")
+    parser.add_argument("--parts", help="default: all those above that the recipe's task has")
+    parser.add_argument("--alone", default=ALONE, help="widths of networks trained alone; default: %(default)s")
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--runs", default="outputs/whole_network", help="folder of the work; default: %(default)s")
-    parser.add_argument("--output", default="outputs/whole_network", help="PREFIX of the files; default: %(default)s")
+    parser.add_argument("--runs", help="folder of the work; default: outputs/whole_network/ and the recipe's name")
+    parser.add_argument("--output", help="PREFIX of the files; default: the name of the folder of the work")
+    return parser
+
+
+def choose_parts(asked: str | None, task: str) -> list[str]:
+    """The parts to do.
+
+    Args:
+        asked: Names with commas between them. None: all but the ablations that the task has.
+        task: Of the recipe.
+
+    Returns:
+        Their names.
+
+    Raises:
+        RecipeError: There is no such part, or the task has none of the kind.
+    """
+    is_classifier = task == "image-classification"
+    if asked is None:
+        return [part for part in DEFAULT_PARTS if is_classifier or part not in OF_CLASSIFIERS]
+    chosen, known = asked.split(","), dict.fromkeys((*DEFAULT_PARTS, *FAMILIES))
+    if unknown := [part for part in chosen if part not in known]:
+        raise RecipeError(f"--parts {unknown[0]}: there is {', '.join(known)}.")
+    if not is_classifier and (refused := [part for part in chosen if part in OF_CLASSIFIERS]):
+        raise RecipeError(f"--parts {','.join(refused)}: of classifiers alone, and the recipe is of {task}. Drop it.")
+    return chosen
+
+
+def main() -> int:
+    """Run the parts, print, write."""
+    parser = build_parser()
     arguments = parser.parse_args()
-    chosen = arguments.parts.split(",")
-    if unknown := [part for part in chosen if part not in parts]:
-        parser.error(f"--parts {unknown[0]}: there are {', '.join(parts)}.")
+    if arguments.runs is None:  # one folder a recipe: what is found there is taken for this recipe's
+        arguments.runs = str(Path("outputs") / "whole_network" / Path(arguments.recipe).stem)
+    try:  # before anything is loaded or trained
+        chosen = choose_parts(arguments.parts, task_of(recipe_of(arguments)).name)
+    except NeuMetaError as error:
+        parser.error(str(error))
     setup_logging()
     benchmark = Benchmark(arguments)
     score = benchmark.score
-    if benchmark.task.name != "image-classification" and {*chosen} & {"untrained", "pruning"}:
-        parser.error(f"--parts untrained and pruning are of classifiers, and the recipe is of {benchmark.task.name}.")
     for part in chosen:
         if part in FAMILIES:
             benchmark.family(part)
@@ -493,18 +532,19 @@ def main() -> int:
         table.add_row(row["method"], str(row["seed"]), str(width), *cells)
     Console().print(table)
     print(json.dumps(summarize(benchmark.rows, score), indent=1))
-    prefix = Path(arguments.output)
+    prefix = Path(arguments.output or arguments.runs)
     prefix.parent.mkdir(parents=True, exist_ok=True)
+    recipe = benchmark.recipe().to_dict()
+    recipe["data"]["dataset"] = Path(recipe["data"]["dataset"]).name
     facts = {
         **environment_facts(),
         "seed": arguments.seed,
-        "dataset": Path(arguments.data).name,
+        "dataset": recipe["data"]["dataset"],
         "split": arguments.split,
         "task": benchmark.task.name,
         "score": score.to_dict(),
-        "recipe": benchmark.recipe().to_dict(),
+        "recipe": recipe,
     }
-    facts["recipe"]["data"]["dataset"] = facts["dataset"]
     suffix = f"-seed{arguments.seed}"
     trained = {
         path.parent.name.removesuffix(suffix): json.loads(path.read_text(encoding="utf-8"))

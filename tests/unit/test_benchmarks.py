@@ -1,29 +1,28 @@
 """The whole-network benchmark: what it computes from its measurements, and a run of every part on a tiny network."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from example_scripts import EXAMPLES, load_script
 from safetensors.torch import load_file
 
 from neumeta_hf import NeuMetaModel, load_recipe
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-BENCHMARKS = EXAMPLES / "benchmarks"
-DIGITS = EXAMPLES / "recipes" / "digits_lenet_whole.yaml"
+RECIPES = EXAMPLES / "recipes"
+DIGITS = RECIPES / "digits_lenet_whole.yaml"
 
 
 @pytest.fixture(scope="module")
 def whole_network():
-    spec = importlib.util.spec_from_file_location("whole_network", BENCHMARKS / "whole_network.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/whole_network.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Work of the whole file, which its tests share: what one of them has trained the others take."""
+    return tmp_path_factory.mktemp("whole_network")
 
 
 def row(method, width, accuracy, macs=100, seed=0, **facts):
@@ -81,8 +80,41 @@ def test_every_other_family_changes_the_recipe(whole_network):
     assert len({json.dumps(recipe.to_dict()) for recipe in recipes.values()}) == len(recipes)
 
 
+def test_the_data_are_the_recipes_unless_others_are_named(whole_network):
+    def dataset(*arguments):
+        command = ["--recipe", str(RECIPES / "mnist_vae.yaml"), *arguments]
+        return whole_network.recipe_of(whole_network.build_parser().parse_args(command)).data.dataset
+
+    assert dataset() == "ylecun/mnist"
+    assert dataset("--data", "path/to/mnist") == "path/to/mnist"
+
+
+def test_parts_that_a_task_has_not_are_left_out(whole_network):
+    of_autoencoders = ["individual", "family", "inr", "static", "shapes"]
+    assert whole_network.choose_parts(None, "image-generation") == of_autoencoders
+    of_classifiers = whole_network.choose_parts(None, "image-classification")
+    assert [part for part in of_classifiers if part not in of_autoencoders] == ["fused", "untrained", "pruning"]
+    assert whole_network.choose_parts("static,noise", "image-generation") == ["static", "noise"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--parts", "family,pruning"], "--parts pruning: of classifiers alone, and the recipe is of image-generation"),
+        (["--parts", "familly"], "--parts familly: there is individual, family"),
+        (["--set", "trian.epochs=1"], "trian is unknown: did you mean train?"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_loaded(arguments, said, whole_network, monkeypatch, capsys):
+    monkeypatch.setattr(whole_network, "Benchmark", lambda _: pytest.fail("too late"))
+    monkeypatch.setattr(sys, "argv", ["whole_network.py", "--recipe", str(RECIPES / "mnist_vae.yaml"), *arguments])
+    with pytest.raises(SystemExit):
+        whole_network.main()
+    assert said in capsys.readouterr().err
+
+
 @pytest.fixture
-def run_benchmark(whole_network, tmp_path, monkeypatch):
+def run_benchmark(whole_network, folder, monkeypatch):
     tiny = (
         "target.config={hidden_channels: [8, 8, 8], kernel_size: 3, batch_norm: true}",
         "pretrain.epochs=1",
@@ -91,20 +123,26 @@ def run_benchmark(whole_network, tmp_path, monkeypatch):
         "statistics_images=64",
         "calibration={images: 8, networks: 2, steps: 2}",
     )
+    tiny_inr = (
+        "family.hypernetwork={type: inr, hidden_size: 16, num_hidden_layers: 3, num_frequencies: 4}",
+        "fit.steps=5",
+    )
 
     def run(*arguments):
-        command = ["whole_network.py", "--recipe", str(DIGITS), "--data", "digits", "--runs", str(tmp_path / "runs")]
+        command = ["whole_network.py", "--recipe", str(DIGITS), "--runs", str(folder / "runs")]
         sizes = ["--alone", "1.0,0.5", "--widths", "1.0,0.5,0.3", "--shapes", "1", "--finetune", "1"]
         overrides = [word for override in tiny for word in ("--set", override)]
-        monkeypatch.setattr(sys, "argv", [*command, *sizes, *overrides, "--output", str(tmp_path / "out"), *arguments])
+        monkeypatch.setattr(sys, "argv", [*command, *sizes, *overrides, "--output", str(folder / "out"), *arguments])
         monkeypatch.setattr(whole_network, "NUM_RANDOM", 1)
+        label, changes = whole_network.FAMILIES["inr"]
+        monkeypatch.setitem(whole_network.FAMILIES, "inr", (label, (*changes, *tiny_inr)))
         assert whole_network.main() == 0
-        return json.loads((tmp_path / "out.json").read_text())
+        return json.loads((folder / "out.json").read_text())
 
     return run
 
 
-def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, whole_network, tmp_path):
+def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
     result = run_benchmark()
     found = {(row["method"], json.dumps(row["width"])) for row in result["rows"]}
     assert len(found) == len(result["rows"])
@@ -119,24 +157,34 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, whole_network,
     assert set(result["summary"]["families"]) == {"family, the paper's INR", "family, BatchNorm fused"}
     assert {"num_parameters", "mixed_precision"} <= set(result["facts"])
     assert {"individual-1", "individual-0.5", "family", "inr", "fused"} < set(result["facts"]["seconds"])
-    assert (tmp_path / "out.png").is_file()
+    assert result["facts"]["dataset"] == result["facts"]["recipe"]["data"]["dataset"] == "digits"
+    assert (folder / "out.png").is_file()
 
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
     assert run_benchmark()["rows"] == result["rows"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_split_gave(run_benchmark, tmp_path):
+def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_split_gave(run_benchmark, folder):
+    def tested():
+        kept = folder / "runs" / "measurements.json"
+        return kept.read_text() if kept.is_file() else None
+
+    before = tested()
     result = run_benchmark("--parts", "family,one-level", "--split", "validation")
     assert result["facts"]["split"] == "validation"
     assert set(result["summary"]["families"]) == {"family, one level"}
-    assert not (tmp_path / "runs" / "measurements.json").exists()
+    assert tested() == before
 
 
-def test_what_a_family_leaves_as_it_is_can_be_left_to_networks_alone_as_well(run_benchmark, tmp_path):
-    result = run_benchmark("--set", "family.generated=[conv2, bn2, conv3]", "--parts", "static")
-    found = [(row["method"], row["width"]) for row in result["rows"]]
-    assert found == [("individual, static part of the reference", 0.5)]
-    reference = load_file(tmp_path / "runs" / "static-0.5-seed0" / "reference" / "model.safetensors")
-    half = NeuMetaModel.from_pretrained(tmp_path / "runs" / "static-0.5-seed0").morph(0.5)
+def test_what_a_family_leaves_as_it_is_can_be_left_to_networks_alone_as_well(run_benchmark, folder):
+    # The reference is the network of width 1.0, whether or not it is among those to be measured.
+    result = run_benchmark("--set", "family.generated=[conv2, bn2, conv3]", "--parts", "static", "--alone", "0.5")
+    label = "individual, static part of the reference"
+    assert [row["width"] for row in result["rows"] if row["method"] == label] == [0.5]
+    output = folder / "runs" / "static-0.5-seed0"
+    reference = load_file(output / "reference" / "model.safetensors")
+    assert reference["conv2.weight"].shape[0] == 8
+    half = NeuMetaModel.from_pretrained(output).morph(0.5)
+    assert half.conv2.weight.shape[0] == 4
     assert torch.equal(half.state_dict()["conv1.weight"], reference["conv1.weight"])

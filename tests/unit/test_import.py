@@ -13,6 +13,7 @@ import textwrap
 
 import pytest
 import torch
+from transformers import ResNetConfig
 
 import neumeta_hf
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
@@ -84,9 +85,15 @@ def run():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A family in `family`, a network of it in `half`."""
+    """A family of LeNets in `family`, a network of it in `half`, and one of a family of stock ResNets in `stock`."""
     root = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    stock = ResNetConfig(**sizes, image_size=32)
+    family = NeuMetaForImageClassification.from_reference(
+        find_target(stock).build(stock), normalization="keep", trained_widths=[0.5, 1.0], hypernetwork={"type": "grid"}
+    )
+    family.morph(0.5, calibration=[torch.randn(4, 3, 32, 32)]).save_pretrained(root / "stock")
     config = LeNetConfig(hidden_channels=[2, 2, 2], kernel_size=3, image_size=8, num_labels=3)
     model = NeuMetaForImageClassification.from_reference(
         find_target(config).build(config), trained_widths=[0.5, 1.0], hypernetwork={"type": "grid"}
@@ -140,6 +147,25 @@ def test_auto_models_know_families_and_targets_whichever_is_imported_first(impor
             for auto, name in ((AutoModel, "family"), (AutoModelForImageClassification, "family"),
                                (AutoModelForImageClassification, "half"))]
         assert names == ["NeuMetaModel", "NeuMetaForImageClassification", "LeNetForImageClassification"], names
+    """)
+
+
+def test_a_stock_morph_loads_without_this_package_and_a_lenet_after_its_import(folder, run):
+    run(f"""
+        import sys
+        from transformers import AutoModelForImageClassification
+        def load(name):
+            return type(AutoModelForImageClassification.from_pretrained({str(folder)!r} + "/" + name))
+        assert load("stock").__module__.startswith("transformers.models.resnet"), load("stock")
+        try:
+            load("half")
+        except ValueError as error:
+            assert "neumeta_lenet" in str(error), error
+        else:
+            raise AssertionError("a LeNet is no class of transformers")
+        assert not [name for name in sys.modules if name.startswith("neumeta_hf")]
+        import neumeta_hf
+        assert load("half").__name__ == "LeNetForImageClassification"
     """)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, UperNetConfig
 
+from neumeta_hf import NeuMetaModel
 from neumeta_hf.errors import SizeError
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -333,6 +334,20 @@ def test_fresh_weights_keep_the_scale_of_the_signal(config):
     assert 0.02 < output.std() < 20
 
 
+# Exporting takes seconds; these have each kind of layer and each way of saying sizes.
+@pytest.mark.parametrize(
+    "config",
+    [
+        "lenet",
+        "cifar_resnet_identity",
+        "resnet_basic",
+        "resnet_inner",
+        "upernet_inner",
+        "autoencoder_kl_inner",
+        "mlp_vae",
+    ],
+    indirect=True,
+)
 def test_export_with_a_dynamic_batch(config):
     resized = resize(config, 0.75)
     family = find_target(config)
@@ -355,3 +370,30 @@ def test_guide_says_what_its_resizes_give(guide):
     assert [(s.hidden_size, s.inner_sizes) for s in sizes] == [(32, [64, 64]), (32, [64, 64]), (64, [128, 32])]
     assert lines[0][1] == "hidden_size=32, inner_sizes=[64, 64]"
     assert lines[2][1] == "hidden_size=64, inner_sizes=[128, 32]"
+
+
+def test_guide_family_is_prepared_generated_morphed_and_reloaded(guide, tmp_path):
+    torch.manual_seed(0)
+    names = {}
+    for block in code_blocks()[1:]:
+        exec(block, names)
+    network, prepared, report, family = (names[name] for name in ("network", "prepared", "report", "family"))
+    config = names["reference"]
+    images = find_target(config).example_inputs(config)
+    with torch.no_grad():
+        expected = network(images).logits
+        assert torch.allclose(prepared(images).logits, expected, atol=1e-5)
+        assert torch.allclose(family.morph(1.0)(images).logits, expected, atol=1e-5)
+    assert report.tv_after < report.tv_before
+    assert {clique.num_channels for clique in report.cliques} == {64, 128}
+    assert family.width_groups == ["stream", "block1", "block2"]
+    half = family.morph(0.5)
+    assert type(half) is guide.ResidualMlpForImageClassification
+    assert (half.config.hidden_size, half.config.inner_sizes) == (32, [64, 64])
+    family.save_pretrained(tmp_path / "family")
+    again = NeuMetaModel.from_pretrained(tmp_path / "family").morph(0.5)
+    half.save_pretrained(tmp_path / "half")
+    alone = find_target("residual_mlp").load(str(tmp_path / "half"))
+    for other in (again, alone):
+        assert type(other) is type(half)
+        assert all(torch.equal(value, half.state_dict()[name]) for name, value in other.state_dict().items())

@@ -1,0 +1,30 @@
+"""Examples that are no benchmarks, each run on a tiny network."""
+
+import json
+import sys
+
+from example_scripts import load_script
+from transformers import AutoModelForImageClassification
+
+TINY = (
+    "target.config={embedding_size: 4, hidden_sizes: [4, 8], depths: [1, 1], layer_type: basic}",
+    "pretrain.epochs=1",
+    "train.epochs=1",
+    "statistics_images=64",
+)
+
+
+def test_stock_resnets_are_trained_morphed_reloaded_and_run_in_a_pipeline(tmp_path, monkeypatch, capsys):
+    script = load_script("stock_resnet18.py")
+    overrides = [f"--set={override}" for override in TINY]
+    folders = ["--output", str(tmp_path / "run"), "--result", str(tmp_path / "result")]
+    monkeypatch.setattr(sys, "argv", ["stock_resnet18.py", *folders, *overrides])
+    assert script.main() == 0
+    said = capsys.readouterr().out
+    for width in script.WIDTHS:
+        assert f"width {width:g}: ResNetForImageClassification; the pipeline says" in said
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    assert [row["width"] for row in rows] == list(script.WIDTHS)
+    assert (tmp_path / "result.png").is_file()
+    half = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "resnet18-0.5")
+    assert half.config.hidden_sizes == [2, 4]
