@@ -20,8 +20,8 @@ Of classifiers alone:
 - fused: the recipe with BatchNorm fused, at the same sizes;
 - untrained: slicing (first channels by importance) and interpolation (neighbours on the shortest path merged) of the
   prepared reference, statistics measured on training images;
-- pruning: Torch-Pruning of the reference by random, L1, L2 and Taylor importance to the further widths in --alone,
-  statistics likewise; with --finetune EPOCHS each is then trained on.
+- pruning: Torch-Pruning of the reference by random, L1, L2, Taylor and Hessian importance to the further widths in
+  --alone, statistics likewise; with --finetune EPOCHS each is then trained on.
 
 Selection is on the validation split, every number on the test split. Writes PREFIX.json and PREFIX.png, prints a table.
 
@@ -84,6 +84,7 @@ ALONE = "1.0,0.75,0.5,0.25"
 # Trained, untrained (0.9, 0.6, 0.4, 0.3), and for each untrained one the two trained ones beside it.
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
+HESSIAN = torch_pruning.importance.GroupHessianImportance()
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
     "inr": (
@@ -292,6 +293,7 @@ class Benchmark:
             ("L1", torch_pruning.importance.GroupMagnitudeImportance(p=1)),
             ("L2", torch_pruning.importance.GroupMagnitudeImportance(p=2)),
             ("Taylor", torch_pruning.importance.GroupTaylorImportance()),
+            ("Hessian", HESSIAN),
         ):
             for width in self.narrower:
                 method, finetuned = f"pruning, {name}", f"pruning, {name}, fine-tuned"
@@ -317,7 +319,7 @@ class Benchmark:
             forward_fn=lambda target, images: target(images).logits,
         )
         batch = self.data.train.__getitems__(list(range(512)))
-        F.cross_entropy(model(batch["pixel_values"]).logits, batch["labels"]).backward()  # Taylor reads gradients
+        fill_gradients(model, batch["pixel_values"], batch["labels"], squared=importance is HESSIAN)
         pruner.step()
         model.zero_grad()
         return calibrate(model, self.batches)
@@ -346,6 +348,29 @@ class Benchmark:
             order = np.random.default_rng((self.arguments.seed, epoch)).permutation(len(split))
             for start in range(0, len(order) - batch_size + 1, batch_size):
                 yield split.__getitems__(order[start : start + batch_size].tolist())
+
+
+def fill_gradients(model: Any, images: torch.Tensor, labels: torch.Tensor, *, squared: bool) -> None:
+    """Put into `grad` what importances read there, of the loss on training images.
+
+    Args:
+        model: A classifier.
+        images: `[batch, channels, height, width]`.
+        labels: `[batch]`.
+        squared: Not the gradient, for Taylor, but the mean of the squares of each image's, which stands for the
+            diagonal of the Hessian. Torch-Pruning has a sum of its own for these, which keeps the last image's alone.
+    """
+    if not squared:
+        F.cross_entropy(model(images).logits, labels).backward()
+        return
+    squares = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
+    for index in range(len(images)):
+        model.zero_grad()
+        F.cross_entropy(model(images[index : index + 1]).logits, labels[index : index + 1]).backward()
+        for parameter, total in squares.items():
+            total += parameter.grad**2
+    for parameter, total in squares.items():
+        parameter.grad = total / len(images)
 
 
 def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from example_scripts import EXAMPLES, load_script
 from safetensors.torch import load_file
 
 from neumeta_hf import NeuMetaModel, load_recipe
+from neumeta_hf.targets import LeNetConfig, find_target
 
 RECIPES = EXAMPLES / "recipes"
 DIGITS = RECIPES / "digits_lenet_whole.yaml"
@@ -113,6 +114,21 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(arguments, sai
     assert said in capsys.readouterr().err
 
 
+def test_hessians_are_told_by_the_squared_gradients_of_each_image(whole_network):
+    torch.manual_seed(0)
+    config = LeNetConfig(hidden_channels=[2, 2, 2], kernel_size=3, image_size=8, num_labels=3)
+    network = find_target(config).build(config).eval()
+    images, labels = torch.randn(2, 1, 8, 8), torch.tensor([0, 2])
+
+    def filled(chosen, squared):
+        network.zero_grad()
+        whole_network.fill_gradients(network, images[chosen], labels[chosen], squared=squared)
+        return [parameter.grad for parameter in network.parameters()]
+
+    wanted = [(first**2 + second**2) / 2 for first, second in zip(filled([0], False), filled([1], False), strict=True)]
+    torch.testing.assert_close(filled([0, 1], True), wanted)
+
+
 @pytest.fixture
 def run_benchmark(whole_network, folder, monkeypatch):
     tiny = (
@@ -152,7 +168,9 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
         [*uniform, "slicing"], 3
     )
     assert methods.count("individual") == 2
-    assert {f"pruning, {name}{end}" for name in ("L1", "Taylor") for end in ("", ", fine-tuned")} <= set(methods)
+    assert {f"pruning, {name}{end}" for name in ("L1", "Taylor", "Hessian") for end in ("", ", fine-tuned")} <= set(
+        methods
+    )
     assert "individual, random widths per stage" in methods
     assert set(result["summary"]["families"]) == {"family, the paper's INR", "family, BatchNorm fused"}
     assert {"num_parameters", "mixed_precision"} <= set(result["facts"])

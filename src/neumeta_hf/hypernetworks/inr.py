@@ -141,7 +141,7 @@ class INR(Hypernetwork):
             backward pass instead of kept.
 
     Raises:
-        HypernetworkError: An option is no positive whole number.
+        HypernetworkError: An option is no positive whole number, or `residual_scale` no number.
     """
 
     def __init__(
@@ -163,8 +163,10 @@ class INR(Hypernetwork):
             ("chunk_size", chunk_size),
             ("recompute_above", recompute_above),
         ):
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise HypernetworkError(f"{name}={value!r}: the INR needs a whole number of at least 1.")
+        if isinstance(residual_scale, bool) or not isinstance(residual_scale, int | float):
+            raise HypernetworkError(f"residual_scale={residual_scale!r}: it is a number; the paper uses 0.1.")
         self.chunk_size = chunk_size
         self.recompute_above = recompute_above
         self.kernel_size = tuple(

@@ -221,10 +221,16 @@ def test_a_tensor_beyond_those_it_was_built_for_is_refused():
 @pytest.mark.parametrize(
     "option", ["hidden_size", "num_hidden_layers", "num_frequencies", "chunk_size", "recompute_above"]
 )
-@pytest.mark.parametrize("value", [0, 1.5, "8"])
+@pytest.mark.parametrize("value", [0, 1.5, "8", True])
 def test_options_that_are_no_counts_are_refused_by_name(option, value):
     with pytest.raises(HypernetworkError, match=f"{option}=.*at least 1"):
         make_inr(**{option: value})
+
+
+@pytest.mark.parametrize("value", ["0.1", None, True])
+def test_a_residual_scale_that_is_no_number_is_refused(value):
+    with pytest.raises(HypernetworkError, match="residual_scale=.*it is a number"):
+        make_inr(residual_scale=value)
 
 
 def test_the_first_layer_reads_all_six_numbers():
