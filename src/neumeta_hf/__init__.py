@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
     from neumeta_hf.data import DataConfig, load_image_data
     from neumeta_hf.errors import NeuMetaError
-    from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.evaluation import draw_networks, find_width, parse_widths, sweep
     from neumeta_hf.hypernetworks import Hypernetwork, list_hypernetworks, register_hypernetwork
     from neumeta_hf.modeling_neumeta import (
         NeuMetaForImageClassification,
@@ -46,6 +46,7 @@ _HOMES = {
     "calibrate": "calibration",
     "draw_networks": "evaluation",
     "find_target": "targets",
+    "find_width": "evaluation",
     "list_hypernetworks": "hypernetworks",
     "list_targets": "targets",
     "load_image_data": "data",
@@ -78,6 +79,7 @@ __all__ = [
     "calibrate",
     "draw_networks",
     "find_target",
+    "find_width",
     "list_hypernetworks",
     "list_targets",
     "load_image_data",

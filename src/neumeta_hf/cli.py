@@ -70,11 +70,16 @@ def build_parser() -> argparse.ArgumentParser:
         "family's image processor and a card that says where it comes from.",
     )
     morph.add_argument("checkpoint", help="folder or Hub id of a family")
-    morph.add_argument(
+    size = morph.add_mutually_exclusive_group()
+    size.add_argument(
         "--width",
         default="1.0",
         help="a ratio for all width groups (0.5), or one per group (stage3=0.25,stage2=0.5); default: %(default)s",
     )
+    size.add_argument(
+        "--max-macs", type=float, metavar="N", help="the largest width of at most N multiply-accumulates an image"
+    )
+    size.add_argument("--max-parameters", type=float, metavar="N", help="the largest width of at most N parameters")
     morph.add_argument("--output", required=True, help="folder for the network; must not exist")
     _add_sampling(morph)
 
@@ -264,19 +269,23 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _morph(arguments: argparse.Namespace) -> None:
-    from neumeta_hf.evaluation import count_parameters
+    from neumeta_hf.evaluation import count_parameters, find_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
     width = parse_width(arguments.width)
     output = _new_folder(arguments.output)
     family = _load_family(arguments.checkpoint)
+    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
+    if budget is not None:
+        width = find_width(family, budget, cost="parameters" if arguments.max_macs is None else "macs")
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
     )
     save_morph(model, model.morph_origin, output)
     if not (output / PROCESSOR).is_file():
         print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
-    print(f"{type(model).__name__} with {count_parameters(model):,} parameters saved in {output}")
+    chosen = "" if budget is None else f"of width {width:g} "
+    print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -366,6 +366,21 @@ class NeuMetaModel(PreTrainedModel):
             )
         return copy.deepcopy(width)
 
+    def has_size(self, width: Width) -> bool:
+        """Whether the family has a network of a size.
+
+        Args:
+            width: As for `target_config_at`.
+
+        Returns:
+            False where `target_config_at` would raise a `SizeError`.
+        """
+        try:
+            self.target_config_at(width)
+        except SizeError:
+            return False
+        return True
+
     def is_in_trained_range(self, target_config: PreTrainedConfig) -> bool:
         """Whether every width group lies between the smallest and the largest size that training drew."""
         if not self.config.trained_widths:

@@ -517,3 +517,15 @@ def test_modules_that_are_not_there_end_every_command(command, family, tmp_path,
     assert cli.main([command, "--import", "no_such_module", *rest]) == 2
     assert "--import no_such_module: No module named 'no_such_module'. Give the name" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_morph_takes_the_largest_width_of_a_budget(family, capsys):
+    full = count_parameters(AutoModelForImageClassification.from_pretrained(family / "reference"))
+    assert cli.main(["morph", str(family), "--max-parameters", str(full - 1), "--output", "small"]) == 0
+    assert "of width 0.875 with" in capsys.readouterr().out
+    assert count_parameters(AutoModelForImageClassification.from_pretrained("small")) < full
+    assert cli.main(["morph", str(family), "--max-macs", "1e9", "--output", "large"]) == 0
+    assert "of width 1 with" in capsys.readouterr().out
+    assert cli.main(["morph", str(family), "--max-macs", "1", "--output", "none"]) == 2
+    assert "less than the" in capsys.readouterr().err
+    assert not Path("none").exists()

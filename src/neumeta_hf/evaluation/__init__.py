@@ -1,5 +1,6 @@
 """Evaluation: metrics, cost, and sweeps over sizes."""
 
+from neumeta_hf.evaluation.budget import find_width
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
@@ -16,6 +17,7 @@ __all__ = [
     "draw_networks",
     "environment_facts",
     "evaluate_network",
+    "find_width",
     "parse_widths",
     "plot_sweep",
     "sweep",

@@ -23,7 +23,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
-from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError, SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import replace_folder, write_beside
 from neumeta_hf.images import height_and_width
@@ -36,7 +36,7 @@ from neumeta_hf.training.loop import StoppedEarly, TrainingLoop, check_batch_siz
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, check_losses, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe
-from neumeta_hf.training.sampling import Draw, SizeSampler
+from neumeta_hf.training.sampling import SizeSampler
 from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
 from neumeta_hf.training.tracking import JSONLTracker, check_trackers
 
@@ -570,16 +570,8 @@ def _drawn(recipe: Recipe) -> dict[str, Any]:
 
 def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
     parents = model.family.parents(model.reference_config)
-
-    def is_possible(size: Draw) -> bool:
-        try:
-            model.target_config_at(size)
-        except SizeError:
-            return False
-        return True
-
     groups = {group: group in parents for group in model.width_groups}
-    return SizeSampler(training_widths(recipe), groups=groups, is_possible=is_possible, seed=recipe.seed, **options)
+    return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
 
 
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
