@@ -149,10 +149,9 @@ class Benchmark:
         self.data = load_image_data(recipe.data)
         self.split = getattr(self.data, arguments.split)
         self.reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
-        fields = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
-        self.groups = NeuMetaModel(
-            NeuMetaConfig(target_config=self.reference, normalization="keep", **fields)
-        ).width_groups
+        self.free = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
+        model = NeuMetaModel(NeuMetaConfig(target_config=self.reference, normalization="keep", **self.free))
+        self.groups, self.varying_axes = model.width_groups, model.varying_axes
         self.batches = calibration_batches(self.data.train, self.recipe().statistics_images)
 
     def recipe(self, *overrides: str) -> Recipe:
@@ -278,12 +277,13 @@ class Benchmark:
         ):
             prepared, _ = prepare(network, normalization="keep", order=order)  # pyright: ignore[reportArgumentType]
             hypernetwork = {"type": "grid", "positions": positions}
-            model = NeuMetaModel.from_reference(prepared, normalization="keep", hypernetwork=hypernetwork)
+            model = NeuMetaModel.from_reference(prepared, normalization="keep", hypernetwork=hypernetwork, **self.free)
+            batches = self.batches if model.statistic_names else None
             for width in self.widths:
                 if not self.is_measured(method, width):
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore", SizeWarning)
-                        self.measure(method, width, model.morph(width, calibration=self.batches))
+                        self.measure(method, width, model.morph(width, calibration=batches))
 
     def pruning(self) -> None:
         """Channels of the reference taken away by importance, statistics measured anew, then trained on if asked."""
@@ -315,7 +315,11 @@ class Benchmark:
             find_target(config).example_inputs(config),
             importance=importance,
             pruning_ratio=1 - width,
-            ignored_layers=[layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1:],
+            ignored_layers=[
+                layer
+                for name, layer in model.named_modules()
+                if isinstance(layer, nn.Conv2d | nn.Linear) and not self.varying_axes.get(f"{name}.weight", [False])[0]
+            ],
             forward_fn=lambda target, images: target(images).logits,
         )
         batch = self.data.train.__getitems__(list(range(512)))

@@ -9,6 +9,7 @@ from example_scripts import EXAMPLES, load_script
 from safetensors.torch import load_file
 
 from neumeta_hf import NeuMetaModel, load_recipe
+from neumeta_hf.evaluation import count_parameters
 from neumeta_hf.targets import LeNetConfig, find_target
 
 RECIPES = EXAMPLES / "recipes"
@@ -206,3 +207,22 @@ def test_what_a_family_leaves_as_it_is_can_be_left_to_networks_alone_as_well(run
     half = NeuMetaModel.from_pretrained(output).morph(0.5)
     assert half.conv2.weight.shape[0] == 4
     assert torch.equal(half.state_dict()["conv1.weight"], reference["conv1.weight"])
+
+
+def test_what_a_family_leaves_as_it_is_is_neither_sliced_nor_pruned(run_benchmark, folder):
+    # One of three layers: of the same size in every method, and larger than half of the whole network.
+    block = ["--set", "family.generated=[conv2, bn2, conv3.weight]", "--set", "family.width_groups=[conv2]"]
+    parts = "individual,family,untrained,pruning"
+    result = run_benchmark(*block, "--parts", parts, "--runs", str(folder / "block"))
+    halves = [row for row in result["rows"] if row["width"] == 0.5]
+    methods = {row["method"] for row in halves}
+    assert {
+        "family",
+        "individual",
+        "slicing",
+        "interpolation",
+        "pruning, L1",
+        "pruning, Hessian, fine-tuned",
+    } <= methods
+    config = LeNetConfig(hidden_channels=[8, 4, 8], kernel_size=3, batch_norm=True, image_size=8, num_labels=10)
+    assert {row["num_parameters"] for row in halves} == {count_parameters(find_target(config).build(config))}
