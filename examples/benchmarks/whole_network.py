@@ -282,7 +282,7 @@ class Benchmark:
             for width in self.widths:
                 if not self.is_measured(method, width):
                     with warnings.catch_warnings():
-                        warnings.simplefilter("ignore", SizeWarning)
+                        warnings.simplefilter("ignore", SizeWarning)  # below the trained range, as the figure shows
                         self.measure(method, width, model.morph(width, calibration=batches))
 
     def pruning(self) -> None:

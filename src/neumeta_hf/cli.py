@@ -40,37 +40,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars, warnings and errors only")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_train(commands)
+    _add_prepare(commands)
+    _add_morph(commands)
+    _add_evaluate(commands)
+    _add_info(commands)
+    _add_push(commands)
+    for name, command in commands.choices.items():
+        if name != "train":  # which has it among its arguments
+            _add_import(command)
+    return parser
 
-    train = commands.add_parser(
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "train",
         help="run a recipe: reference, preparation, hypernetwork",
         description="Run a recipe, from data to a family in its output folder. For several processes use "
         "`accelerate launch examples/train.py` with the same arguments.",
     )
-    add_train_arguments(train)
+    add_train_arguments(parser)
 
-    prepare = commands.add_parser(
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "prepare",
         help="make a trained network smooth: fuse BatchNorm, order its channels",
         description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
         "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
     )
-    prepare.add_argument("model", help="folder or Hub id of a network of a registered target family")
-    prepare.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
-    prepare.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
-    prepare.add_argument(
+    parser.add_argument("model", help="folder or Hub id of a network of a registered target family")
+    parser.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
+    parser.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
+    parser.add_argument(
         "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
     )
-    prepare.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
-    morph = commands.add_parser(
+
+def _add_morph(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "morph",
         help="write a plain network of any size",
         description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
         "family's image processor and a card that says where it comes from.",
     )
-    morph.add_argument("checkpoint", help="folder or Hub id of a family")
-    size = morph.add_mutually_exclusive_group()
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--width",
         default="1.0",
@@ -80,41 +96,54 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-macs", type=float, metavar="N", help="the largest width of at most N multiply-accumulates an image"
     )
     size.add_argument("--max-parameters", type=float, metavar="N", help="the largest width of at most N parameters")
-    morph.add_argument("--output", required=True, help="folder for the network; must not exist")
-    _add_sampling(morph)
+    parser.add_argument(
+        "--multiple-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with one of these budgets: only widths with multiples of N channels, such as 8; default: any",
+    )
+    parser.add_argument("--output", required=True, help="folder for the network; must not exist")
+    _add_sampling(parser)
 
-    evaluate = commands.add_parser(
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "evaluate",
         help="measure scores against size: table, JSON, CSV and picture",
         description="Measure the scores of the task (accuracy, mean IoU, reconstruction error), parameters and MACs at "
         "many widths on the test split of the data that the family was trained on. Prints a table and writes "
         "PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
-    evaluate.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
-    evaluate.add_argument(
+    parser.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
+    parser.add_argument(
         "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
     )
-    evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
-    evaluate.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
-    _add_overrides(evaluate, "task.features=path/to/classifier")
-    evaluate.add_argument(
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
+    parser.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
+    _add_overrides(parser, "task.features=path/to/classifier")
+    parser.add_argument(
         "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
     )
-    evaluate.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
-    evaluate.add_argument(
+    parser.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
+    parser.add_argument(
         "--figures",
         action="store_true",
         help="also PREFIX_images.png: what networks of these widths make of the same images",
     )
-    _add_sampling(evaluate)
+    _add_sampling(parser)
 
-    info = commands.add_parser(
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "info", help="what a family is: target, what is generated, trained range, sizes, preparation"
     )
-    info.add_argument("checkpoint", help="folder or Hub id of a family")
-    info.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("--json", action="store_true", help="as JSON")
 
-    push = commands.add_parser(
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
         "push",
         help="share a family, or morphs of it, on the Hub",
         description="Upload a family as one commit: weights, config, image processor, facts of its run and a model "
@@ -122,25 +151,21 @@ def build_parser() -> argparse.ArgumentParser:
         "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
         "of REPO.",
     )
-    push.add_argument("checkpoint", help="folder or Hub id of a family")
-    push.add_argument("repo", help="organisation/name; made if it does not exist")
-    push.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
-    push.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
-    push.add_argument("--private", action="store_true", default=None, help="of repos that are made")
-    push.add_argument("--revision", help="branch to push the family to; default: main")
-    push.add_argument(
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("repo", help="organisation/name; made if it does not exist")
+    parser.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
+    parser.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    parser.add_argument("--private", action="store_true", default=None, help="of repos that are made")
+    parser.add_argument("--revision", help="branch to push the family to; default: main")
+    parser.add_argument(
         "--license",
         help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
     )
-    push.add_argument("--message", help="of the commit")
-    push.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
-    push.add_argument(
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
+    parser.add_argument(
         "--with-code", action="store_true", help="add the code that lets people load it without this package"
     )
-    for command in commands.choices.values():
-        if command is not train:
-            _add_import(command)
-    return parser
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -273,11 +298,17 @@ def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.hub import PROCESSOR, save_morph
 
     width = parse_width(arguments.width)
+    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
+    if budget is None and arguments.multiple_of != 1:
+        raise RecipeError(
+            f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
+            "--max-parameters, or drop it."
+        )
     output = _new_folder(arguments.output)
     family = _load_family(arguments.checkpoint)
-    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
     if budget is not None:
-        width = find_width(family, budget, cost="parameters" if arguments.max_macs is None else "macs")
+        cost = "parameters" if arguments.max_macs is None else "macs"
+        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
     )
@@ -319,12 +350,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         "calibration": _calibration(arguments, family, data),
     }
+    loop = recipe.train or recipe.pretrain
     result = sweep(
         family,
         split,
         widths,
         task=task,
         reference=reference,
+        num_workers=loop.num_workers if loop else 0,
         progress=not arguments.quiet,
         facts={
             "checkpoint": checkpoint.resolve().name,

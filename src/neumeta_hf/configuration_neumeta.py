@@ -135,9 +135,9 @@ class MorphConfig:
 
     Attributes:
         width: A ratio for all width groups, or a ratio per group; groups not named keep 1.0.
-        num_samples: 1 asks for the exact coordinates; K > 1 for the mean of K noisy generations (cross-model
-            smoothness).
-        noise: Width of that noise in channels; None: the training's.
+        num_samples: How many generations are averaged (cross-model smoothness); only noisy ones differ from each other.
+        noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
+            training's for several.
         seed: Of the noise.
     """
 
@@ -149,7 +149,7 @@ class MorphConfig:
     def __post_init__(self):
         if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
             raise SizeError(
-                f"num_samples={self.num_samples!r}: give a whole number of at least 1 (1 is exact, no noise)."
+                f"num_samples={self.num_samples!r}: give a whole number of at least 1, which averages nothing."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -34,6 +34,31 @@ def write_beside(path: str | Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def write_folder_beside(folder: str | Path) -> Iterator[Path]:
+    """A fresh folder beside another that takes its place when the block ends well.
+
+    Args:
+        folder: The folder to write or replace, by one process at a time; the folder that it lies in must exist.
+
+    Yields:
+        The folder to write into, empty. It is removed when the block raises, and `folder` stays as it was.
+
+    Raises:
+        OSError: The folder that both lie in does not exist or cannot be written to; `folder` is as it was.
+    """
+    folder = Path(folder)
+    # The same name every time: what a process that was killed left there goes when the next one writes.
+    beside = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield beside
+        replace_folder(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
 def replace_folder(beside: str | Path, folder: str | Path) -> None:
     """Put a finished folder in the place of another, or of none.
 

@@ -1,5 +1,6 @@
 """`NeuMetaModel`: a hypernetwork that holds a family of networks, and hands back any member of it."""
 
+import contextlib
 import copy
 import fnmatch
 import functools
@@ -49,6 +50,13 @@ Width = float | Mapping[str, float] | PreTrainedConfig
 
 class SizeWarning(UserWarning):
     """A morph outside the range of sizes that training drew."""
+
+
+@contextlib.contextmanager
+def ignore_size_warnings() -> Iterator[None]:
+    """Silence `SizeWarning`: for sizes that this library asks for itself, or reports on in another way."""
+    with warnings.catch_warnings(action="ignore", category=SizeWarning):
+        yield
 
 
 class _Run(nn.Module):
@@ -589,9 +597,10 @@ class NeuMetaModel(PreTrainedModel):
 
         Args:
             width: A ratio for all width groups; a ratio per group such as `{"stage3": 0.25}`; the config of a network
-                of the family; or a `MorphConfig` that holds all of these arguments.
-            num_samples: 1 asks for the exact coordinates, K > 1 for the mean of K noisy generations.
-            noise: Width of that noise in channels; None: the training's.
+                of the family; or a `MorphConfig`, which stands for all arguments but `calibration`.
+            num_samples: How many generations are averaged; only noisy ones differ from each other.
+            noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
+                training's for several.
             seed: Of the noise.
             calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Without
                 them, where BatchNorm was kept, the statistics stored for the size are taken, or read between those of
@@ -600,7 +609,8 @@ class NeuMetaModel(PreTrainedModel):
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own. Its `morph_origin` says where it comes from, for its card.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a checksum of its
+            weights, so that its card does not tell of it what was measured before they were trained on.
 
         Raises:
             SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
@@ -657,6 +667,7 @@ class NeuMetaModel(PreTrainedModel):
                 if group in self.width_groups
             },
             full_num_parameters=sum(parameter.numel() for parameter in reference.parameters()),
+            digest=weights_digest(model.state_dict()),
             **facts,
         )
         model.morph_origin = origin
@@ -780,8 +791,7 @@ class NeuMetaModel(PreTrainedModel):
         batches = list(batches)
         measured = {}
         for width in widths:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SizeWarning)
+            with ignore_size_warnings():
                 state = self.morph(width, calibration=batches).state_dict()
             measured[float(width)] = {name: state[name] for name in self.statistic_names}
         self.config.statistics_widths = list(measured)

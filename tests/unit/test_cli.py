@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli
@@ -421,6 +422,27 @@ def test_evaluate_takes_overrides_of_the_recipe(family, capsys):
     assert "recipe key data.tst is unknown" in refusal(capsys, "evaluate", family, "--set", "data.tst=1", *options)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [
+        ("{pretrain: {num_workers: 2}, train: {num_workers: 3}}", 3),
+        ("{pretrain: {num_workers: 2}, train: null}", 2),
+        ("{pretrain: null, train: null}", 0),
+    ],
+)
+def test_evaluate_loads_with_the_workers_of_the_recipe(recipe, expected, changed, monkeypatch):
+    folder, asked = changed(), []
+
+    def spy(*args, num_workers, **options):
+        asked.append(num_workers)
+        return DataLoader(*args, **options)
+
+    monkeypatch.setattr("neumeta_hf.evaluation.network.DataLoader", spy)
+    (folder / "recipe.yaml").write_text(recipe)
+    assert cli.main(["-q", "evaluate", str(folder), "--widths", "0.5"]) == 0
+    assert asked == [expected] * 2  # the reference and the morph
+
+
 def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):
     folder = changed()
     shutil.rmtree(folder / "reference")
@@ -522,10 +544,22 @@ def test_modules_that_are_not_there_end_every_command(command, family, tmp_path,
 def test_morph_takes_the_largest_width_of_a_budget(family, capsys):
     full = count_parameters(AutoModelForImageClassification.from_pretrained(family / "reference"))
     assert cli.main(["morph", str(family), "--max-parameters", str(full - 1), "--output", "small"]) == 0
-    assert "of width 0.875 with" in capsys.readouterr().out
+    assert "of width 0.916667 with" in capsys.readouterr().out
     assert count_parameters(AutoModelForImageClassification.from_pretrained("small")) < full
     assert cli.main(["morph", str(family), "--max-macs", "1e9", "--output", "large"]) == 0
     assert "of width 1 with" in capsys.readouterr().out
     assert cli.main(["morph", str(family), "--max-macs", "1", "--output", "none"]) == 2
     assert "less than the" in capsys.readouterr().err
     assert not Path("none").exists()
+
+
+def test_morph_takes_multiples_of_channels_within_a_budget(family, capsys):
+    full = count_parameters(AutoModelForImageClassification.from_pretrained(family / "reference"))
+    options = ["--max-parameters", str(full - 1), "--output", "out", "--multiple-of"]
+    # Below 4, 6 and 8 channels, which 0.9375 rounds to as well, every width has an odd number somewhere.
+    assert "smallest width with multiples of 2 channels, 0.9375:" in refusal(capsys, "morph", family, *options, "2")
+    said = refusal(capsys, "morph", family, "--multiple-of", "8", "--output", "out")
+    assert "--multiple-of 8 chooses among the widths of a budget: name one with --max-macs" in said
+    assert not os.listdir()
+    assert cli.main(["morph", str(family), *options, "1"]) == 0
+    assert "of width 0.916667 with" in capsys.readouterr().out

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from neumeta_hf.files import replace_folder, write_beside
+from neumeta_hf.files import replace_folder, write_beside, write_folder_beside
 
 
 def test_write_beside_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -76,3 +76,42 @@ def test_replace_folder_brings_the_old_one_back_when_the_new_one_cannot_be_moved
         replace_folder(beside, folder)
     assert (folder / "old").is_file()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["beside", "best"]
+
+
+def test_write_folder_beside_replaces_the_folder_and_leaves_nothing_else(tmp_path):
+    folder = tmp_path / "best"
+    for name in ("first", "second"):
+        before = sorted(folder.glob("*"))
+        with write_folder_beside(folder) as beside:
+            assert beside.parent == tmp_path
+            assert not list(beside.iterdir())
+            (beside / name).write_text(name)
+            assert sorted(folder.glob("*")) == before
+        assert [path.name for path in folder.iterdir()] == [name]
+        assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_write_folder_beside_keeps_the_old_folder_when_the_block_fails(tmp_path, error):
+    folder = folder_with(tmp_path / "best", "old")
+
+    def fail_half_way():
+        with write_folder_beside(folder) as beside:
+            (beside / "half").write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        fail_half_way()
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_write_folder_beside_starts_afresh_after_a_process_that_was_killed(tmp_path):
+    folder = tmp_path / "best"
+    with write_folder_beside(folder) as beside:
+        (beside / "new").write_text("new")
+    folder_with(beside, "half")  # what a process that was killed leaves
+    with write_folder_beside(folder) as again:
+        assert again == beside
+        assert not list(again.iterdir())
+    assert list(tmp_path.iterdir()) == [folder]

@@ -563,6 +563,17 @@ def test_one_sample_is_exact_and_without_noise_samples_do_not_matter(lenet_famil
         assert torch.equal(morph[name], tensor)
 
 
+def test_one_sample_with_noise_is_one_noisy_generation(lenet_family):
+    noisy = lenet_family.generate(0.5, noise=1.0, seed=3)
+    for morph in (
+        lenet_family.morph(0.5, noise=1.0, seed=3),
+        lenet_family.morph(MorphConfig(width=0.5, noise=1.0, seed=3)),
+    ):
+        tensors = tensors_of(morph)
+        assert_same({name: tensors[name] for name in noisy}, noisy)
+    assert not torch.equal(noisy["conv1.weight"], lenet_family.generate(0.5)["conv1.weight"])
+
+
 def test_samples_of_a_morph_use_the_noise_of_training(lenet_case):
     family = lenet_case.family(coordinate_noise=0.25)
     assert_same(tensors_of(family.morph(0.5, num_samples=2)), tensors_of(family.morph(0.5, num_samples=2, noise=0.25)))

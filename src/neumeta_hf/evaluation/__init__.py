@@ -7,7 +7,7 @@ from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.pictures import draw_networks
 from neumeta_hf.evaluation.plots import plot_sweep
 from neumeta_hf.evaluation.sweep import Sweep, SweepRow, sweep
-from neumeta_hf.evaluation.widths import parse_widths
+from neumeta_hf.widths import parse_widths
 
 __all__ = [
     "Sweep",

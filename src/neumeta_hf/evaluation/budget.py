@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -14,7 +15,13 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel
 Cost = Literal["parameters", "macs"]
 
 
-def find_width(model: NeuMetaModel, budget: float, *, cost: Cost | Callable[[nn.Module], float] = "macs") -> float:
+def find_width(
+    model: NeuMetaModel,
+    budget: float,
+    *,
+    cost: Cost | Callable[[nn.Module], float] = "macs",
+    multiple_of: int = 1,
+) -> float:
     """The largest uniform width, within the trained range, whose network costs no more than a budget.
 
     Args:
@@ -23,12 +30,14 @@ def find_width(model: NeuMetaModel, budget: float, *, cost: Cost | Callable[[nn.
         cost: "macs" (multiply-accumulates of one image) or "parameters", both of the whole network; or a function of a
             network in evaluation mode, such as its measured seconds on a device. It gets networks with random weights,
             and must grow with the width: some ten widths are tried, by bisection.
+        multiple_of: Only widths at which the number of channels of every group in `model.width_groups` is a multiple of
+            it, such as 8: GPUs are no faster with a few channels fewer.
 
     Returns:
         A ratio for all width groups, for `morph`.
 
     Raises:
-        SizeError: The budget is below the cost of the smallest width, or `cost` is no cost.
+        SizeError: The budget is below the cost of the smallest width, `cost` is no cost, or no width has such channels.
     """
     family = model.family
     known = {
@@ -45,18 +54,19 @@ def find_width(model: NeuMetaModel, budget: float, *, cost: Cost | Callable[[nn.
         # Counting needs shapes alone.
         return known[cost](model.skeleton_at(config)) if isinstance(cost, str) else cost(family.build(config).eval())
 
-    widths = uniform_widths(model)
+    widths = _widths_of_multiples(model, multiple_of)
     number = bisect.bisect_right(widths, budget, key=cost_at)
     if number == 0:
+        rule = f" with multiples of {multiple_of} channels" if multiple_of > 1 else ""
         raise SizeError(
-            f"a budget of {budget:,g} is less than the {cost_at(widths[0]):,g} of the smallest width, {widths[0]:g}: "
-            "give more, or train the family at smaller widths."
+            f"a budget of {budget:,g} is less than the {cost_at(widths[0]):,g} of the smallest width{rule}, "
+            f"{widths[0]:g}: give more, or train the family at smaller widths."
         )
     return widths[number - 1]
 
 
 def uniform_widths(model: NeuMetaModel) -> list[float]:
-    """The uniform widths of a family, one for every number of channels that a width group can have.
+    """The uniform widths of a family: at least one for every network that a uniform width gives.
 
     Args:
         model: The family.
@@ -70,6 +80,28 @@ def uniform_widths(model: NeuMetaModel) -> list[float]:
     ratios = {float(width) for width in model.config.trained_widths}
     for group in model.width_groups:
         units = full[group] // multiples.get(group, 1)
-        ratios |= {number / units for number in range(1, int(max(trained) * units) + 1)}
+        # Where a count begins, halves being rounded upwards, and where it is exact, which reads better.
+        ratios |= {half / (2 * units) for half in range(1, int(2 * max(trained) * units) + 1)}
     in_range = (ratio for ratio in sorted(ratios) if min(trained) <= ratio <= max(trained))
     return [ratio for ratio in in_range if model.has_size(ratio)]
+
+
+def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
+    if multiple_of < 1:
+        raise SizeError(f"multiple_of={multiple_of}: give a number of channels from 1 up, or 1 for any.")
+    widths = uniform_widths(model)
+    if multiple_of == 1:
+        return widths
+
+    def divisor_at(width: float) -> int:
+        counts = model.family.num_channels(model.target_config_at(width))
+        return math.gcd(*(counts[group] for group in model.width_groups))
+
+    divisors = {width: divisor_at(width) for width in widths}
+    if found := [width for width, divisor in divisors.items() if divisor % multiple_of == 0]:
+        return found
+    raise SizeError(
+        f"multiple_of={multiple_of}: of the widths from {widths[0]:g} to {widths[-1]:g} that are tried, none has a "
+        f"multiple of {multiple_of} channels in every width group. Give {max(divisors.values())}, the largest that one "
+        "has, or 1 for any."
+    )

@@ -1,6 +1,5 @@
 """What a family's networks make of the same few images."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import DataError
-from neumeta_hf.evaluation.sweep import format_width
 from neumeta_hf.files import write_beside
-from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
+from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.tasks import Task, build_task
+from neumeta_hf.widths import format_width
 
 
 def draw_networks(
@@ -59,8 +58,7 @@ def draw_networks(
     batches = list(calibration) if calibration is not None else None
     networks = {}
     for width in widths:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SizeWarning)
+        with ignore_size_warnings():
             network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
         networks[f"width {format_width(width)}"] = network
     if label_names is None:

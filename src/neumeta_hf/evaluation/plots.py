@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from neumeta_hf.scores import Score, score_of
+from neumeta_hf.widths import format_width
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#555555"
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -115,7 +116,7 @@ def _annotate(axes: Axes, rows: list[Any], score: Score, canvas: FigureCanvasAgg
     taken = [Bbox([centre - reach, centre + reach]) for centre in centres]
     for row in rows:
         note = axes.annotate(
-            _label(row["width"]),
+            format_width(row["width"]).replace(",", "\n"),  # a line for each group
             (row["num_parameters"], _value(row, score)),
             xytext=(0, 0),
             textcoords="offset points",
@@ -152,12 +153,6 @@ def _points(rows: list[Any], score: Score) -> tuple[list[int], list[float]]:
 def _value(row: Mapping[str, Any], score: Score) -> float:
     value = row[score.name]
     return math.nan if value is None else 100 * value if score.is_ratio else value
-
-
-def _label(width: float | Mapping[str, float]) -> str:
-    if isinstance(width, Mapping):
-        return "\n".join(f"{group}={ratio:g}" for group, ratio in width.items())
-    return f"{width:g}"
 
 
 def _in_units(value: float) -> str:

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.files import write_beside
-from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning
+from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
+from neumeta_hf.widths import format_width
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class Sweep:
         Raises:
             OSError: The folder does not exist or cannot be written to.
         """
-        lines = [{**_plain(row), "width": format_width(row.width)} for row in self.rows]
+        lines = [{**_plain(row), "width": format_width(row.width, exact=True)} for row in self.rows]
         with write_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
@@ -136,20 +136,6 @@ class Sweep:
         return table
 
 
-def format_width(width: float | Mapping[str, float]) -> str:
-    """A width as the command takes it.
-
-    Args:
-        width: A ratio, or a ratio per width group.
-
-    Returns:
-        Such as "0.5" or "stage2=0.5,stage3=0.25".
-    """
-    if isinstance(width, Mapping):
-        return ",".join(f"{group}={ratio}" for group, ratio in width.items())
-    return str(width)
-
-
 def _plain(row: SweepRow) -> dict[str, Any]:
     values = dataclasses.asdict(row)
     width, scores = values.pop("width"), values.pop("scores")
@@ -168,6 +154,7 @@ def sweep(
     seed: int = 0,
     calibration: Iterable[Tensor] | None = None,
     batch_size: int = 512,
+    num_workers: int = 0,
     progress: bool = True,
     facts: Mapping[str, Any] | None = None,
 ) -> Sweep:
@@ -183,6 +170,7 @@ def sweep(
         seed: Of that noise.
         calibration: Batches to measure BatchNorm statistics on, at every size.
         batch_size: Images per forward pass.
+        num_workers: Processes that load data.
         progress: Whether to show a progress bar.
         facts: Kept with the result, beside the environment's.
 
@@ -211,7 +199,15 @@ def sweep(
     channels = [channels_at(width) for width in widths]  # an impossible width must not cost the sweep before it
 
     def measure(network: nn.Module, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
-        scores = evaluate_network(network, split, task=task, family=family, batch_size=batch_size, device=model.device)
+        scores = evaluate_network(
+            network,
+            split,
+            task=task,
+            family=family,
+            batch_size=batch_size,
+            device=model.device,
+            num_workers=num_workers,
+        )
         num_parameters = count_parameters(network)
         return SweepRow(
             width=width,
@@ -228,8 +224,7 @@ def sweep(
     rows, origins = [], []
     with tqdm(widths, desc="sweep", disable=not progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SizeWarning)  # the row says it
+            with ignore_size_warnings():  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
             origins.append(network.morph_origin)
             in_range = model.is_in_trained_range(config_of(network))

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
+from neumeta_hf.checkpoints import weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import replace_folder
 from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id, morph_card
@@ -50,6 +51,7 @@ class MorphOrigin:
         calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
             are the family's own.
         full_num_parameters: Of the family's reference.
+        digest: Checksum of its weights as they were generated.
     """
 
     source: str
@@ -62,6 +64,7 @@ class MorphOrigin:
     seed: int
     calibrated: int | None
     full_num_parameters: int
+    digest: str
 
 
 def push_family(
@@ -192,13 +195,13 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
 
 def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | None) -> MorphFacts:
     """What is known of a morph, its measured score where the family's sweep holds this very network."""
-    row = None if sweep is None else _row_of(origin, sweep)
+    is_changed = weights_digest(model.state_dict()) != origin.digest
+    row = None if sweep is None or is_changed else _row_of(origin, sweep)
     # A relative path of two parts reads like a Hub id.
     is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
-    library = type(model).__module__.partition(".")[0]
     return MorphFacts(
         model_class=type(model).__name__,
-        library=library if library in ("transformers", "diffusers") else "neumeta_hf",
+        module=type(model).__module__,
         family=origin.family,
         task=origin.task,
         source=origin.source if is_on_hub else Path(origin.source).name or "never saved",
@@ -208,6 +211,7 @@ def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | Non
         calibrated=origin.calibrated,
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         full_num_parameters=origin.full_num_parameters,
+        is_changed=is_changed,
         row=row,
         sweep_facts=sweep["facts"] if row is not None and sweep is not None else None,
     )

@@ -12,7 +12,7 @@ from neumeta_hf.targets.cifar_resnet import (
     cifar_resnet44,
     cifar_resnet56,
     cifar_resnet110,
-    load_checkpoint,
+    load_cifar_checkpoint,
 )
 from neumeta_hf.targets.image_processing import (
     GrayscaleImageProcessor,
@@ -65,7 +65,7 @@ __all__ = [
     "family_of",
     "find_target",
     "list_targets",
-    "load_checkpoint",
+    "load_cifar_checkpoint",
     "load_network",
     "ratios",
     "register_target",

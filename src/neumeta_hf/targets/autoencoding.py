@@ -87,8 +87,9 @@ class AutoencoderFamily(TargetFamily):
         Raises:
             CheckpointError: It cannot be read, or lacks weights or has too many.
             MissingCheckpointError: There is no such network; also an OSError.
-            TargetError: The folder holds a network of another family.
+            TargetError: It is a file of bare weights, or the folder holds a network of another family.
         """
+        self.refuse_bare_weights(name)
         known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
         config = explain_loading_errors(name, lambda: next(iter(known.values())).load_config(name, **options))
         class_name = config.get("_class_name")

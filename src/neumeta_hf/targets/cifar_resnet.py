@@ -1,7 +1,7 @@
 """ResNet for 32x32 images, at any width (He et al. 2016, arXiv:1512.03385, section 4.2).
 
 Three stages of basic blocks; the second and third halve the image. Modules carry the names of the common CIFAR-10
-checkpoints, which `load_checkpoint` reads. With `batch_norm=False` the convolutions have a bias instead.
+checkpoints, which `load_cifar_checkpoint` reads. With `batch_norm=False` the convolutions have a bias instead.
 """
 
 import copy
@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -220,6 +221,24 @@ class CifarResNetFamily(TargetFamily):
     name = "cifar_resnet"
     model_types = ("neumeta_cifar_resnet",)
 
+    def load(self, name: str, **options: Any) -> nn.Module:
+        """Load a network of the family, in evaluation mode; also from bare weights that were trained elsewhere.
+
+        Args:
+            name: A folder or Hub id, or a file of weights that ends in ".safetensors".
+            **options: Of its class's `from_pretrained`; for a file, of `load_cifar_checkpoint`.
+
+        Returns:
+            As from `build`.
+
+        Raises:
+            CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
+            MissingCheckpointError: There is no such folder or Hub id; also an OSError.
+        """
+        if name.endswith(".safetensors"):
+            return load_cifar_checkpoint(name, **options)
+        return super().load(name, **options)
+
     def num_channels(self, config: CifarResNetConfig) -> dict[str, int]:
         counts = {}
         for stage, (width, inner) in enumerate(
@@ -297,7 +316,7 @@ def _infer_config(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Ci
     return config
 
 
-def load_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarResNetForImageClassification:
+def load_cifar_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarResNetForImageClassification:
     """Read a CIFAR ResNet that was trained elsewhere; depth, widths, shortcut and classes are taken from the shapes.
 
     Keys may be those of akamaster's pytorch_resnet_cifar10 (`linear.*`, option A), of chenyaofo's pytorch-cifar-models

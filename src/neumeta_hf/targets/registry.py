@@ -100,8 +100,21 @@ class TargetFamily(abc.ABC):
         Raises:
             CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
             MissingCheckpointError: There is no such network; also an OSError.
+            TargetError: It is a file of bare weights.
         """
+        self.refuse_bare_weights(name)
         return load_complete(AutoModelForImageClassification, name, **options)
+
+    def refuse_bare_weights(self, name: str) -> None:
+        """Refuse a file of weights, for a `load` that takes folders and Hub ids alone.
+
+        Raises:
+            TargetError: `name` ends in ".safetensors".
+        """
+        if name.endswith(".safetensors"):
+            raise TargetError(
+                f"{name}: the target family {self.name!r} reads no bare safetensors files. Give the folder of a model."
+            )
 
     def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None, **inputs: Any) -> Any:
         """Run a network of the family, or any module with its forward pass.

@@ -83,6 +83,7 @@ class UperNetFamily(TargetFamily):
         return AutoModelForSemanticSegmentation.from_config(copy.deepcopy(config))
 
     def load(self, name: str, **options: Any) -> nn.Module:
+        self.refuse_bare_weights(name)
         # It helps in training alone, and has sizes of its own.
         options = {"use_auxiliary_head": False, "dropped": ("auxiliary_head.",), **options}
         return load_complete(AutoModelForSemanticSegmentation, name, **options)

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
-from neumeta_hf.files import replace_folder, write_beside
+from neumeta_hf.files import write_beside, write_folder_beside
 from neumeta_hf.images import height_and_width
-from neumeta_hf.modeling_neumeta import NeuMetaModel, SizeWarning, family_class
+from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
-from neumeta_hf.targets.cifar_resnet import load_checkpoint
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop, check_batch_size
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, check_losses, fit_to_reference
@@ -256,8 +254,8 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
         The network at full size.
 
     Raises:
-        TargetError: The family has no such config field, the checkpoint is of another family, has another number of
-            classes than the data or takes other images.
+        TargetError: The family has no such config field or reads no bare weights, the checkpoint is of another family,
+            has another number of classes than the data or takes other images.
         CheckpointError: The checkpoint cannot be read, or lacks weights or has too many.
     """
     target = recipe.target
@@ -268,15 +266,7 @@ def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
         return family.build(family.make_config(target.config, image_shape=shape, label_names=label_names))
     if target.config:
         raise TargetError("target.config and target.checkpoint were both given: a checkpoint brings its own config.")
-    if target.checkpoint.endswith(".safetensors"):
-        if target.family != "cifar_resnet":
-            raise TargetError(
-                f"target.checkpoint={target.checkpoint}: bare safetensors files are read for cifar_resnet alone. "
-                "Give the folder of a model."
-            )
-        model: nn.Module = load_checkpoint(target.checkpoint)
-    else:
-        model = family.load(target.checkpoint)
+    model = family.load(target.checkpoint)
     config = config_of(model)
     if not family.accepts(config):
         raise TargetError(f"target.checkpoint is a {config.model_type}, target.family is {target.family}.")
@@ -338,10 +328,15 @@ class _Run:
     def family(self) -> TargetFamily:
         return find_target(self.recipe.target.family)
 
-    def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Scores on the validation split; all that are no number of images."""
+    def evaluate(self, network: nn.Module, loop: LoopRecipe) -> dict[str, float]:
+        """Scores on the validation split, loaded as the loop loads; all that are no number of images."""
         scores = evaluate_network(
-            network, self.data.validation, task=self.task, family=self.family, device=self.accelerator.device
+            network,
+            self.data.validation,
+            task=self.task,
+            family=self.family,
+            device=self.accelerator.device,
+            num_workers=loop.num_workers,
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
@@ -368,15 +363,13 @@ class _Run:
                     order=recipe.preparation.order,
                     seed=recipe.seed,
                 )
-                beside = self.output / "reference.partial"
-                shutil.rmtree(beside, ignore_errors=True)
-                prepared.save_pretrained(beside)
-                self._save_image_processor(beside)
-                (beside / "preparation.json").write_text(
-                    json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
-                )
-                (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
-                replace_folder(beside, folder)
+                with write_folder_beside(folder) as beside:
+                    prepared.save_pretrained(beside)
+                    self._save_image_processor(beside)
+                    (beside / "preparation.json").write_text(
+                        json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
+                    )
+                    (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
             accelerator.wait_for_everyone()
         reference = self.family.load(str(folder)).to(accelerator.device).eval()
         report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
@@ -390,7 +383,7 @@ class _Run:
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
-            mine = self.evaluate(target) if accelerator.is_main_process else {}
+            mine = self.evaluate(target, loop) if accelerator.is_main_process else {}
             values = next(entry for entry in gather_object([mine]) if entry)
             return self.score(values), values
 
@@ -469,10 +462,9 @@ class _Run:
         def validate() -> tuple[float, dict[str, float]]:
             mine = {}
             for width in chosen[accelerator.process_index :: accelerator.num_processes]:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", SizeWarning)
+                with ignore_size_warnings():
                     morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
-                mine[f"{first}@{width:g}"] = self.evaluate(morph)[first]
+                mine[f"{first}@{width:g}"] = self.evaluate(morph, loop)[first]
             values = {name: score for part in gather_object([mine]) for name, score in part.items()}
             mean = {first: sum(values.values()) / len(values)}
             return self.score(mean), {**mean, **values}
@@ -557,10 +549,8 @@ def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
 
 
 def _save_beside(model: Any, folder: Path) -> None:
-    beside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    replace_folder(beside, folder)
+    with write_folder_beside(folder) as beside:
+        model.save_pretrained(beside)
 
 
 def _drawn(recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Widths by budget: the one that is named fits, and no wider one does."""
 
 import pytest
+import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from neumeta_hf.errors import SizeError
@@ -14,7 +15,8 @@ def costs(family):
     images = family.family.example_inputs(family.reference_config)
     found = {}
     for width in uniform_widths(family):
-        network = family.family.build(family.target_config_at(width))
+        with torch.device("meta"):
+            network = family.family.build(family.target_config_at(width))
         found[width] = {
             "parameters": count_parameters(network),
             "macs": count_macs(network, images, family=family.family),
@@ -22,15 +24,19 @@ def costs(family):
     return found
 
 
-@pytest.mark.parametrize("cost", ["parameters", "macs"])
-def test_the_widest_network_within_the_budget_is_found(case, cost):
-    family = case.family()
-    by_width = {width: values[cost] for width, values in costs(family).items()}
-    assert min(by_width) == 0.5
-    assert max(by_width) == 1.0
-    for budget in {*by_width.values(), *(value + 1 for value in by_width.values())}:
-        found = find_width(family, budget, cost=cost)
-        assert found == max(width for width, value in by_width.items() if value <= budget)
+@pytest.mark.parametrize("name", [("lenet", "fuse"), ("cifar_resnet", "keep"), ("resnet", "keep")], ids="-".join)
+def test_the_widest_network_within_the_budget_is_found(make_case, name):
+    family = make_case(*name).family()
+    found = costs(family)
+    assert min(found) == 0.5
+    assert max(found) == 1.0
+    for cost in ("parameters", "macs"):
+        by_width = {width: values[cost] for width, values in found.items()}
+        first, *_, last = values = sorted(set(by_width.values()))
+        middle = values[len(values) // 2]
+        for budget in (first, middle - 1, middle, middle + 1, last - 1, last, last + 1):
+            widest = max(width for width, value in by_width.items() if value <= budget)
+            assert find_width(family, budget, cost=cost) == widest
 
 
 @pytest.mark.parametrize("name", ["upernet", "autoencoder_kl", "mlp_vae"])
@@ -42,6 +48,15 @@ def test_of_other_tasks_too(networks, name):
     smallest = min(by_width)
     assert find_width(family, by_width[smallest]) >= smallest
     assert find_width(family, by_width[1.0]) == 1.0
+
+
+def test_every_network_of_a_uniform_width_has_a_width(lenet_case):
+    family = lenet_case.family()
+
+    def sizes(widths):
+        return {tuple(family.family.num_channels(family.target_config_at(width)).values()) for width in widths}
+
+    assert sizes(uniform_widths(family)) == sizes(number / 1000 for number in range(500, 1001))
 
 
 def test_every_number_of_channels_has_a_width(lenet_case):
@@ -89,3 +104,42 @@ def test_too_small_a_budget_names_the_smallest_cost(lenet_case):
 def test_an_unknown_cost_is_refused(lenet_case):
     with pytest.raises(SizeError, match="cost='flops': give one of parameters, macs, or a function"):
         find_width(lenet_case.family(), 1, cost="flops")
+
+
+@pytest.mark.parametrize("multiple_of", [2, 4])
+def test_only_widths_of_multiples_are_found(make_case, multiple_of):
+    family = make_case("resnet").family()
+    by_width = {width: values["macs"] for width, values in costs(family).items()}
+    fitting = [
+        width
+        for width in by_width
+        if all(
+            count % multiple_of == 0 for count in family.family.num_channels(family.target_config_at(width)).values()
+        )
+    ]
+    assert 1 < len(fitting) < len(by_width)
+    for budget in {by_width[width] for width in [*fitting, max(by_width)]}:
+        found = find_width(family, budget, multiple_of=multiple_of)
+        assert found == max(width for width in fitting if by_width[width] <= budget)
+
+
+def test_multiples_are_asked_of_the_groups_that_vary_alone(lenet_case):
+    family = lenet_case.family(width_groups=["conv3"])  # conv2 has 6 channels at every size
+    by_width = costs(family)
+    full = by_width[1.0]["parameters"]
+    assert find_width(family, full, cost="parameters", multiple_of=4) == 1.0
+    assert find_width(family, full - 1, cost="parameters", multiple_of=4) == 0.5
+    smallest = by_width[0.5]["parameters"]
+    with pytest.raises(SizeError, match=r"smallest width with multiples of 8 channels, 0\.9375: give more"):
+        find_width(family, smallest, cost="parameters", multiple_of=8)
+
+
+def test_multiples_that_no_width_has_are_refused_and_the_advice_works(lenet_case):
+    family = lenet_case.family()
+    with pytest.raises(
+        SizeError, match=r"multiple_of=4: of the widths from 0\.5 to 1 .* none has .* Give 2, the largest"
+    ):
+        find_width(family, 1e9, multiple_of=4)
+    assert find_width(family, 1e9, multiple_of=2) == 1.0
+    with pytest.raises(SizeError, match="multiple_of=0: give a number of channels from 1 up"):
+        find_width(family, 1e9, multiple_of=0)

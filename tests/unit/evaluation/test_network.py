@@ -50,6 +50,12 @@ def test_scores_are_those_of_one_pass_whatever_the_batches(split, batch_size):
     assert scores["num_samples"] == 50
 
 
+def test_scores_are_the_same_whoever_loads_the_images(split):
+    model = Classifier()
+    alone = evaluate_network(model, split, batch_size=16, family=FAMILY)
+    assert evaluate_network(model, split, batch_size=16, family=FAMILY, num_workers=2) == alone
+
+
 def test_it_runs_in_evaluation_mode_and_puts_every_mode_back(split):
     model = Classifier().train()
     model.features[1].eval()  # a frozen BatchNorm

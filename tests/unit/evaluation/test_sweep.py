@@ -9,6 +9,7 @@ import warnings
 import pytest
 import torch
 from rich.console import Console
+from torch.utils.data import DataLoader
 
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import DataError, SizeError
@@ -132,6 +133,19 @@ def test_the_arguments_reach_every_morph_and_the_facts(split):
     assert (facts["num_samples"], facts["seed"], facts["num_images"]) == (3, 7, 60)
     assert (facts["noise"], facts["calibrated"]) == (0.5, 2)
     assert facts["device"] == "cpu"
+
+
+def test_every_network_is_measured_with_the_workers_asked_for(split, reference, monkeypatch):
+    asked = []
+
+    def spy(*args, num_workers, **options):
+        asked.append(num_workers)
+        return DataLoader(*args, **options)
+
+    monkeypatch.setattr("neumeta_hf.evaluation.network.DataLoader", spy)
+    sweep(Family(), split, [0.5, 1.0], reference=reference, num_workers=3, progress=False)
+    sweep(Family(), split, [0.5], progress=False)
+    assert asked == [3, 3, 3, 0]
 
 
 def test_warnings_of_sizes_outside_the_range_do_not_flood(split):

@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoModelForImageClassification, pipeline
 from neumeta_hf import DataConfig, NeuMetaForImageClassification, NeuMetaModel, train
 from neumeta_hf.cli import main
 from neumeta_hf.errors import CardError, CheckpointError, HubError, MissingCheckpointError
+from neumeta_hf.hub import save_morph
 from neumeta_hf.targets import build_image_processor
 from neumeta_hf.training.recipe import FamilyRecipe, LoopRecipe, Recipe, TargetRecipe, recipe_from_dict
 
@@ -421,6 +422,22 @@ def test_a_morph_is_credited_with_what_was_measured_of_it_alone(hub, run_folder,
     assert ("Measured accuracy" in card) == credited
 
 
+def test_a_morph_that_was_trained_on_is_credited_with_nothing(hub, run_folder, tmp_path):
+    morph = load(run_folder).morph(0.5)
+    morph.train()
+    morph(torch.randn(4, 1, 8, 8), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    torch.optim.SGD(morph.parameters(), lr=0.1).step()
+    morph.push_to_hub("org/tuned")
+    front, card = front_matter(hub, "org/tuned")
+    save_morph(morph, morph.morph_origin, tmp_path / "tuned")
+    saved = (tmp_path / "tuned" / "README.md").read_text()
+    assert "model-index" not in front
+    for text in (card, saved):
+        assert "Measured accuracy" not in text
+        assert "without retraining" not in text
+        assert "at width 0.5 and were changed after that, by training or otherwise." in text
+
+
 def test_a_sweep_that_does_not_say_how_networks_were_calibrated_credits_none(hub, run_folder):
     sweep = json.loads((run_folder / "sweep.json").read_text())
     del sweep["facts"]["calibrated"]
@@ -452,6 +469,11 @@ def test_a_card_says_that_scores_are_of_calibrated_statistics(hub, make_case, tm
     card = front_matter(hub, "org/measured")[1]
     assert "91.25%" in card
     assert "Its BatchNorm statistics were measured on 8 images." in card
+    measured.train()(case.images(8))  # moves the statistics alone
+    measured.push_to_hub("org/measured")
+    front, card = front_matter(hub, "org/measured")
+    assert "model-index" not in front
+    assert "were measured on 8 images" not in card
 
 
 def test_a_folder_of_two_parts_is_no_repo(hub, run_folder, monkeypatch):

@@ -17,7 +17,7 @@ from neumeta_hf.targets import (
     cifar_resnet56,
     cifar_resnet110,
     find_target,
-    load_checkpoint,
+    load_cifar_checkpoint,
     resize,
 )
 
@@ -132,7 +132,7 @@ def as_data_parallel(weights):
 def test_checkpoints_of_common_spellings_are_read(config, spelled, tmp_path):
     model = random_model(config)
     save_file(spelled(model.state_dict()), tmp_path / "weights.safetensors")
-    loaded = load_checkpoint(tmp_path / "weights.safetensors")
+    loaded = load_cifar_checkpoint(tmp_path / "weights.safetensors")
     assert find_target(config).num_channels(loaded.config) == find_target(config).num_channels(config)
     assert (loaded.config.shortcut, loaded.config.batch_norm) == (config.shortcut, config.batch_norm)
     images = torch.randn(2, 3, 32, 32)
@@ -146,7 +146,7 @@ def test_half_precision_is_read_as_float32(tmp_path):
         for key, value in random_model(IDENTITY).state_dict().items()
     }
     save_file(weights, tmp_path / "weights.safetensors")
-    assert {p.dtype for p in load_checkpoint(tmp_path / "weights.safetensors").parameters()} == {torch.float32}
+    assert {p.dtype for p in load_cifar_checkpoint(tmp_path / "weights.safetensors").parameters()} == {torch.float32}
 
 
 def lacking(key):
@@ -178,11 +178,11 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage, said, tmp_path):
     damage(weights)
     save_file(weights, tmp_path / "weights.safetensors")
     with pytest.raises(CheckpointError, match=re.escape(said)):
-        load_checkpoint(tmp_path / "weights.safetensors")
+        load_cifar_checkpoint(tmp_path / "weights.safetensors")
 
 
 def test_what_is_no_safetensors_file_is_refused(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"PK\x03\x04 a pickle")
     for name in ("weights.pt", "nowhere.safetensors"):
         with pytest.raises(CheckpointError, match=f"{name} cannot be read as safetensors"):
-            load_checkpoint(tmp_path / name)
+            load_cifar_checkpoint(tmp_path / name)

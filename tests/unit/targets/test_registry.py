@@ -1,7 +1,7 @@
 import pytest
 from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
 
-from neumeta_hf.errors import TargetError
+from neumeta_hf.errors import CheckpointError, TargetError
 from neumeta_hf.targets import LeNetConfig, TargetFamily, find_target, list_targets, register_target, registry
 
 
@@ -60,3 +60,14 @@ def test_a_taken_name_is_refused_and_keeps_its_family():
 def test_an_unknown_family_lists_the_known_ones(wanted, said):
     with pytest.raises(TargetError, match=f"{said} is registered: there is {', '.join(list_targets())}\\."):
         find_target(wanted)
+
+
+@pytest.mark.parametrize("name", ["autoencoder_kl", "lenet", "mlp_vae", "resnet", "upernet"])
+def test_bare_weights_are_refused_by_families_that_read_none(name, tmp_path):
+    with pytest.raises(TargetError, match=f"'{name}' reads no bare safetensors files. Give the folder of a model"):
+        find_target(name).load(str(tmp_path / "weights.safetensors"))
+
+
+def test_bare_weights_are_read_by_the_family_that_has_a_reader():
+    with pytest.raises(CheckpointError, match="nowhere.safetensors cannot be read as safetensors"):
+        find_target("cifar_resnet").load("nowhere.safetensors")

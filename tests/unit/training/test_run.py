@@ -12,6 +12,7 @@ import yaml
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from tiny_runs import RECIPE, reset_accelerate
+from torch.utils.data import DataLoader
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -86,6 +87,20 @@ def test_the_output_holds_everything(finished):
         *("recipe.yaml", "training.json", "log.jsonl"),
     }
     assert list(last.state_dict()) == list(family.state_dict())
+
+
+def test_each_loop_validates_with_its_own_workers(make_recipe, monkeypatch):
+    asked = {"evaluation.network": [], "training.loop": []}
+    for module, numbers in asked.items():
+
+        def spy(*args, num_workers, numbers=numbers, **options):
+            numbers.append(num_workers)
+            return DataLoader(*args, **options)
+
+        monkeypatch.setattr(f"neumeta_hf.{module}.DataLoader", spy)
+    recipe = make_recipe(pretrain={"num_workers": 1}, train={"num_workers": 2, "epochs": 1})
+    assert train_anew(recipe) is not None
+    assert asked == {"training.loop": [1, 2], "evaluation.network": [1, 2, 2, 2]}  # three widths are validated
 
 
 def test_the_log_says_what_happened(finished):
@@ -460,7 +475,9 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
         load_target(recipe(checkpoint=str(tmp_path / "none")), NAMES)
     with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
         load_target(recipe(), NAMES[:2])
-    with pytest.raises(TargetError, match="read for cifar_resnet alone"):
+    with pytest.raises(
+        TargetError, match=r"x\.safetensors: the target family 'lenet' reads no bare .* Give the folder"
+    ):
         load_target(recipe(checkpoint="x.safetensors"), NAMES)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from neumeta_hf.errors import RecipeError
-from neumeta_hf.evaluation import parse_widths
+from neumeta_hf.widths import format_width, parse_widths
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,17 @@ def test_ranges_and_lists(text, widths):
 def test_anything_else_is_refused_with_the_allowed_forms(text):
     with pytest.raises(RecipeError, match=r"such as 0.25:1.0:0.125, or a list such as 0.25,0.5,1.0"):
         parse_widths(text)
+
+
+@pytest.mark.parametrize(
+    ("width", "short", "exact"),
+    [
+        (0.5, "0.5", "0.5"),
+        (1.0, "1", "1.0"),
+        (2 / 3, "0.666667", "0.6666666666666666"),
+        ({"stage3": 1 / 3, "stage2": 1.0}, "stage3=0.333333,stage2=1", "stage3=0.3333333333333333,stage2=1.0"),
+    ],
+)
+def test_widths_are_written_as_the_command_takes_them(width, short, exact):
+    assert format_width(width) == short
+    assert format_width(width, exact=True) == exact

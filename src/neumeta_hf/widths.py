@@ -1,5 +1,6 @@
-"""Reading widths from text."""
+"""Widths as text, read and written."""
 
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
 from neumeta_hf.errors import RecipeError
@@ -29,6 +30,21 @@ def parse_widths(text: str) -> list[float]:
             f"widths {text!r}: write first:last:step with a positive step (10,000 widths at most), such as "
             "0.25:1.0:0.125, or a list such as 0.25,0.5,1.0."
         ) from error
+
+
+def format_width(width: float | Mapping[str, float], *, exact: bool = False) -> str:
+    """A width as the command takes it.
+
+    Args:
+        width: A ratio, or a ratio per width group.
+        exact: Every digit, for files that are read back; six at most otherwise.
+
+    Returns:
+        Such as "0.5" or "stage2=0.5,stage3=0.25".
+    """
+    if isinstance(width, Mapping):
+        return ",".join(f"{group}={format_width(ratio, exact=exact)}" for group, ratio in width.items())
+    return str(width) if exact else f"{width:g}"
 
 
 def _number(text: str) -> Decimal:
