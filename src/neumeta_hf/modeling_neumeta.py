@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import fnmatch
 import functools
 import math
@@ -69,6 +70,14 @@ class _Run(nn.Module):
 
     def forward(self, pixel_values: Tensor, **inputs: Any) -> Any:
         return self.family.forward(self.target, pixel_values, **inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Skeleton:
+    """The target of a size on the meta device, and the shapes of its tensors, which every step of training asks for."""
+
+    network: nn.Module
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 class _Counted:
@@ -141,7 +150,7 @@ class NeuMetaModel(PreTrainedModel):
     task: ClassVar[str | None] = None
     """The task of the families that the class is for; None: of all."""
     run_source: RunSource | None = None
-    _skeletons: dict[tuple, nn.Module]
+    _skeletons: dict[tuple, _Skeleton]
 
     def __init__(self, config: NeuMetaConfig):
         super().__init__(config)
@@ -256,7 +265,7 @@ class NeuMetaModel(PreTrainedModel):
             )
         return found
 
-    def _shapes_of_neighbour(self, group: str, num_channels: int, step: int) -> dict[str, tuple[int, ...]] | None:
+    def _shapes_of_neighbour(self, group: str, num_channels: int, step: int) -> Mapping[str, tuple[int, ...]] | None:
         """Shapes with a few steps of channels less in a group, or more where there cannot be less."""
         steps = [sign * number * step for number in (1, 2, 3) for sign in (-1, 1)]
         for count in (num_channels + change for change in steps if num_channels + change > 0):
@@ -418,18 +427,22 @@ class NeuMetaModel(PreTrainedModel):
 
     def skeleton_at(self, target_config: PreTrainedConfig) -> nn.Module:
         """The target of a size on the meta device: its shapes and its forward pass, without any weight."""
+        return self._skeleton_of(target_config).network
+
+    def _skeleton_of(self, target_config: PreTrainedConfig) -> _Skeleton:
         key = tuple(self.family.num_channels(target_config).items())
         skeleton = self._skeletons.pop(key, None)
         if skeleton is None:
             with torch.device("meta"):
-                skeleton = self.family.build(copy.deepcopy(target_config))
+                network = self.family.build(copy.deepcopy(target_config))
+            skeleton = _Skeleton(network, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
         self._skeletons[key] = skeleton
         if len(self._skeletons) > _MAX_SKELETONS:  # sizes per group are too many to keep; the first is the oldest
             del self._skeletons[next(iter(self._skeletons))]
         return skeleton
 
-    def _shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(tensor.shape) for name, tensor in self.skeleton_at(target_config).state_dict().items()}
+    def _shapes(self, target_config: PreTrainedConfig) -> Mapping[str, tuple[int, ...]]:
+        return self._skeleton_of(target_config).shapes
 
     def _generated_shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
         shapes = self._shapes(target_config)

@@ -64,6 +64,8 @@ METHODS = {
     "interpolated": "interpolation",
     "pruned by L1": "pruning, L1",
     "pruned by L1, fine-tuned": "pruning, L1, fine-tuned",
+    "pruned by the Hessian": "pruning, Hessian",
+    "pruned by the Hessian, fine-tuned": "pruning, Hessian, fine-tuned",
     "the paper's INR": "family, the paper's INR",
     "BatchNorm fused": "family, BatchNorm fused",
 }

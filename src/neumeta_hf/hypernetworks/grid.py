@@ -181,7 +181,7 @@ class Grid(Hypernetwork):
         first, *further = held.cell_parts
         values = self._read(held.values, first, tensor)
         for change, cell_parts, weight in zip(held.changes, further, held.level_weights(tensor), strict=True):
-            values = values + weight * self._read(change, cell_parts, tensor)
+            values = torch.add(values, self._read(change, cell_parts, tensor), alpha=weight)
         gain = (full_size.num_in / tensor.num_in) ** held.exponent
         return (values * gain).reshape(tensor.shape)
 
@@ -255,6 +255,10 @@ def _first_channels(cells: Tensor, parts: Sequence[Sequence[int]], cell_parts: S
             cells = _gather_first_channels(cells, axis, counts, num_cells)
             axes.append((1, sum(counts), sum(counts)))
     (out_parts, num_out, out_cells), (in_parts, num_in, in_cells) = axes
+    if out_parts == in_parts == 1:  # almost always: no view but the slice, in a loop that is bound by its calls
+        taken = cells[:num_out, :num_in]
+        padding = (0, 0, 0, num_in - taken.shape[1], 0, num_out - taken.shape[0])
+        return F.pad(taken, padding) if any(padding) else taken
     taken = cells.reshape(out_parts, out_cells, in_parts, in_cells, -1)[:, :num_out, :, :num_in]
     padding = (0, 0, 0, num_in - taken.shape[3], 0, 0, 0, num_out - taken.shape[1])
     if any(padding):  # without zeros to add it would copy
