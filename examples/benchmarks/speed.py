@@ -94,7 +94,7 @@ def measure_memory(queue: multiprocessing.Queue) -> None:
 def measure_generation(repeats: int) -> dict[str, float]:
     """Generation against its bare matrix products, float32."""
     family = build_family()
-    coordinates = family._make_coordinates(family.config.target_config)
+    coordinates = family.coordinates_at(family.config.target_config)
     rows = sum(tensor.num_out * tensor.num_in for tensor in coordinates.values())
     chunk = 16384
     encoded, hidden = torch.randn(chunk, ENCODING), torch.randn(chunk, 256)

@@ -386,11 +386,11 @@ def _info(arguments: argparse.Namespace) -> None:
     family = _load_family(arguments.checkpoint)
     config = family.config
     full_config: Any = config.target_config
-    num_channels = family.family.num_channels(full_config)
+    num_channels = family.target_family.num_channels(full_config)
     generated = family.num_generated_parameters
     widths = config.trained_widths
     facts = {
-        "target family": family.family.name,
+        "target family": family.target_family.name,
         "width groups": {group: num_channels[group] for group in family.width_groups},
         "trained widths": list(widths),
         "hypernetwork": config.hypernetwork,

@@ -60,7 +60,7 @@ def ignore_size_warnings() -> Iterator[None]:
         yield
 
 
-class _Run(nn.Module):
+class _Forward(nn.Module):
     """A family's forward pass as a module, so that tensors can be put in the place of the network's own."""
 
     def __init__(self, family: TargetFamily, target: nn.Module):
@@ -127,9 +127,11 @@ class NeuMetaModel(PreTrainedModel):
     `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
 
     Attributes:
-        family: The target family.
+        target_family: What its networks are.
         generated_names: Parameters of the target that the hypernetwork makes, in the order that numbers them.
         static_names: Tensors of the target that the checkpoint holds as they are.
+        statistic_names: Statistics of the target's generated BatchNorm, which every size has its own of.
+        constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
         width_groups: Groups of channels that a size may change.
         varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
         hypernetwork: Coordinates to values.
@@ -154,18 +156,19 @@ class NeuMetaModel(PreTrainedModel):
 
     def __init__(self, config: NeuMetaConfig):
         super().__init__(config)
-        self.family = find_target(self.reference_config)
-        if self.task not in (None, self.family.task):
+        self.target_family = find_target(self.reference_config)
+        task = self.target_family.task
+        if self.task not in (None, task):
             raise TargetError(
-                f"{type(self).__name__} is for {self.task}, and {self.family.name} for {self.family.task}: use "
-                f"{family_class(self.family.task).__name__}."
+                f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
+                f"{family_class(task).__name__}."
             )
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
-        reference = self.family.build(copy.deepcopy(self.reference_config))
+        reference = self.target_family.build(copy.deepcopy(self.reference_config))
         self._sort_names(reference)
         self.width_groups = self._find_width_groups()
-        full_size = self._make_coordinates(self.reference_config)
+        full_size = self.coordinates_at(self.reference_config)
         self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
         tensors = reference.state_dict()
         parameters = {name for name, _ in reference.named_parameters()}
@@ -178,7 +181,9 @@ class NeuMetaModel(PreTrainedModel):
                 tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         self._make_statistics()
         self._hold_calibration_images(
-            torch.zeros((config.calibration_images, *self.family.image_shape(self.reference_config)), dtype=torch.uint8)
+            torch.zeros(
+                (config.calibration_images, *self.target_family.image_shape(self.reference_config)), dtype=torch.uint8
+            )
         )
         self.post_init()
 
@@ -200,7 +205,7 @@ class NeuMetaModel(PreTrainedModel):
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
                 raise TargetError(
-                    f"generated={pattern!r} matches no parameter of {self.family.name}: "
+                    f"generated={pattern!r} matches no parameter of {self.target_family.name}: "
                     f"give names, prefixes or patterns of {', '.join(names[:3])}, ..."
                 )
         self.constants: dict[str, float] = {}
@@ -231,18 +236,18 @@ class NeuMetaModel(PreTrainedModel):
     def _find_width_groups(self) -> list[str]:
         """The groups of channels that a size may change; also guards that static tensors never change."""
         reference = self.reference_config
-        num_channels = self.family.num_channels(reference)
+        num_channels = self.target_family.num_channels(reference)
         patterns = ("*",) if self.config.width_groups is None else tuple(self.config.width_groups)
         matched = {pattern: fnmatch.filter(num_channels, pattern) for pattern in patterns}
         if unknown := [pattern for pattern, groups in matched.items() if not groups]:
-            raise TargetError(f"width_groups names {unknown}: {self.family.name} has {', '.join(num_channels)}.")
+            raise TargetError(f"width_groups names {unknown}: {self.target_family.name} has {', '.join(num_channels)}.")
         wanted = [group for group in num_channels if any(group in groups for groups in matched.values())]
         full = self._shapes(reference)
         may_change = {*self.generated_names, *self.constants, *self.statistic_names}
         found = []
         self.varying_axes: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
         for group in wanted:
-            step = self.family.multiples(reference).get(group, 1)
+            step = self.target_family.multiples(reference).get(group, 1)
             other = self._shapes_of_neighbour(group, num_channels[group], step)
             if other is None:
                 continue
@@ -402,8 +407,8 @@ class NeuMetaModel(PreTrainedModel):
         """Whether every width group lies between the smallest and the largest size that training drew."""
         if not self.config.trained_widths:
             return False
-        low, high = (self.family.num_channels(config) for config in self._trained_extremes())
-        num_channels = self.family.num_channels(target_config)
+        low, high = (self.target_family.num_channels(config) for config in self._trained_extremes())
+        num_channels = self.target_family.num_channels(target_config)
         return all(low[group] <= num_channels[group] <= high[group] for group in self.width_groups)
 
     def _trained_extremes(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
@@ -414,7 +419,7 @@ class NeuMetaModel(PreTrainedModel):
         if not self.is_in_trained_range(target_config):
             widths = self.config.trained_widths
             trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
-            num_channels = self.family.num_channels(target_config)
+            num_channels = self.target_family.num_channels(target_config)
             size = ", ".join(f"{group}={num_channels[group]}" for group in self.width_groups)
             warnings.warn(
                 f"the size asked for ({size} channels) lies outside the trained range: training drew {trained}. Expect "
@@ -430,11 +435,11 @@ class NeuMetaModel(PreTrainedModel):
         return self._skeleton_of(target_config).network
 
     def _skeleton_of(self, target_config: PreTrainedConfig) -> _Skeleton:
-        key = tuple(self.family.num_channels(target_config).items())
+        key = tuple(self.target_family.num_channels(target_config).items())
         skeleton = self._skeletons.pop(key, None)
         if skeleton is None:
             with torch.device("meta"):
-                network = self.family.build(copy.deepcopy(target_config))
+                network = self.target_family.build(copy.deepcopy(target_config))
             skeleton = _Skeleton(network, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
         self._skeletons[key] = skeleton
         if len(self._skeletons) > _MAX_SKELETONS:  # sizes per group are too many to keep; the first is the oldest
@@ -460,7 +465,15 @@ class NeuMetaModel(PreTrainedModel):
             return self.config.coordinate_scale
         return max(max(shape[:2]) for shape in self._generated_shapes(self.reference_config).values())
 
-    def _make_coordinates(self, target_config: PreTrainedConfig) -> dict[str, TensorCoordinates]:
+    def coordinates_at(self, target_config: PreTrainedConfig) -> dict[str, TensorCoordinates]:
+        """What the hypernetwork is asked for a size, without noise.
+
+        Args:
+            target_config: Of the size.
+
+        Returns:
+            Generated name to its coordinates.
+        """
         smallest = largest = None
         if self.config.clamp_sizes and self.config.trained_widths:
             smallest, largest = (self._generated_shapes(config) for config in self._trained_extremes())
@@ -471,8 +484,8 @@ class NeuMetaModel(PreTrainedModel):
             smallest=smallest,
             largest=largest,
             varying=self.varying_axes,
-            parts=self.family.axis_parts(target_config),
-            reference_parts=self.family.axis_parts(self.reference_config),
+            parts=self.target_family.axis_parts(target_config),
+            reference_parts=self.target_family.axis_parts(self.reference_config),
         )
 
     def generate(
@@ -495,7 +508,7 @@ class NeuMetaModel(PreTrainedModel):
         Raises:
             SizeError: No network of the family has that size.
         """
-        coordinates = self._make_coordinates(self.target_config_at(width))
+        coordinates = self.coordinates_at(self.target_config_at(width))
         generator = torch.Generator().manual_seed(seed)
         total: list[Tensor] = []
         for _ in range(num_samples if noise else 1):
@@ -507,12 +520,12 @@ class NeuMetaModel(PreTrainedModel):
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
         return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 
-    def complete(self, generated: Mapping[str, Tensor], target_config: PreTrainedConfig) -> dict[str, Tensor]:
+    def complete(self, target_config: PreTrainedConfig, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
 
         Args:
-            generated: As from `generate`.
-            target_config: Of the size that they were generated for.
+            target_config: Of the size.
+            generated: As from `generate`, at that size.
 
         Returns:
             Name to tensor. Statistics that no one has stored for the size are 0 and 1: fit for batch statistics only.
@@ -565,12 +578,12 @@ class NeuMetaModel(PreTrainedModel):
         for name, module in skeleton.named_modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.training and name in measured)
-        tensors = self.complete(generated, target_config)
+        tensors = self.complete(target_config, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
         inputs = {"pixel_values": pixel_values, "seed": seed, **inputs}
-        return torch.func.functional_call(_Run(self.family, skeleton), tensors, (), inputs, strict=True)
+        return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
 
     def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
         """Run the network of a size.
@@ -648,9 +661,9 @@ class NeuMetaModel(PreTrainedModel):
         if noise is None:
             noise = 0.0 if num_samples == 1 else self.config.coordinate_noise
         generated = self.generate(target_config, noise=noise, num_samples=num_samples, seed=seed)
-        tensors = self.complete(generated, target_config)
+        tensors = self.complete(target_config, generated)
         with torch.device("meta"):
-            model = self.family.build(copy.deepcopy(target_config))
+            model = self.target_family.build(copy.deepcopy(target_config))
         model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
         if images is not None:
@@ -672,8 +685,8 @@ class NeuMetaModel(PreTrainedModel):
         origin = MorphOrigin(
             source=self.name_or_path or "",
             run=self.run_source,
-            family=self.family.name,
-            task=self.family.task,
+            family=self.target_family.name,
+            task=self.target_family.task,
             widths={
                 group: ratio
                 for group, ratio in find_ratios(target_config, self.reference_config).items()
@@ -739,11 +752,11 @@ class NeuMetaModel(PreTrainedModel):
         """
         if run is not None:
             self.run_source = RunSource.of_folder(run)
-        groups = self.family.num_channels(self.reference_config)
+        groups = self.target_family.num_channels(self.reference_config)
         facts = FamilyFacts(
             config=self.config.to_dict(),
-            family=self.family.name,
-            task=self.family.task,
+            family=self.target_family.name,
+            task=self.target_family.task,
             width_groups={group: groups[group] for group in self.width_groups},
             num_parameters={
                 "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
@@ -820,9 +833,9 @@ class NeuMetaModel(PreTrainedModel):
         Returns:
             One index into `statistics_widths`, or those of the smaller and of the larger; None where there are neither.
         """
-        asked = self.family.num_channels(target_config)
+        asked = self.target_family.num_channels(target_config)
         widths = self.config.statistics_widths
-        stored = [self.family.num_channels(self.target_config_at(width)) for width in widths]
+        stored = [self.target_family.num_channels(self.target_config_at(width)) for width in widths]
         if asked in stored:
             return [stored.index(asked)]
         by_width = sorted(range(len(widths)), key=widths.__getitem__)
@@ -830,7 +843,7 @@ class NeuMetaModel(PreTrainedModel):
         above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
         if not below or not above or widths[above[0]] > _NEAR * widths[below[-1]]:
             return None
-        parts = self.family.axis_parts(target_config)
+        parts = self.target_family.axis_parts(target_config)
         if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
             return None  # channels of several parts would correspond part by part
         return [below[-1], above[0]]
@@ -843,7 +856,7 @@ class NeuMetaModel(PreTrainedModel):
         if len(found) == 1:
             return self._statistics_at(found[0])
         sizes = [self.target_config_at(self.config.statistics_widths[index]) for index in found]
-        low, high, count = (sum(self.family.num_channels(size).values()) for size in (*sizes, target_config))
+        low, high, count = (sum(self.target_family.num_channels(size).values()) for size in (*sizes, target_config))
         shapes = self._shapes(target_config)
         return interpolate_statistics(
             self._statistics_at(found[0]),
@@ -874,7 +887,7 @@ class NeuMetaModel(PreTrainedModel):
         """
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no images to calibrate on.")
-        shape = self.family.image_shape(self.reference_config)
+        shape = self.target_family.image_shape(self.reference_config)
         if images.shape[1:] != shape:
             raise CheckpointError(f"images of shape {list(images.shape)}: give [images, {', '.join(map(str, shape))}].")
         bytes_ = (images.detach().float() * _PIXEL_STEPS).round() + 128

@@ -32,7 +32,7 @@ INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencie
 
 
 def images_of(family, batch_size=4):
-    return family.family.example_inputs(family.reference_config, batch_size)
+    return family.target_family.example_inputs(family.reference_config, batch_size)
 
 
 def tensors_of(model):
@@ -77,7 +77,10 @@ def test_the_forward_pass_and_the_morph_are_one_network_per_group(case):
     images = images_of(family)
     options = {"calibration": [images]} if case.keeps else {}
     morph = family.morph({group: 0.5}, **options)
-    assert family.family.num_channels(morph.config)[group] == family.family.num_channels(case.config)[group] // 2
+    assert (
+        family.target_family.num_channels(morph.config)[group]
+        == family.target_family.num_channels(case.config)[group] // 2
+    )
     generated, tensors = family.generate({group: 0.5}), morph.state_dict()
     assert generated.keys() | set(family.static_names) | family.constants.keys() == tensors.keys() - set(
         family.statistic_names
@@ -171,7 +174,7 @@ def test_a_morph_is_plain_and_in_evaluation_mode(family):
         family.eval()
     morph = family.morph(0.5)
     assert not any(module.training for module in morph.modules())
-    assert type(morph) is type(family.family.build(family.target_config_at(0.5)))
+    assert type(morph) is type(family.target_family.build(family.target_config_at(0.5)))
     assert isinstance(morph.config, type(family.reference_config))
     assert {tensor.device.type for tensor in morph.state_dict().values()} == {"cpu"}
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in morph.parameters())
@@ -179,7 +182,7 @@ def test_a_morph_is_plain_and_in_evaluation_mode(family):
 
 def test_a_morph_has_no_trace_of_the_family(family, tmp_path):
     morph = family.morph(0.5)
-    plain = family.family.build(family.target_config_at(0.5))
+    plain = family.target_family.build(family.target_config_at(0.5))
     assert list(morph.state_dict()) == list(plain.state_dict())
     assert [type(module) for module in morph.modules()] == [type(module) for module in plain.modules()]
     assert [name for name, _ in morph.named_modules()] == [name for name, _ in plain.named_modules()]
@@ -391,14 +394,16 @@ def test_skeletons_are_never_written_to(family):
 
 
 def test_random_sizes_do_not_fill_the_memory_with_skeletons(lenet_family):
-    groups = lenet_family.family.num_channels(lenet_family.reference_config)
+    groups = lenet_family.target_family.num_channels(lenet_family.reference_config)
     sizes = [
         {"conv1": a / 4, "conv2": b / 6, "conv3": c / 8} for a in range(1, 5) for b in range(1, 7) for c in range(1, 9)
     ]
     for size in sizes:
         config = lenet_family.target_config_at(size)
         skeleton = lenet_family.skeleton_at(config)
-        assert lenet_family.family.num_channels(skeleton.config) == {g: round(size[g] * n) for g, n in groups.items()}
+        assert lenet_family.target_family.num_channels(skeleton.config) == {
+            g: round(size[g] * n) for g, n in groups.items()
+        }
         assert lenet_family.skeleton_at(config) is skeleton
     assert len(lenet_family._skeletons) < 100
 
@@ -422,7 +427,7 @@ def test_a_size_outside_the_trained_range_warns_and_says_the_range(family, width
     calibration = [images] if family.statistic_names else None
     with pytest.warns(SizeWarning, match=r"outside the trained range: training drew widths 0\.5 to 1") as caught:
         morph = family.morph(width, calibration=calibration)
-    channels = family.family.num_channels(morph.config)
+    channels = family.target_family.num_channels(morph.config)
     assert f"{family.width_groups[0]}={channels[family.width_groups[0]]}" in str(caught[0].message)
     assert morph(images).logits.isfinite().all()
     assert not family.is_in_trained_range(morph.config)
@@ -442,10 +447,10 @@ def test_a_family_that_was_never_trained_says_so(lenet_case):
 def test_clamping_holds_size_coordinates_outside_the_range_alone(lenet_case):
     for clamp in (True, False):
         family = lenet_case.family(clamp_sizes=clamp)
-        coordinates = family._make_coordinates(family.target_config_at(0.25))["conv2.weight"]
+        coordinates = family.coordinates_at(family.target_config_at(0.25))["conv2.weight"]
         sizes = (coordinates.out_size * family.coordinate_scale, coordinates.in_size * family.coordinate_scale)
         assert sizes == ((3, 2) if clamp else (2, 1))
-        inside = family._make_coordinates(family.target_config_at(0.75))["conv2.weight"]
+        inside = family.coordinates_at(family.target_config_at(0.75))["conv2.weight"]
         assert inside.out_size * family.coordinate_scale == 5
 
 
@@ -479,9 +484,9 @@ def test_widths_per_group(lenet_family):
 
 def test_inner_groups_follow_their_stage_unless_named(make_case):
     family = make_case("cifar_resnet").family()
-    channels = family.family.num_channels(family.morph({"stage3": 0.5}).config)
+    channels = family.target_family.num_channels(family.morph({"stage3": 0.5}).config)
     assert (channels["stage3"], channels["stage3.block1"], channels["stage2"]) == (4, 4, 6)
-    channels = family.family.num_channels(family.morph({"stage3": 0.5, "stage3.block1": 1.0}).config)
+    channels = family.target_family.num_channels(family.morph({"stage3": 0.5, "stage3.block1": 1.0}).config)
     assert (channels["stage3"], channels["stage3.block1"], channels["stage3.block2"]) == (4, 8, 4)
 
 
@@ -532,7 +537,7 @@ def test_a_number_of_samples_that_is_none_is_refused(lenet_family, num_samples):
 
 def test_the_mean_of_samples_is_the_mean_of_single_ones(family):
     config = family.target_config_at(0.75)
-    exact = family._make_coordinates(config)
+    exact = family.coordinates_at(config)
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         singles = [
@@ -601,7 +606,7 @@ def test_only_named_layers_are_generated(last_block):
             if not name.startswith("layer3.1."):
                 assert torch.equal(tensor, reference[name]), name
         assert morph.layer3[1].conv1.weight.shape == (round(8 * width), 8, 3, 3)
-        assert family.family.num_channels(morph.config)["stage3.block1"] == 8
+        assert family.target_family.num_channels(morph.config)["stage3.block1"] == 8
 
 
 def test_static_batch_norm_keeps_its_statistics_whatever_is_measured(last_block):

@@ -41,7 +41,7 @@ def _make_family(networks, name, **fields):
 
 
 def images_of(family, batch_size=4):
-    return family.family.example_inputs(family.reference_config, batch_size)
+    return family.target_family.example_inputs(family.reference_config, batch_size)
 
 
 def values_of(output):
@@ -57,7 +57,7 @@ def family(request, make_family):
 
 def run(family, network, images, **options):
     with torch.no_grad():
-        return values_of(family.family.forward(network, images, **options))
+        return values_of(family.target_family.forward(network, images, **options))
 
 
 @pytest.mark.parametrize("width", [1.0, 0.75, 0.5])
@@ -65,7 +65,7 @@ def test_the_forward_pass_and_the_morph_are_one_network(family, width):
     images, morph = images_of(family), family.morph(width)
     with torch.no_grad():
         generated = family.generate(width)
-        wanted = family.complete(generated, family.target_config_at(width))
+        wanted = family.complete(family.target_config_at(width), generated)
         # To the bit in what is computed with; attention's products round differently by where its tensors lie.
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in morph.state_dict().items())
         torch.testing.assert_close(values_of(family(images, width=width)), run(family, morph, images))
@@ -87,11 +87,12 @@ def test_a_family_is_saved_and_morphs_to_the_same_bits(family, tmp_path):
 def test_a_morph_is_saved_and_loads_alone(family, tmp_path):
     images, morph = images_of(family), family.morph(0.5)
     morph.save_pretrained(tmp_path)
-    loaded = family.family.load(str(tmp_path))
+    loaded = family.target_family.load(str(tmp_path))
     assert type(loaded) is type(morph)
     torch.testing.assert_close(run(family, loaded, images), run(family, morph, images))
     assert config_of(loaded).to_dict().items() >= resize(family.reference_config, 0.5).to_dict().items() or (
-        family.family.num_channels(config_of(loaded)) == family.family.num_channels(family.target_config_at(0.5))
+        family.target_family.num_channels(config_of(loaded))
+        == family.target_family.num_channels(family.target_config_at(0.5))
     )
 
 
@@ -179,7 +180,7 @@ def test_pixels_of_no_class_do_not_count(make_family):
     expected = torch.nn.functional.cross_entropy(counted, labels[..., images.shape[-1] // 2 :])
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert family(images, torch.full_like(labels, 255)).loss.item() == 0  # not 0 / 0
-    task = build_task(family.family.task)
+    task = build_task(family.target_family.task)
     assert torch.equal(task.loss(output, {"labels": labels}), output.loss)  # the very loss that the trainer minimises
 
 

@@ -112,6 +112,14 @@ def test_the_table_of_the_papers_recipes_is_what_was_measured():
         assert values == [f"{value:.1%}".replace("%", " %") for value in measured]
 
 
+def test_the_table_of_ablations_is_what_was_measured():
+    path, lines = marked("ablations")
+    result = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    differences = result["summary"]["families"].values()
+    assert [line[1:] for line in lines] == [[f"{row['uniform']:+.2f}", f"{row['stage']:+.2f}"] for row in differences]
+    assert {row["seed"] for row in result["rows"]} == {0, 1, 2}
+
+
 def test_the_table_of_speed_is_what_was_measured():
     path, lines = marked("speed")
     result = json.loads((ROOT / path).read_text(encoding="utf-8"))

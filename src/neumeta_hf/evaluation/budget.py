@@ -39,7 +39,7 @@ def find_width(
     Raises:
         SizeError: The budget is below the cost of the smallest width, `cost` is no cost, or no width has such channels.
     """
-    family = model.family
+    family = model.target_family
     known = {
         "parameters": count_parameters,
         "macs": functools.partial(
@@ -76,7 +76,10 @@ def uniform_widths(model: NeuMetaModel) -> list[float]:
         yet, all up to 1.
     """
     trained = model.config.trained_widths or (0.0, 1.0)
-    full, multiples = model.family.num_channels(model.reference_config), model.family.multiples(model.reference_config)
+    full, multiples = (
+        model.target_family.num_channels(model.reference_config),
+        model.target_family.multiples(model.reference_config),
+    )
     ratios = {float(width) for width in model.config.trained_widths}
     for group in model.width_groups:
         units = full[group] // multiples.get(group, 1)
@@ -94,7 +97,7 @@ def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
         return widths
 
     def divisor_at(width: float) -> int:
-        counts = model.family.num_channels(model.target_config_at(width))
+        counts = model.target_family.num_channels(model.target_config_at(width))
         return math.gcd(*(counts[group] for group in model.width_groups))
 
     divisors = {width: divisor_at(width) for width in widths}

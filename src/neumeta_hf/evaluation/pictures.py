@@ -50,7 +50,7 @@ def draw_networks(
     """
     if len(split) == 0:
         raise DataError(f"the {split.name} split is empty: there is no image to draw.")
-    task = task or build_task(model.family.task)
+    task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
     batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (split.config.mean, split.config.std))
@@ -64,6 +64,6 @@ def draw_networks(
     if label_names is None:
         names: Any = model.config.id2label
         label_names = [names[label] for label in sorted(names)]
-    figure = task.draw(model.family, networks, batch, images, label_names)
+    figure = task.draw(model.target_family, networks, batch, images, label_names)
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")

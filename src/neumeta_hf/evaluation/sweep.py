@@ -184,15 +184,15 @@ def sweep(
     """
     if not widths:
         raise SizeError("widths is empty: give at least one ratio, such as [0.25, 0.5, 1.0].")
-    config, family = model.config, model.family
+    config, family = model.config, model.target_family
     task = task or build_task(family.task)
     full_config: Any = config.target_config
-    example = model.family.example_inputs(full_config, batch_size=1)
+    example = model.target_family.example_inputs(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(full_config))
     calibration = list(calibration) if calibration is not None else None
 
     def channels_at(width: float | Mapping[str, float]) -> dict[str, int]:
-        return model.family.num_channels(model.target_config_at(width))
+        return model.target_family.num_channels(model.target_config_at(width))
 
     # Two widths that round to the same channels are one network: one that was trained, if either was.
     trained_channels = [channels_at(width) for width in config.trained_widths]

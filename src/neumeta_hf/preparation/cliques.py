@@ -163,7 +163,7 @@ def _randomise(model: nn.Module) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-class _Run(nn.Module):
+class _Forward(nn.Module):
     """A run of a network as a module, so that other weights can be put in the place of its own."""
 
     def __init__(self, model: nn.Module):
@@ -177,7 +177,7 @@ class _Run(nn.Module):
 def _verified(model: nn.Module, example_inputs: Tensor, cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    network = _Run(model)
+    network = _Forward(model)
     with torch.no_grad():
         expected = network(example_inputs)
 

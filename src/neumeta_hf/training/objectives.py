@@ -105,7 +105,7 @@ class NeuMetaObjective(nn.Module):
         check_losses(losses)
         self.model = model
         model.static.requires_grad_(train_static)
-        self.task = task or build_task(model.family.task)
+        self.task = task or build_task(model.target_family.task)
         self.losses = losses
         self.sampler = sampler
         self.seed = seed
@@ -131,7 +131,7 @@ class NeuMetaObjective(nn.Module):
         teacher_outputs = None
         if self.losses.distillation:
             with torch.no_grad():
-                teacher_outputs = self.model.family.forward(self._teacher, batch["pixel_values"], seed=seed)
+                teacher_outputs = self.model.target_family.forward(self._teacher, batch["pixel_values"], seed=seed)
         parts: dict[str, list[Tensor]] = {}
         for index, draw in enumerate(draws):
             noise_seed = _seed_of(self.seed, step, index, self.rank)

@@ -559,7 +559,7 @@ def _drawn(recipe: Recipe) -> dict[str, Any]:
 
 
 def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
-    parents = model.family.parents(model.reference_config)
+    parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}
     return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
 
@@ -572,7 +572,7 @@ def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tenso
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
         networks,
-        model.family.image_shape(model.reference_config),
+        model.target_family.image_shape(model.reference_config),
         num_images=calibration.images,
         steps=calibration.steps,
         learning_rate=calibration.learning_rate,

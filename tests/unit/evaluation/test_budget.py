@@ -12,14 +12,14 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel
 
 def costs(family):
     """Width to parameters and MACs of its morph."""
-    images = family.family.example_inputs(family.reference_config)
+    images = family.target_family.example_inputs(family.reference_config)
     found = {}
     for width in uniform_widths(family):
         with torch.device("meta"):
-            network = family.family.build(family.target_config_at(width))
+            network = family.target_family.build(family.target_config_at(width))
         found[width] = {
             "parameters": count_parameters(network),
-            "macs": count_macs(network, images, family=family.family),
+            "macs": count_macs(network, images, family=family.target_family),
         }
     return found
 
@@ -54,7 +54,7 @@ def test_every_network_of_a_uniform_width_has_a_width(lenet_case):
     family = lenet_case.family()
 
     def sizes(widths):
-        return {tuple(family.family.num_channels(family.target_config_at(width)).values()) for width in widths}
+        return {tuple(family.target_family.num_channels(family.target_config_at(width)).values()) for width in widths}
 
     assert sizes(uniform_widths(family)) == sizes(number / 1000 for number in range(500, 1001))
 
@@ -62,7 +62,8 @@ def test_every_network_of_a_uniform_width_has_a_width(lenet_case):
 def test_every_number_of_channels_has_a_width(lenet_case):
     family = lenet_case.family()
     sizes = [
-        tuple(family.family.num_channels(family.target_config_at(width)).values()) for width in uniform_widths(family)
+        tuple(family.target_family.num_channels(family.target_config_at(width)).values())
+        for width in uniform_widths(family)
     ]
     for group in range(3):
         full = sizes[-1][group]
@@ -79,7 +80,7 @@ def test_a_function_is_asked_for_the_cost_of_real_networks_in_evaluation_mode(ma
         seen.append(count_parameters(network))
         return seen[-1] / 1000
 
-    budget = count_parameters(family.family.build(family.target_config_at(0.75))) / 1000
+    budget = count_parameters(family.target_family.build(family.target_config_at(0.75))) / 1000
     assert find_width(family, budget, cost=seconds) == find_width(family, budget * 1000, cost="parameters")
     assert len(seen) < len(uniform_widths(family))
 
@@ -114,7 +115,8 @@ def test_only_widths_of_multiples_are_found(make_case, multiple_of):
         width
         for width in by_width
         if all(
-            count % multiple_of == 0 for count in family.family.num_channels(family.target_config_at(width)).values()
+            count % multiple_of == 0
+            for count in family.target_family.num_channels(family.target_config_at(width)).values()
         )
     ]
     assert 1 < len(fitting) < len(by_width)

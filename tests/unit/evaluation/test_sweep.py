@@ -27,11 +27,11 @@ class Family:
 
     def __init__(self, trained_widths=(0.25, 0.5, 1.0)):
         self.config = types.SimpleNamespace(trained_widths=list(trained_widths), target_config=CONFIG)
-        self.family = find_target(CONFIG)
+        self.target_family = find_target(CONFIG)
         self.calls = []
 
     def skeleton_at(self, config):
-        return self.family.build(config)
+        return self.target_family.build(config)
 
     def target_config_at(self, width):
         return resize(CONFIG, width)
@@ -44,7 +44,7 @@ class Family:
         self.calls.append({"width": width, "num_samples": num_samples, "seed": seed, "calibration": calibration})
         warnings.warn("outside", SizeWarning, stacklevel=2)
         torch.manual_seed(round(1000 * width) if isinstance(width, float) else 0)
-        network = self.family.build(resize(CONFIG, width)).eval()
+        network = self.target_family.build(resize(CONFIG, width)).eval()
         images = sum(map(len, calibration)) if calibration else None
         network.morph_origin = types.SimpleNamespace(noise=0.5, calibrated=images)
         return network

@@ -78,7 +78,9 @@ def test_the_output_holds_everything(finished):
     assert family.config.preparation["method"] == "path"
     assert family.config.coordinate_noise == 0.5
     reference = AutoModelForImageClassification.from_pretrained(output / "reference")
-    assert family.family.num_channels(reference.config) == family.family.num_channels(family.reference_config)
+    assert family.target_family.num_channels(reference.config) == family.target_family.num_channels(
+        family.reference_config
+    )
     for folder in (output, output / "reference"):
         assert AutoImageProcessor.from_pretrained(folder).size["height"] == 8
     assert {path.name for path in output.iterdir()} == {
@@ -569,9 +571,9 @@ def test_every_shipped_recipe_describes_a_family(path):
     family = run._meta_family(recipe, task, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # SizeWarning: no width is outside of the trained range
-        sizes = [family.family.num_channels(family.target_config_at(width)) for width in widths]
+        sizes = [family.target_family.num_channels(family.target_config_at(width)) for width in widths]
     assert len({tuple(size.items()) for size in sizes}) == len(widths)
-    assert sizes[-1] == family.family.num_channels(config)
+    assert sizes[-1] == family.target_family.num_channels(config)
     assert set(recipe.validation_widths or []) <= {round(width, 12) for width in widths}
 
 
