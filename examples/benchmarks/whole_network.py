@@ -35,7 +35,6 @@ import argparse
 import copy
 import json
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,6 @@ from torch import nn
 from neumeta_hf import (
     NeuMetaConfig,
     NeuMetaModel,
-    SizeWarning,
     calibrate,
     load_image_data,
     load_recipe,
@@ -64,6 +62,7 @@ from neumeta_hf.cli import setup_logging
 from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.files import write_beside
+from neumeta_hf.modeling_neumeta import ignore_size_warnings
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network, resize
 from neumeta_hf.training import (
@@ -281,8 +280,7 @@ class Benchmark:
             batches = self.batches if model.statistic_names else None
             for width in self.widths:
                 if not self.is_measured(method, width):
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore", SizeWarning)  # below the trained range, as the figure shows
+                    with ignore_size_warnings():  # nothing was trained
                         self.measure(method, width, model.morph(width, calibration=batches))
 
     def pruning(self) -> None:
