@@ -124,7 +124,7 @@ class Case:
             options = {"normalization": self.normalization, "trained_widths": list(WIDTHS), "hypernetwork": INR}
             model = NeuMetaForImageClassification.from_reference(self.reference, **{**options, **fields}).eval()
             if self.keeps and model.statistic_names:
-                model.store_statistics([self.images(8)], WIDTHS if statistics is None else statistics)
+                model.calibrate([self.images(8)], WIDTHS if statistics is None else statistics)
             self.families[key] = model
         # Skeletons hold no weights and are slow to make: copies share them.
         skeletons = self.families[key]._skeletons

@@ -802,24 +802,32 @@ class NeuMetaModel(PreTrainedModel):
                     buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
         self.statistics = TensorTree({}, buffers)
 
-    def store_statistics(self, batches: Iterable[Tensor], widths: Iterable[float]) -> None:
-        """Measure the BatchNorm statistics of these uniform widths and keep them in the checkpoint.
+    def calibrate(self, batches: Iterable[Tensor], widths: Iterable[float] | None = None) -> None:
+        """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
+
+        Training has measured them on its own images; on images of yours, statistics follow what the networks will see.
 
         Args:
-            batches: Normalised images as training saw them, `[batch, channels, height, width]` each.
-            widths: Ratios, such as a list or a progress bar around it; they replace what was stored before.
+            batches: Normalised images as training saw them, `[batch, channels, height, width]` each; a few thousand.
+            widths: Ratios, such as a list or a progress bar around it; they replace what was stored before. None: those
+                that are stored.
 
         Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm.
+            CheckpointError: This checkpoint has no generated BatchNorm, or there is no batch, or no width; what was
+                stored is as it was.
+            SizeError: No network of the family has one of these sizes.
         """
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
+        widths = self.config.statistics_widths if widths is None else widths
         batches = list(batches)
         measured = {}
         for width in widths:
             with ignore_size_warnings():
                 state = self.morph(width, calibration=batches).state_dict()
             measured[float(width)] = {name: state[name] for name in self.statistic_names}
+        if not measured:
+            raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
         self.config.statistics_widths = list(measured)
         self._make_statistics(list(measured.values()))
 
@@ -917,7 +925,7 @@ class NeuMetaModel(PreTrainedModel):
             advice = (
                 "Run morph() of that size, which measures them."
                 if self.config.calibration_images
-                else "Pass morph(..., calibration=batches of images as training saw them), or store_statistics()."
+                else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
             )
             raise CheckpointError(
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "

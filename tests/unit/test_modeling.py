@@ -693,15 +693,24 @@ def test_a_reference_whose_batch_norm_is_not_fused_is_refused(make_case):
 def test_kept_batch_norm_without_statistics_is_refused_and_the_advice_works(kept_family):
     images = images_of(kept_family)
     for use in (lambda: kept_family.morph(0.6), lambda: kept_family(images, width=0.6)):
-        with pytest.raises(
-            CheckpointError, match=r"stored widths: 0\.5, 0\.75, 1\).*calibration=.*store_statistics"
-        ) as error:
+        with pytest.raises(CheckpointError, match=r"stored widths: 0\.5, 0\.75, 1\).*calibration=.*calibrate") as error:
             use()
     assert "no statistics" in str(error.value)
     morph = kept_family.morph(0.6, calibration=[images])
     assert morph(images).logits.isfinite().all()
-    kept_family.store_statistics([images], [0.6, 1.0])
+    kept_family.calibrate([images], [0.6, 1.0])
     assert torch.equal(kept_family.morph(0.6)(images).logits, morph(images).logits)
+
+
+def test_calibrating_a_family_measures_its_stored_widths_anew(kept_family):
+    images = images_of(kept_family) * 2 + 1
+    kept_family.calibrate([images])
+    assert list(kept_family.config.statistics_widths) == [0.5, 0.75, 1.0]
+    for width in (0.5, 0.75, 1.0):
+        assert_same(tensors_of(kept_family.morph(width)), tensors_of(kept_family.morph(width, calibration=[images])))
+    kept_family.config.statistics_widths = []
+    with pytest.raises(CheckpointError, match=r"stores none: pass widths="):
+        kept_family.calibrate([images])
 
 
 def make_ordered(positions):
@@ -730,13 +739,13 @@ def test_a_size_between_near_stored_ones_needs_no_images(positions):
         reference, normalization="keep", hypernetwork=hypernetwork, trained_widths=[0.75, 0.825]
     ).eval()
     images = images_of(family, 64)
-    family.store_statistics([images], [0.75, 0.8])
+    family.calibrate([images], [0.75, 0.8])
     found, exact = family.morph(0.775), family.morph(0.775, calibration=[images])
     with torch.no_grad():
         near, truth, far = found(images).logits, exact(images).logits, exact(images + 1).logits
         assert (near - truth).abs().mean() < 0.2 * (far - truth).abs().mean()
         assert torch.equal(family(images, width=0.775).logits, near)
-    family.store_statistics([images], [0.75, 0.825])  # too far apart
+    family.calibrate([images], [0.75, 0.825])  # too far apart
     with pytest.raises(CheckpointError, match="no statistics"):
         family.morph(0.775)
 
@@ -776,7 +785,7 @@ def test_statistics_of_a_family_without_batch_norm_are_refused(make_case):
         family = make_case(name).family()
         images = images_of(family)
         with pytest.raises(CheckpointError, match="generates no BatchNorm"):
-            family.store_statistics([images], [1.0])
+            family.calibrate([images], [1.0])
         with pytest.raises(CheckpointError, match="generates no BatchNorm"):
             family.store_calibration_images(images)
         with pytest.raises(CheckpointError, match="generates no BatchNorm"):
@@ -786,7 +795,7 @@ def test_statistics_of_a_family_without_batch_norm_are_refused(make_case):
 def test_failed_measurement_leaves_the_stored_statistics(kept_family):
     before = tensors_of(kept_family)
     with pytest.raises(CheckpointError, match="no batch"):
-        kept_family.store_statistics([], [0.5])
+        kept_family.calibrate([], [0.5])
     assert list(kept_family.config.statistics_widths) == [0.5, 0.75, 1.0]
     assert_same(tensors_of(kept_family), before)
 
@@ -860,7 +869,7 @@ def test_nothing_of_the_callers_changes(case, tmp_path):
     given, config, weights = copy.deepcopy(fields), case.config.to_dict(), tensors_of(case.reference)
     family = NeuMetaForImageClassification.from_reference(case.reference, **fields)
     if family.statistic_names:
-        family.store_statistics([images_of(family)], [0.5, 1.0])
+        family.calibrate([images_of(family)], [0.5, 1.0])
     width = family.target_config_at(0.5)
     target, size = family.config.target_config.to_dict(), width.to_dict()
     family.morph(width).save_pretrained(tmp_path / "morph")

@@ -36,7 +36,7 @@ def _make_family(networks, name, **fields):
     options = {"normalization": "keep", "trained_widths": [0.5, 0.75, 1.0], "hypernetwork": GRID, **fields}
     family = family_class(find_target(config_of(reference)).task).from_reference(reference, **options).eval()
     if family.statistic_names:
-        family.store_statistics([images_of(family)], [0.5, 0.75, 1.0])
+        family.calibrate([images_of(family)], [0.5, 0.75, 1.0])
     return family
 
 

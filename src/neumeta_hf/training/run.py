@@ -514,7 +514,7 @@ class _Run:
         if model.statistic_names:
             widths = _statistics_widths(recipe)
             batches = calibration_batches(self.data.train, recipe.statistics_images)
-            model.store_statistics(batches, tqdm(widths, desc="statistics"))
+            model.calibrate(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
                 model.store_calibration_images(_calibration_images(recipe, model, batches))
         # Beside, and then file by file: the output folder may hold the family already, from before this was resumed.
