@@ -34,6 +34,7 @@ from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
 from neumeta_hf.pixels import pixel_cross_entropy
+from neumeta_hf.static_outputs import StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
@@ -130,6 +131,8 @@ class NeuMetaModel(PreTrainedModel):
         target_family: What its networks are.
         generated_names: Parameters of the target that the hypernetwork makes, in the order that numbers them.
         static_names: Tensors of the target that the checkpoint holds as they are.
+        static_modules: The outermost modules of the target that have no tensor which differs by size: static ones, or
+            none at all.
         statistic_names: Statistics of the target's generated BatchNorm, which every size has its own of.
         constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
         width_groups: Groups of channels that a size may change.
@@ -167,6 +170,7 @@ class NeuMetaModel(PreTrainedModel):
         self.__dict__["_skeletons"] = {}
         reference = self.target_family.build(copy.deepcopy(self.reference_config))
         self._sort_names(reference)
+        self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
         full_size = self.coordinates_at(self.reference_config)
         self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
@@ -232,6 +236,18 @@ class NeuMetaModel(PreTrainedModel):
         ]
         taken = {*self.generated_names, *self.constants, *self.statistic_names}
         self.static_names = [name for name in names if name not in taken]
+
+    def _find_static_modules(self, reference: nn.Module) -> list[str]:
+        """Where constants change their shape, so does a generated bias: they are no reason to run a module again."""
+        may_change = {*self.generated_names, *self.statistic_names}
+        found: list[str] = []
+        for prefix, module in reference.named_modules():
+            held = [f"{prefix}.{name}" for name in module.state_dict()]
+            is_called = prefix and not isinstance(module, nn.ModuleList | nn.ModuleDict)
+            is_inside = any(prefix.startswith(f"{outer}.") for outer in found)
+            if is_called and not is_inside and may_change.isdisjoint(held):
+                found.append(prefix)
+        return found
 
     def _find_width_groups(self) -> list[str]:
         """The groups of channels that a size may change; also guards that static tensors never change."""
@@ -556,6 +572,7 @@ class NeuMetaModel(PreTrainedModel):
         pixel_values: Tensor,
         *,
         seed: int | None = None,
+        static_outputs: StaticOutputs | None = None,
         **inputs,
     ) -> Any:
         """Run the target of a size with the given weights, without making a module of it.
@@ -567,6 +584,8 @@ class NeuMetaModel(PreTrainedModel):
             generated: As from `generate`, at the same size.
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             seed: Of what the target draws at random in training; None: nothing is random.
+            static_outputs: Given to the runs of several sizes on one batch: what the modules before the first generated
+                one put out is then computed once.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -583,7 +602,9 @@ class NeuMetaModel(PreTrainedModel):
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
         inputs = {"pixel_values": pixel_values, "seed": seed, **inputs}
-        return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
+        reuse = static_outputs.taken_by(skeleton, self.static_modules) if static_outputs else contextlib.nullcontext()
+        with reuse:
+            return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
 
     def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
         """Run the network of a size.

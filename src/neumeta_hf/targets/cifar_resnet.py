@@ -176,6 +176,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
         super().__init__(config)
         in_channels = config.stage_channels[0]
         self.conv1, self.bn1 = _conv_bn(config, config.num_input_channels, in_channels, 3, 1)
+        self.relu = nn.ReLU()  # a module, so that a static stem is one to the end (`StaticOutputs`)
         stages = []
         for stage, (out_channels, inner) in enumerate(zip(config.stage_channels, _inner_channels(config), strict=True)):
             blocks = []
@@ -199,7 +200,7 @@ class CifarResNetForImageClassification(PreTrainedModel):
         Returns:
             An output with `logits`, `[batch, num_labels]`.
         """
-        hidden = F.relu(self.bn1(self.conv1(pixel_values)))
+        hidden = self.relu(self.bn1(self.conv1(pixel_values)))
         hidden = self.layer3(self.layer2(self.layer1(hidden)))
         logits = self.linear(hidden.mean(dim=(2, 3)))
         loss = None if labels is None else F.cross_entropy(logits, labels)

@@ -126,6 +126,7 @@ class MlpVae(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         num_values = num_channels * image_size**2
+        self.flatten = nn.Flatten()  # a module, so that a static encoder is one from the start (`StaticOutputs`)
         self.encoder = _mlp(num_values, *encoder_hidden_channels, 2 * latent_channels)
         self.decoder = _mlp(latent_channels, *decoder_hidden_channels, num_values).append(nn.Tanh())
         self._image_shape = (num_channels, image_size, image_size)
@@ -140,7 +141,7 @@ class MlpVae(ModelMixin, ConfigMixin):
         Returns:
             An output with `latent_dist`, whose mean and log variance are `[batch, latent_channels, 1, 1]`.
         """
-        posterior = DiagonalGaussianDistribution(self.encoder(x.flatten(1))[:, :, None, None])
+        posterior = DiagonalGaussianDistribution(self.encoder(self.flatten(x))[:, :, None, None])
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(

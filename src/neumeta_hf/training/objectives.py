@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.static_outputs import StaticOutputs
 from neumeta_hf.targets import config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.losses import detail_loss, reconstruction_loss, regularization_loss
@@ -132,10 +133,12 @@ class NeuMetaObjective(nn.Module):
         if self.losses.distillation:
             with torch.no_grad():
                 teacher_outputs = self.model.target_family.forward(self._teacher, batch["pixel_values"], seed=seed)
+        static_outputs = StaticOutputs()
         parts: dict[str, list[Tensor]] = {}
         for index, draw in enumerate(draws):
             noise_seed = _seed_of(self.seed, step, index, self.rank)
-            for name, value in self._losses_at(draw, batch, teacher_outputs, noise_seed, seed).items():
+            losses = self._losses_at(draw, batch, teacher_outputs, static_outputs, noise_seed=noise_seed, seed=seed)
+            for name, value in losses.items():
                 parts.setdefault(name, []).append(value)
         means = {name: torch.stack(values).sum() / len(draws) for name, values in parts.items() if "/" not in name}
         logged = {name: values[0].detach() for name, values in parts.items() if "/" in name}
@@ -144,12 +147,19 @@ class NeuMetaObjective(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in means.items()}, **logged}
 
     def _losses_at(
-        self, draw: Draw, batch: Mapping[str, Tensor], teacher_outputs: Any, noise_seed: int, seed: int
+        self,
+        draw: Draw,
+        batch: Mapping[str, Tensor],
+        teacher_outputs: Any,
+        static_outputs: StaticOutputs,
+        *,
+        noise_seed: int,
+        seed: int,
     ) -> dict[str, Tensor]:
         model = self.model
         config = model.target_config_at(draw)
         generated = model.generate(config, noise=model.config.coordinate_noise, seed=noise_seed)
-        outputs = model.run(config, generated, batch["pixel_values"], seed=seed)
+        outputs = model.run(config, generated, batch["pixel_values"], seed=seed, static_outputs=static_outputs)
         parts = {}
         task = self.task.loss(outputs, batch)
         if self.losses.task:

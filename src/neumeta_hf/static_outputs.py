@@ -1,0 +1,78 @@
+"""What the static modules of a network put out, computed once for all the sizes that give them the same inputs."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class StaticOutputs:
+    """Outputs of modules whose weights no size changes, for the other sizes that run on the same images.
+
+    The networks of a family's block have all that lies before the block in common, and those of a decoder the encoder:
+    a step of training that runs several sizes needs it once. An output is taken again where a module gets the very
+    tensors that it got before, unchanged since, and the same settings; what gradients flow through it adds up. Whatever
+    a module draws at random is drawn once.
+
+    An instance keeps what it is given: make one for each batch and training mode.
+    """
+
+    def __init__(self):
+        self._calls: dict[str, tuple[_Inputs, Any]] = {}
+
+    @contextlib.contextmanager
+    def taken_by(self, network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+        """While active, modules of a network take their outputs from here where they can.
+
+        Args:
+            network: Of some size.
+            names: Of modules that are the same for all sizes, none inside of another.
+        """
+        modules = {name: network.get_submodule(name) for name in names}
+        for name, module in modules.items():
+            module.forward = self._reusing(name, module.forward)
+        try:
+            yield
+        finally:
+            for module in modules.values():
+                del module.forward  # the instance's; the class has its own
+
+    def _reusing(self, name: str, forward: Callable) -> Callable:
+        @functools.wraps(forward)
+        def reuse_or_run(*args: Any, **kwargs: Any) -> Any:
+            inputs = _Inputs(args, kwargs)
+            if name not in self._calls or not inputs.are_those_of(self._calls[name][0]):
+                self._calls[name] = (inputs, forward(*args, **kwargs))
+            return self._calls[name][1]
+
+        return reuse_or_run
+
+
+class _Inputs:
+    """Inputs of one call, and how often each tensor of them had been changed in place."""
+
+    def __init__(self, args: tuple, kwargs: Mapping[str, Any]):
+        self.values = {**dict(enumerate(args)), **kwargs}
+        self.versions = {key: _version(value) for key, value in self.values.items()}
+        self.has_gradients = torch.is_grad_enabled()
+
+    def are_those_of(self, other: "_Inputs") -> bool:
+        if self.has_gradients != other.has_gradients or self.versions != other.versions:
+            return False
+        pairs = ((value, other.values[key]) for key, value in self.values.items())
+        return all(value is before or _is_equal(value, before) for value, before in pairs)
+
+
+def _version(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return None
+    return object() if value.is_inference() else value._version  # such tensors do not count: never the same again
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    return isinstance(value, _PLAIN) and type(value) is type(other) and value == other
