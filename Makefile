@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test unit lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -16,8 +16,14 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
 
 # A worker a core, each with one thread; a file's fixtures are made once, by the worker that gets the file.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	$(PYTEST)
+
+# Without those that train, start processes or servers, or run commands: under a minute on two cores.
+unit: $(VENV)/.installed
+	$(PYTEST) tests/unit
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

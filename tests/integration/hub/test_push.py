@@ -200,7 +200,6 @@ def test_a_data_set_is_pushed_and_trained_from_by_its_id(hub, tmp_path, monkeypa
     assert front["datasets"] == ["org/dots"]
 
 
-@pytest.mark.integration
 def test_the_hub_s_own_command_shows_a_family(hub, hub_environment, run_folder):
     load(run_folder).push_to_hub("org/family", license="mit")
     command = [Path(sys.executable).with_name("hf"), "models", "info", "org/family", "--format", "json"]
@@ -523,7 +522,6 @@ def test_a_family_from_the_cache_morphs_without_a_network(hub, run_folder, capsy
     assert "at width 0.5, without" in (output / "README.md").read_text()
 
 
-@pytest.mark.integration
 def test_the_command_pushes_a_family_and_sizes_of_it(hub, hub_environment, run_folder):
     command = (
         "import sys; from neumeta_hf.cli import main; "
@@ -546,7 +544,6 @@ def test_the_command_pushes_a_family_and_sizes_of_it(hub, hub_environment, run_f
     assert front_matter(hub, "org/sizes-w50")[0]["base_model"] == "org/family"
 
 
-@pytest.mark.integration
 def test_code_beside_the_weights_serves_people_without_the_package(hub, hub_environment, run_folder):
     family = load(run_folder)
     family.push_to_hub("org/family", with_code=True)
@@ -589,7 +586,6 @@ def test_a_folder_without_a_family_is_no_checkpoint(hub, tmp_path):
     assert os.listdir(Path(tmp_path)) == []
 
 
-@pytest.mark.integration
 def test_the_walkthrough_in_the_docs_is_what_its_script_prints(hub, hub_environment, run_folder):
     root = Path(__file__).parents[3]
     digits = run_folder.rename(run_folder.with_name("digits"))

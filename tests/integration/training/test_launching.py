@@ -5,14 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import NeuMetaModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "examples" / "recipes" / "digits_lenet.yaml"
 TINY = [
     "target.config={hidden_channels: [4, 6, 8], kernel_size: 3, image_size: 8}",
@@ -23,8 +22,6 @@ TINY = [
     "train.epochs=2",
     "train.evaluate_every=1",
 ]
-
-pytestmark = pytest.mark.integration
 
 
 def start(*command, output, overrides=(), resume=False):
