@@ -73,7 +73,9 @@ def interpolate_statistics(
         smaller: Name to statistic, `[channels]`, of a network that is nowhere wider.
         larger: The same of a network that is nowhere narrower.
         num_channels: Name to the length wanted; of statistics that are no integers.
-        amount: How far the size is from the smaller to the larger, in [0, 1].
+        amount: How far the size is from the smaller to the larger, in [0, 1]; for the layers where all three have as
+            many channels. Elsewhere their number says it: layers of one size lie at different places between the two,
+            since each is rounded on its own.
         are_nested: Whether a channel is the same one in all three, as where small networks are the first channels of
             large ones; if not, channels at the same portion of the axis are.
 
@@ -87,13 +89,14 @@ def interpolate_statistics(
             found[name] = above.clone()
             continue
         count = num_channels[name]
+        weight = amount if len(below) == len(above) else (count - len(below)) / (len(above) - len(below))
         if are_nested:
             values = above[:count].clone()
-            values[: len(below)] = below.lerp(values[: len(below)], amount)
+            values[: len(below)] = below.lerp(values[: len(below)], weight)
         else:
             below, above = (
                 F.interpolate(values.float()[None, None], size=count, mode="linear")[0, 0] for values in (below, above)
             )
-            values = below.lerp(above, amount).to(smaller[name].dtype)
+            values = below.lerp(above, weight).to(smaller[name].dtype)
         found[name] = values
     return found

@@ -94,21 +94,31 @@ def test_images_are_brought_to_the_networks_precision(network, batches):
     assert network[1].running_mean.dtype == torch.float64
 
 
-SMALLER = {"norm.running_mean": torch.tensor([0.0, 4.0]), "norm.num_batches_tracked": torch.tensor(3)}
-LARGER = {"norm.running_mean": torch.tensor([8.0, 8.0, 1.0, 2.0]), "norm.num_batches_tracked": torch.tensor(5)}
+SMALLER = {
+    "norm.running_mean": torch.tensor([0.0, 4.0]),
+    "fixed.running_mean": torch.tensor([1.0]),
+    "norm.num_batches_tracked": torch.tensor(3),
+}
+LARGER = {
+    "norm.running_mean": torch.tensor([8.0, 8.0, 1.0, 2.0, 3.0, 4.0]),
+    "fixed.running_mean": torch.tensor([2.0]),
+    "norm.num_batches_tracked": torch.tensor(5),
+}
 
 
 @pytest.mark.parametrize(
     ("are_nested", "low", "high"),
     [
         (True, [0.0, 4.0, 1.0], [8.0, 8.0, 1.0]),  # the larger network's where it alone has the channel
-        (False, [0.0, 2.0, 4.0], [8.0, 4.5, 1 + 5 / 6]),  # both at the middle of each third
+        (False, [0.0, 2.0, 4.0], [8.0, 1.5, 3.5]),  # both at the middle of each third
     ],
 )
 def test_statistics_between_two_sizes(are_nested, low, high):
-    found = interpolate_statistics(SMALLER, LARGER, {"norm.running_mean": 3}, amount=0.25, are_nested=are_nested)
+    num_channels = {"norm.running_mean": 3, "fixed.running_mean": 1}
+    found = interpolate_statistics(SMALLER, LARGER, num_channels, amount=0.75, are_nested=are_nested)
     assert found["norm.num_batches_tracked"] == 5
-    expected = 0.75 * torch.tensor(low) + 0.25 * torch.tensor(high)
+    expected = 0.75 * torch.tensor(low) + 0.25 * torch.tensor(high)  # 3 channels are a quarter of the way from 2 to 6
     assert torch.allclose(found["norm.running_mean"], expected, atol=1e-6)
+    assert found["fixed.running_mean"].tolist() == [1.75]  # as many in all: the size as a whole says how far
     assert SMALLER["norm.running_mean"].tolist() == [0.0, 4.0]
-    assert LARGER["norm.running_mean"].tolist() == [8.0, 8.0, 1.0, 2.0]
+    assert LARGER["norm.running_mean"].tolist() == [8.0, 8.0, 1.0, 2.0, 3.0, 4.0]

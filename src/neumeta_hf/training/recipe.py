@@ -247,8 +247,9 @@ class Recipe:
         fit: The fit before training.
         train: The training loop of the hypernetwork. None: the run ends with the reference, a plain network alone.
         validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
-        statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, or None
-            for the trained ones. Sizes between two of them at most 7 % apart need no others.
+        statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, "all"
+            (every network that a uniform width gives: as many as there are channels to take away), or None for the
+            trained ones. Sizes between two of them at most 7 % apart need no others.
         statistics_images: Training images that statistics are measured on.
         calibration: Images in the checkpoint for the statistics of all other sizes.
         trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".

@@ -24,6 +24,7 @@ from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError, TargetError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, parse_widths
+from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.files import write_beside, write_folder_beside
 from neumeta_hf.images import height_and_width
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
@@ -208,10 +209,11 @@ def _check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCo
     check_losses(recipe.losses)
     model = _meta_family(recipe, task, config)
     _make_sampler(recipe, model, **_drawn(recipe))
+    statistics_widths = _statistics_widths(recipe, model)
     for key, widths in (
         ("sizes.widths", training_widths(recipe)),
         ("validation_widths", _validation_widths(recipe)),
-        ("statistics_widths", _statistics_widths(recipe)),
+        ("statistics_widths", statistics_widths),
     ):
         for width in widths:
             try:
@@ -219,7 +221,7 @@ def _check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCo
             except NeuMetaError as error:
                 raise type(error)(f"{key}: {error}") from error
     if model.statistic_names:
-        model.config.statistics_widths = _statistics_widths(recipe)
+        model.config.statistics_widths = statistics_widths
         model.config.validate_neumeta()
 
 
@@ -512,7 +514,7 @@ class _Run:
     def _save_family(self, model: NeuMetaModel) -> None:
         recipe = self.recipe
         if model.statistic_names:
-            widths = _statistics_widths(recipe)
+            widths = _statistics_widths(recipe, model)
             batches = calibration_batches(self.data.train, recipe.statistics_images)
             model.calibrate(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
@@ -532,8 +534,14 @@ def _validation_widths(recipe: Recipe) -> list[float]:
     return recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
 
 
-def _statistics_widths(recipe: Recipe) -> list[float]:
+def _statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
     widths = recipe.statistics_widths
+    if widths == "all":
+        num_channels = model.target_family.num_channels
+        # Several widths round to one network; the last is the exact one where there is any.
+        return list(
+            {str(num_channels(model.target_config_at(width))): width for width in uniform_widths(model)}.values()
+        )
     return parse_widths(widths) if isinstance(widths, str) else widths or training_widths(recipe)
 
 

@@ -341,6 +341,13 @@ def test_kept_batch_norm_from_training_to_morph(make_recipe):
     with pytest.raises(CheckpointError, match="stored widths"):
         family.morph(0.6)
 
+    output = train(dataclasses.replace(recipe, statistics_widths="all"), resume=True)
+    family = AutoModelForImageClassification.from_pretrained(output)
+    sizes = [family.target_config_at(width / 100).hidden_channels for width in range(50, 101)]
+    stored = [family.target_config_at(width).hidden_channels for width in family.config.statistics_widths]
+    assert sorted(stored) == sorted({tuple(size): size for size in sizes}.values())
+    assert family.morph(0.6).bn1.num_batches_tracked > 0
+
 
 def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
     recipe = make_recipe(
