@@ -602,8 +602,9 @@ class NeuMetaModel(PreTrainedModel):
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
         inputs = {"pixel_values": pixel_values, "seed": seed, **inputs}
-        reuse = static_outputs.taken_by(skeleton, self.static_modules) if static_outputs else contextlib.nullcontext()
-        with reuse:
+        with contextlib.ExitStack() as stack:
+            if static_outputs is not None:
+                stack.enter_context(static_outputs.taken_by(skeleton, self.static_modules))
             return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
 
     def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:

@@ -16,14 +16,14 @@ class StaticOutputs:
 
     The networks of a family's block have all that lies before the block in common, and those of a decoder the encoder:
     a step of training that runs several sizes needs it once. An output is taken again where a module gets the very
-    tensors that it got before, unchanged since, and the same settings; what gradients flow through it adds up. Whatever
-    a module draws at random is drawn once.
+    tensors that it got before and the same settings, neither these tensors nor the output having been changed in place
+    since; what gradients flow through it adds up. Whatever a module draws at random is drawn once.
 
     An instance keeps what it is given: make one for each batch and training mode.
     """
 
     def __init__(self):
-        self._calls: dict[str, tuple[_Inputs, Any]] = {}
+        self._calls: dict[str, _Call] = {}
 
     @contextlib.contextmanager
     def taken_by(self, network: nn.Module, names: Iterable[str]) -> Iterator[None]:
@@ -45,26 +45,31 @@ class StaticOutputs:
     def _reusing(self, name: str, forward: Callable) -> Callable:
         @functools.wraps(forward)
         def reuse_or_run(*args: Any, **kwargs: Any) -> Any:
-            inputs = _Inputs(args, kwargs)
-            if name not in self._calls or not inputs.are_those_of(self._calls[name][0]):
-                self._calls[name] = (inputs, forward(*args, **kwargs))
-            return self._calls[name][1]
+            inputs = {**dict(enumerate(args)), **kwargs}
+            call = self._calls.get(name)
+            if call is None or not call.is_same(inputs):
+                versions = {key: _version(value) for key, value in inputs.items()}
+                self._calls[name] = call = _Call(inputs, versions, forward(*args, **kwargs))
+            return call.output
 
         return reuse_or_run
 
 
-class _Inputs:
-    """Inputs of one call, and how often each tensor of them had been changed in place."""
+class _Call:
+    """One call of a module, with how often each tensor had been changed in place by then."""
 
-    def __init__(self, args: tuple, kwargs: Mapping[str, Any]):
-        self.values = {**dict(enumerate(args)), **kwargs}
-        self.versions = {key: _version(value) for key, value in self.values.items()}
+    def __init__(self, inputs: Mapping[Any, Any], versions: Mapping[Any, Any], output: Any):
+        self.inputs, self.versions = inputs, versions
+        self.output, self.output_version = output, _version(output)
         self.has_gradients = torch.is_grad_enabled()
 
-    def are_those_of(self, other: "_Inputs") -> bool:
-        if self.has_gradients != other.has_gradients or self.versions != other.versions:
+    def is_same(self, inputs: Mapping[Any, Any]) -> bool:
+        """Whether a call with these inputs would give the output that is here."""
+        if self.has_gradients != torch.is_grad_enabled() or _version(self.output) != self.output_version:
             return False
-        pairs = ((value, other.values[key]) for key, value in self.values.items())
+        if {key: _version(value) for key, value in inputs.items()} != self.versions:
+            return False
+        pairs = ((value, self.inputs[key]) for key, value in inputs.items())
         return all(value is before or _is_equal(value, before) for value, before in pairs)
 
 

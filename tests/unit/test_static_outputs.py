@@ -179,6 +179,13 @@ def test_a_changed_tensor_a_changed_setting_and_wanted_gradients_are_noticed(shi
     assert shifted(outputs, images, shift=1)[0].requires_grad
 
 
+def test_an_output_that_was_changed_in_place_is_made_again(shifted):
+    images, outputs = torch.zeros(2), StaticOutputs()
+    first, _ = shifted(outputs, images, shift=1.0)
+    first.relu_().mul_(5)
+    assert shifted(outputs, images, shift=1.0)[0].tolist() == [1, 1]
+
+
 def test_tensors_of_inference_mode_are_never_taken_for_unchanged(shifted):
     outputs = StaticOutputs()
     with torch.inference_mode():
