@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 test: $(VENV)/.installed
 	$(PYTEST)
 
-# Without those that train, start processes or servers, or run commands: under a minute on two cores.
+# Without those that train, start servers or run commands: under a minute on two cores.
 unit: $(VENV)/.installed
 	$(PYTEST) tests/unit
 

@@ -40,7 +40,7 @@ from neumeta_hf import NeuMetaForImageClassification, find_target, load_recipe
 from neumeta_hf.evaluation import environment_facts
 from neumeta_hf.files import write_beside
 from neumeta_hf.targets import cifar_resnet20, config_of, resize
-from neumeta_hf.training import CpuConvolutions, choose_precision, to_channels_last, training_widths
+from neumeta_hf.training import CpuConvolutions, choose_precision, make_sampler, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import SizeSampler
@@ -146,15 +146,7 @@ def measure_recipe_step(repeats: int) -> dict[str, float]:
     """One step of the whole-network recipe against one of each network of the benchmark, trained alone."""
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml")
     model, reference = build_whole_network()
-    parents = model.target_family.parents(model.reference_config)
-    sampler = SizeSampler(
-        training_widths(recipe),
-        sampler=recipe.sizes.sampler,
-        num_random=recipe.sizes.num_random,
-        num_per_group=recipe.sizes.num_per_group,
-        groups={group: group in parents for group in model.width_groups},
-        seed=0,
-    )
+    sampler = make_sampler(recipe, model)
     ours = NeuMetaObjective(model, reference, losses=recipe.losses, sampler=sampler, seed=0)
     return compare_steps(ours, [plain_objective(reference, width) for width in (1.0, 0.75, 0.5, 0.25)], repeats)
 

@@ -45,11 +45,11 @@ class StaticOutputs:
     def _reusing(self, name: str, forward: Callable) -> Callable:
         @functools.wraps(forward)
         def reuse_or_run(*args: Any, **kwargs: Any) -> Any:
-            inputs = {**dict(enumerate(args)), **kwargs}
+            given = {**dict(enumerate(args)), **kwargs}
+            inputs = {key: (value, _version(value)) for key, value in given.items()}
             call = self._calls.get(name)
             if call is None or not call.is_same(inputs):
-                versions = {key: _version(value) for key, value in inputs.items()}
-                self._calls[name] = call = _Call(inputs, versions, forward(*args, **kwargs))
+                self._calls[name] = call = _Call(inputs, forward(*args, **kwargs))
             return call.output
 
         return reuse_or_run
@@ -58,19 +58,19 @@ class StaticOutputs:
 class _Call:
     """One call of a module, with how often each tensor had been changed in place by then."""
 
-    def __init__(self, inputs: Mapping[Any, Any], versions: Mapping[Any, Any], output: Any):
-        self.inputs, self.versions = inputs, versions
+    def __init__(self, inputs: Mapping[Any, tuple[Any, Any]], output: Any):
+        self.inputs = inputs
         self.output, self.output_version = output, _version(output)
         self.has_gradients = torch.is_grad_enabled()
 
-    def is_same(self, inputs: Mapping[Any, Any]) -> bool:
+    def is_same(self, inputs: Mapping[Any, tuple[Any, Any]]) -> bool:
         """Whether a call with these inputs would give the output that is here."""
         if self.has_gradients != torch.is_grad_enabled() or _version(self.output) != self.output_version:
             return False
-        if {key: _version(value) for key, value in inputs.items()} != self.versions:
-            return False
-        pairs = ((value, self.inputs[key]) for key, value in inputs.items())
-        return all(value is before or _is_equal(value, before) for value, before in pairs)
+        return inputs.keys() == self.inputs.keys() and all(
+            version == self.inputs[key][1] and (value is self.inputs[key][0] or _is_equal(value, self.inputs[key][0]))
+            for key, (value, version) in inputs.items()
+        )
 
 
 def _version(value: Any) -> Any:

@@ -17,7 +17,7 @@ from transformers import ResNetConfig
 
 import neumeta_hf
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
-from neumeta_hf.targets import LeNetConfig, build_image_processor, find_target, resize
+from neumeta_hf.targets import LeNetConfig, build_image_processor, find_target
 
 ROOMS = [
     "calibration",
@@ -166,22 +166,6 @@ def test_a_stock_morph_loads_without_this_package_and_a_lenet_after_its_import(f
         assert not [name for name in sys.modules if name.startswith("neumeta_hf")]
         import neumeta_hf
         assert load("half").__name__ == "LeNetForImageClassification"
-    """)
-
-
-def test_an_upernet_whose_blocks_have_inner_widths_loads_by_its_auto_class(target_configs, tmp_path, run):
-    config = resize(target_configs["upernet"], {"backbone.stage3.block1": 0.5, "head": 0.75})
-    find_target(config).build(config).save_pretrained(tmp_path)
-    run(f"""
-        import neumeta_hf
-        from safetensors.torch import load_file
-        from transformers import AutoModelForSemanticSegmentation
-        model = AutoModelForSemanticSegmentation.from_pretrained({str(tmp_path)!r}).eval()
-        assert type(model).__module__.startswith("transformers."), type(model)
-        saved, loaded = load_file({str(tmp_path / "model.safetensors")!r}), model.state_dict()
-        assert loaded.keys() == saved.keys()
-        assert all(loaded[name].equal(value) for name, value in saved.items())
-        assert model(neumeta_hf.find_target(model.config).example_inputs(model.config)).logits.isfinite().all()
     """)
 
 

@@ -4,7 +4,7 @@ from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
-from neumeta_hf.training.run import calibration_batches, load_target, task_of, train, training_widths
+from neumeta_hf.training.run import calibration_batches, load_target, make_sampler, task_of, train, training_widths
 from neumeta_hf.training.sampling import SizeSampler
 from neumeta_hf.training.synthesis import synthesize_images
 
@@ -20,6 +20,7 @@ __all__ = [
     "fit_to_reference",
     "load_recipe",
     "load_target",
+    "make_sampler",
     "recipe_from_dict",
     "synthesize_images",
     "task_of",

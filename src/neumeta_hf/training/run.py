@@ -208,7 +208,7 @@ def _check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCo
     check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
     check_losses(recipe.losses)
     model = _meta_family(recipe, task, config)
-    _make_sampler(recipe, model, **_drawn(recipe))
+    make_sampler(recipe, model)
     statistics_widths = _statistics_widths(recipe, model)
     for key, widths in (
         ("sizes.widths", training_widths(recipe)),
@@ -444,7 +444,7 @@ class _Run:
             )
             logger.info("fit: relative error of the generated weights %.4f", error)
             accelerator.log({"fit/relative_error": error}, step=0)
-        sampler = _make_sampler(recipe, model, **_drawn(recipe))
+        sampler = make_sampler(recipe, model)
         objective = NeuMetaObjective(
             model,
             reference,
@@ -537,11 +537,11 @@ def _validation_widths(recipe: Recipe) -> list[float]:
 def _statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
     widths = recipe.statistics_widths
     if widths == "all":
-        num_channels = model.target_family.num_channels
         # Several widths round to one network; the last is the exact one where there is any.
-        return list(
-            {str(num_channels(model.target_config_at(width))): width for width in uniform_widths(model)}.values()
-        )
+        by_size = {}
+        for width in uniform_widths(model):
+            by_size[tuple(model.target_family.num_channels(model.target_config_at(width)).values())] = width
+        return list(by_size.values())
     return parse_widths(widths) if isinstance(widths, str) else widths or training_widths(recipe)
 
 
@@ -561,12 +561,22 @@ def _save_beside(model: Any, folder: Path) -> None:
         model.save_pretrained(beside)
 
 
-def _drawn(recipe: Recipe) -> dict[str, Any]:
-    """What a training step draws."""
-    return {name: getattr(recipe.sizes, name) for name in ("sampler", "smallest_share", "num_random", "num_per_group")}
+def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
+    """What draws the sizes of a recipe's training steps.
 
+    Args:
+        recipe: The run.
+        model: Its family.
+        **options: Of `SizeSampler`, instead of what the recipe's `sizes` says.
 
-def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
+    Returns:
+        A sampler of the recipe's seed.
+
+    Raises:
+        RecipeError: The recipe names no widths, or a step would draw nothing.
+    """
+    names = ("sampler", "smallest_share", "num_random", "num_per_group")
+    options = {**{name: getattr(recipe.sizes, name) for name in names}, **options}
     parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}
     return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
@@ -575,7 +585,8 @@ def _make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSa
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
     """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
     calibration = recipe.calibration
-    sampler = _make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=calibration.networks - 2)
+    drawn = {"sampler": "sandwich", "smallest_share": 1.0, "num_random": 0, "num_per_group": calibration.networks - 2}
+    sampler = make_sampler(recipe, model, **drawn)
     sizes = tqdm(sampler.draw(0), desc="calibration networks")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
