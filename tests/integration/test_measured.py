@@ -1,0 +1,167 @@
+"""What README and docs/measured.md say was measured is what docs/results holds, by the commands that stand there."""
+
+import json
+import re
+import shlex
+
+import pytest
+from documents import MEASURED, README, ROOT, cells, commands_in, parse
+from example_scripts import load_script
+
+from neumeta_hf.scores import Score, score_of
+from neumeta_hf.training import task_of
+
+RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
+# A table follows the name of the file that its numbers come from.
+TABLES = re.findall(r"<!-- (results/\w+\.json) -->\n\n((?:\|.*\n)+)", MEASURED)
+
+
+def shown(score: Score, value: float) -> str:
+    return score.format(value).replace("%", " %")
+
+
+@pytest.mark.parametrize(("path", "table"), TABLES, ids=[path for path, _ in TABLES])
+def test_tables_are_what_was_measured(path, table):
+    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    header, _, *lines = table.splitlines()
+    score = score_of(result["facts"])
+    assert cells(header)[:3] == ["width", "size", score.label]
+    measured = {f"{row['width']:g}": row for row in result["rows"]} | {"reference": result["reference"]}
+    assert [cells(line)[0] for line in lines] == [*(["reference"] if result["reference"] else []), *list(measured)[:-1]]
+    for width, size, value, *rest in map(cells, lines):
+        row = measured[width]
+        kind = "trained" if row["trained"] else "untrained" if row["in_range"] else "outside"
+        assert size == ("" if width == "reference" else kind)
+        assert value == shown(score, row[score.name])
+        values = {"parameters": f"{row['num_parameters']:,}", "MACs": f"{row['macs']:,}"}
+        values["compression"] = f"{row['compression_rate']:.1%}".replace("%", " %")
+        assert rest == [values[name] for name in cells(header)[3:]]
+
+
+WHOLE = re.findall(r"<!-- whole: (results/\w+\.json) -->\n\n((?:\|.*\n)+)", MEASURED)
+METHODS = {
+    "family": "family",
+    "calibrated on real images": "family, calibrated on real images",
+    "trained alone": "individual",
+    "decoder trained alone": "individual, static part of the reference",
+    "sliced": "slicing",
+    "interpolated": "interpolation",
+    "pruned by L1": "pruning, L1",
+    "pruned by L1, fine-tuned": "pruning, L1, fine-tuned",
+    "pruned by the Hessian": "pruning, Hessian",
+    "pruned by the Hessian, fine-tuned": "pruning, Hessian, fine-tuned",
+    "the paper's INR": "family, the paper's INR",
+    "BatchNorm fused": "family, BatchNorm fused",
+}
+
+
+def measured_by(result):
+    """What a document shows of each method and uniform width."""
+    score = score_of(result["facts"])
+    rows = [row for row in result["rows"] if isinstance(row["width"], float) and row["seed"] == result["facts"]["seed"]]
+    return {(row["method"], row["width"]): shown(score, row[score.name]) for row in rows}
+
+
+@pytest.mark.parametrize(("path", "table"), WHOLE, ids=[path for path, _ in WHOLE])
+def test_tables_of_whole_networks_are_what_was_measured(path, table):
+    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    measured = measured_by(result)
+    header, _, *lines = table.splitlines()
+    widths = [float(cell) for cell in cells(header)[1:]]
+    for label, *values in map(cells, lines):
+        assert values == [measured.get((METHODS[label], width), "") for width in widths]
+
+
+def test_the_summary_of_the_readme_is_what_was_measured():
+    ((header, lines),) = re.findall(r"<!-- summary -->\n\n(.*)\n.*\n((?:\|.*\n)+)", README)
+    widths = [float(cell.removeprefix("width ")) for cell in cells(header)[2:]]
+    found = []
+    for generated, label, *values in map(cells, lines.splitlines()):
+        (path,) = re.findall(r"\]\(docs/(.*?)\)$", generated)
+        found.append(path)
+        result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+        score = score_of(result["facts"])
+        assert label == score.label
+        measured = measured_by(result)
+        for cell, width in zip(values, widths, strict=True):
+            family, *alone = cell.split(", alone ")
+            assert family == measured["family", width]
+            assert alone == [value for of, value in measured.items() if of == ("individual", width)]
+    assert found == [path for path, _ in WHOLE]
+
+
+def test_what_the_readme_opens_with_was_measured():
+    measured = measured_by(json.loads((ROOT / "docs" / "results" / "whole_network.json").read_text(encoding="utf-8")))
+    text = " ".join(README.split())
+    for method in ("family", "individual"):
+        values = [float(measured[method, width].rstrip(" %")) for width in (1.0, 0.75, 0.5, 0.25)]
+        assert " / ".join(f"{value:.1f}" for value in values) + " %" in text
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
+def test_results_say_how_they_came_about_and_have_a_figure(path):
+    facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    assert {"command", "seed", "versions", "device", "date"} <= set(facts)
+    assert facts["versions"]["torch"] == "2.13.0+cpu"
+    assert path.with_suffix(".png").is_file()
+    assert f"(results/{path.name})" in MEASURED
+
+
+def marked(kind):
+    """The table after a marker, and the path in it."""
+    ((path, table),) = re.findall(rf"<!-- {kind}: (\S+) -->\n\n((?:\|.*\n)+)", MEASURED)
+    return path, [cells(line) for line in table.splitlines()[2:]]
+
+
+def test_the_table_of_the_papers_recipes_is_what_was_measured():
+    pattern, lines = marked("paper")
+    found = {}
+    for recipe, *values in lines:
+        (path,) = re.findall(r"\]\((.*?)\)$", recipe)
+        found[path] = values
+    assert set(found) == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob(pattern)}
+    for path, values in found.items():
+        result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+        by_width = {row["width"]: row["accuracy"] for row in result["rows"]}
+        measured = [result["reference"]["accuracy"], *(by_width[width] for width in (1.0, 0.5, 0.25))]
+        assert values == [f"{value:.1%}".replace("%", " %") for value in measured]
+
+
+def test_the_table_of_ablations_is_what_was_measured():
+    path, lines = marked("ablations")
+    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    differences = result["summary"]["families"].values()
+    assert [line[1:] for line in lines] == [[f"{row['uniform']:+.2f}", f"{row['stage']:+.2f}"] for row in differences]
+    assert {row["seed"] for row in result["rows"]} == {0, 1, 2}
+
+
+def test_the_table_of_speed_is_what_was_measured():
+    path, lines = marked("speed")
+    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    ratios = list(result["ratios"].values())
+    assert [line[2:] for line in lines] == [[f"{row['ratio']:.2f}", f"{row['limit']}"] for row in ratios]
+    assert lines[0][0].endswith(f", {ratios[0]['ours']:.1f} s")
+    assert lines[0][1].endswith(f", {ratios[0]['baseline']:.1f} s")
+    text = " ".join(MEASURED.split())
+    seconds, limit = result["grid_generation_s"], result["grid_generation_limit_s"]
+    assert f"at width 0.5 in {seconds:.2f} s (limit {limit})" in text
+    assert f"libraries included: {result['peak_memory_gb']:.2f} GB" in text
+
+
+def test_whole_networks_were_measured_by_the_commands_that_stand_there(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    script = load_script("benchmarks/whole_network.py")
+
+    def settings(arguments):
+        parsed = vars(parse("benchmarks/whole_network.py", arguments))
+        return {name: value for name, value in parsed.items() if name not in ("data", "runs", "output")}
+
+    written = [arguments for program, arguments in commands_in(MEASURED) if program == "benchmarks/whole_network.py"]
+    results = [json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))["facts"] for path, _ in WHOLE]
+    assert [settings(arguments) for arguments in written] == [settings(shlex.split(r["command"])[1:]) for r in results]
+    for arguments, facts in zip(written, results, strict=True):
+        parsed = script.build_parser().parse_args(arguments)
+        assert parsed.data is not None or facts["dataset"] == "digits"
+        recipe = script.recipe_of(parsed)
+        assert script.choose_parts(parsed.parts, task_of(recipe).name) == parsed.parts.split(",")
+        assert recipe.data.dataset == (parsed.data or "digits")
