@@ -11,9 +11,21 @@ from example_scripts import load_script
 from neumeta_hf.scores import Score, score_of
 from neumeta_hf.training import task_of
 
-RESULTS = sorted((ROOT / "docs" / "results").glob("*.json"))
-# A table follows the name of the file that its numbers come from.
-TABLES = re.findall(r"<!-- (results/\w+\.json) -->\n\n((?:\|.*\n)+)", MEASURED)
+DOCS = ROOT / "docs"
+RESULTS = sorted((DOCS / "results").glob("*.json"))
+
+
+def tables(kind: str = "") -> list[tuple[str, str]]:
+    """The tables of a kind: the name of the file that its numbers come from, and what follows it."""
+    return re.findall(rf"<!-- {kind}(results/\S+) -->\n\n((?:\|.*\n)+)", MEASURED)
+
+
+TABLES, WHOLE = tables(), tables("whole: ")
+
+
+def read(path):
+    """A result, by its path from docs."""
+    return json.loads((DOCS / path).read_text(encoding="utf-8"))
 
 
 def shown(score: Score, value: float) -> str:
@@ -22,7 +34,7 @@ def shown(score: Score, value: float) -> str:
 
 @pytest.mark.parametrize(("path", "table"), TABLES, ids=[path for path, _ in TABLES])
 def test_tables_are_what_was_measured(path, table):
-    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    result = read(path)
     header, _, *lines = table.splitlines()
     score = score_of(result["facts"])
     assert cells(header)[:3] == ["width", "size", score.label]
@@ -38,7 +50,6 @@ def test_tables_are_what_was_measured(path, table):
         assert rest == [values[name] for name in cells(header)[3:]]
 
 
-WHOLE = re.findall(r"<!-- whole: (results/\w+\.json) -->\n\n((?:\|.*\n)+)", MEASURED)
 METHODS = {
     "family": "family",
     "calibrated on real images": "family, calibrated on real images",
@@ -64,7 +75,7 @@ def measured_by(result):
 
 @pytest.mark.parametrize(("path", "table"), WHOLE, ids=[path for path, _ in WHOLE])
 def test_tables_of_whole_networks_are_what_was_measured(path, table):
-    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    result = read(path)
     measured = measured_by(result)
     header, _, *lines = table.splitlines()
     widths = [float(cell) for cell in cells(header)[1:]]
@@ -79,7 +90,7 @@ def test_the_summary_of_the_readme_is_what_was_measured():
     for generated, label, *values in map(cells, lines.splitlines()):
         (path,) = re.findall(r"\]\(docs/(.*?)\)$", generated)
         found.append(path)
-        result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+        result = read(path)
         score = score_of(result["facts"])
         assert label == score.label
         measured = measured_by(result)
@@ -91,7 +102,7 @@ def test_the_summary_of_the_readme_is_what_was_measured():
 
 
 def test_what_the_readme_opens_with_was_measured():
-    measured = measured_by(json.loads((ROOT / "docs" / "results" / "whole_network.json").read_text(encoding="utf-8")))
+    measured = measured_by(read("results/whole_network.json"))
     text = " ".join(README.split())
     for method in ("family", "individual"):
         values = [float(measured[method, width].rstrip(" %")) for width in (1.0, 0.75, 0.5, 0.25)]
@@ -100,7 +111,7 @@ def test_what_the_readme_opens_with_was_measured():
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
 def test_results_say_how_they_came_about_and_have_a_figure(path):
-    facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    facts = read(path)["facts"]
     assert {"command", "seed", "versions", "device", "date"} <= set(facts)
     assert facts["versions"]["torch"] == "2.13.0+cpu"
     assert path.with_suffix(".png").is_file()
@@ -109,7 +120,7 @@ def test_results_say_how_they_came_about_and_have_a_figure(path):
 
 def marked(kind):
     """The table after a marker, and the path in it."""
-    ((path, table),) = re.findall(rf"<!-- {kind}: (\S+) -->\n\n((?:\|.*\n)+)", MEASURED)
+    ((path, table),) = tables(f"{kind}: ")
     return path, [cells(line) for line in table.splitlines()[2:]]
 
 
@@ -119,9 +130,9 @@ def test_the_table_of_the_papers_recipes_is_what_was_measured():
     for recipe, *values in lines:
         (path,) = re.findall(r"\]\((.*?)\)$", recipe)
         found[path] = values
-    assert set(found) == {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob(pattern)}
+    assert set(found) == {str(path.relative_to(DOCS)) for path in DOCS.glob(pattern)}
     for path, values in found.items():
-        result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+        result = read(path)
         by_width = {row["width"]: row["accuracy"] for row in result["rows"]}
         measured = [result["reference"]["accuracy"], *(by_width[width] for width in (1.0, 0.5, 0.25))]
         assert values == [f"{value:.1%}".replace("%", " %") for value in measured]
@@ -129,7 +140,7 @@ def test_the_table_of_the_papers_recipes_is_what_was_measured():
 
 def test_the_table_of_ablations_is_what_was_measured():
     path, lines = marked("ablations")
-    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    result = read(path)
     differences = result["summary"]["families"].values()
     assert [line[1:] for line in lines] == [[f"{row['uniform']:+.2f}", f"{row['stage']:+.2f}"] for row in differences]
     assert {row["seed"] for row in result["rows"]} == {0, 1, 2}
@@ -137,7 +148,7 @@ def test_the_table_of_ablations_is_what_was_measured():
 
 def test_the_table_of_speed_is_what_was_measured():
     path, lines = marked("speed")
-    result = json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))
+    result = read(path)
     ratios = list(result["ratios"].values())
     assert [line[2:] for line in lines] == [[f"{row['ratio']:.2f}", f"{row['limit']}"] for row in ratios]
     assert lines[0][0].endswith(f", {ratios[0]['ours']:.1f} s")
@@ -157,7 +168,7 @@ def test_whole_networks_were_measured_by_the_commands_that_stand_there(monkeypat
         return {name: value for name, value in parsed.items() if name not in ("data", "runs", "output")}
 
     written = [arguments for program, arguments in commands_in(MEASURED) if program == "benchmarks/whole_network.py"]
-    results = [json.loads((ROOT / "docs" / path).read_text(encoding="utf-8"))["facts"] for path, _ in WHOLE]
+    results = [read(path)["facts"] for path, _ in WHOLE]
     assert [settings(arguments) for arguments in written] == [settings(shlex.split(r["command"])[1:]) for r in results]
     for arguments, facts in zip(written, results, strict=True):
         parsed = script.build_parser().parse_args(arguments)
