@@ -124,7 +124,8 @@ class NeuMetaObjective(nn.Module):
             **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any.
 
         Returns:
-            "loss", the scalar to minimise, and for the log, detached: the parts, and "task/<width>" per size.
+            "loss", the scalar to minimise, and for the log, detached: the parts (of a geometric mean the logarithm),
+            and "task/<width>", the task's loss per size.
         """
         draws = self.sampler.draw(step)
         # All sizes and the teacher draw the same: what tells them apart is their weights.
@@ -162,7 +163,10 @@ class NeuMetaObjective(nn.Module):
         outputs = model.run(config, generated, batch["pixel_values"], seed=seed, static_outputs=static_outputs)
         parts = {}
         task = self.task.loss(outputs, batch)
-        if self.losses.task:
+        if self.losses.task and self.losses.task_mean == "geometric":
+            # A loss of zero, which has no gradient, keeps none; a negative one, which has no geometric mean, is NaN.
+            parts["task"] = (task + torch.finfo(task.dtype).tiny).log()
+        elif self.losses.task:
             parts["task"] = task
         if teacher_outputs is not None:
             temperature = self.losses.temperature

@@ -173,6 +173,10 @@ class LossesRecipe:
 
     Attributes:
         task: The task's own: cross-entropy for classification.
+        task_mean: Over the sizes of a step. "geometric" minimises the logarithm of their geometric mean (Chennupati et
+            al. 2019, arXiv:1904.08492, there over tasks): each size then counts by how much its loss changes in
+            proportion, and small sizes, whose losses are large, do not outweigh the others. For losses that are
+            distances, such as those of autoencoders.
         reconstruction: Squared distance to the reference's weights, weighted by their magnitude, at full size only.
         regularization: Sum of the norms of the generated tensors.
         distillation: Divergence from the reference's predictions; for autoencoders, squared distance to its
@@ -185,6 +189,7 @@ class LossesRecipe:
 
     __pydantic_config__ = _FORBID
     task: Amount = 1.0
+    task_mean: Literal["arithmetic", "geometric"] = "arithmetic"
     reconstruction: Amount = 1.0
     regularization: Amount = 1e-4
     distillation: Amount = 0.0

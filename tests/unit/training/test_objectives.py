@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -57,6 +58,34 @@ def test_one_loss_alone_trains_every_hypernetwork_parameter_and_nothing_else(mak
     trained = {name for name, parameter in objective.named_parameters() if parameter.grad is not None}
     assert trained == {f"model.hypernetwork.{name}" for name, _ in objective.model.hypernetwork.named_parameters()}
     assert all(parameter.grad is None for parameter in case.reference.parameters())
+
+
+def test_the_geometric_mean_by_hand(lenet_case):
+    images, weights = lenet_case.images(), {"reconstruction": 0, "regularization": 0, "distillation": 3.0}
+    objective = make(lenet_case, losses=LossesRecipe(task=0.5, task_mean="geometric", **weights))
+    output = objective(pixel_values=images, labels=LABELS, step=0)
+    teacher, product, distillation = lenet_case.reference(images).logits, 1.0, 0.0
+    for width in (1.0, 0.5):
+        logits = objective.model.morph(width)(images).logits
+        product *= F.cross_entropy(logits, LABELS).item()
+        distillation += class_divergence(logits, teacher, temperature=1.0).item() / 2
+        assert output[f"task/{width:g}"].item() == pytest.approx(F.cross_entropy(logits, LABELS).item())
+    assert output["task"].item() == pytest.approx(math.log(product**0.5), rel=1e-5)
+    assert output["loss"].item() == pytest.approx(0.5 * output["task"].item() + 3.0 * distillation, rel=1e-5)
+
+
+def test_in_a_geometric_mean_no_size_outweighs_another(lenet_case, monkeypatch):
+    def gradient(factors):
+        objective = make(lenet_case, losses=LossesRecipe(task_mean="geometric", reconstruction=0, regularization=0))
+        cross_entropy, factors = objective.task.loss, iter(factors)
+        monkeypatch.setattr(objective.task, "loss", lambda *given: next(factors) * cross_entropy(*given))
+        objective(pixel_values=lenet_case.images(), labels=LABELS, step=0)["loss"].backward()
+        return [parameter.grad for parameter in objective.model.hypernetwork.parameters()]
+
+    for plain, scaled in zip(gradient([1.0, 1.0]), gradient([1.0, 1000.0]), strict=True):
+        torch.testing.assert_close(scaled, plain)
+    # A size without any error has nothing to learn, and spoils nothing.
+    assert all(value.isfinite().all() and value.any() for value in gradient([1.0, 0.0]))
 
 
 def test_detail_counts_at_the_smallest_trained_width_alone(lenet_case):

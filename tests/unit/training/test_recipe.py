@@ -47,7 +47,7 @@ def test_a_bare_no_is_the_word_although_yaml_reads_false():
         ({"pretrain": {"batchsize": 3}}, r"recipe key pretrain\.batchsize is unknown: did you mean batch_size\?"),
         ({"train": {"optimizer": {"learning_rat": 3}}}, r"train\.optimizer\.learning_rat .*mean learning_rate\?"),
         ({"data": {"image_sise": 3}}, r"recipe key data\.image_sise is unknown: did you mean image_size\?"),
-        ({"losses": {"zzz": 3}}, r"losses\.zzz is unknown: known here: task, reconstruction"),
+        ({"losses": {"zzz": 3}}, r"losses\.zzz is unknown: known here: task, task_mean, reconstruction"),
     ],
 )
 def test_an_unknown_key_gets_its_nearest_relative(values, says):
