@@ -27,8 +27,8 @@ Selection is on the validation split, every number on the test split. Writes PRE
 
 Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
 validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
-(no random widths per stage and layer in training), no-distillation, and smallest-share (half of the smallest width's
-steps go to widths just above it).
+(no random widths per stage and layer in training), no-distillation, temperature (seven tenths of distillation at
+temperature 4, three of the labels), and smallest-share (half of the smallest width's steps go to widths just above it).
 """
 
 import argparse
@@ -106,6 +106,10 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
     "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
     "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
+    "temperature": (
+        "family, distillation at temperature 4",
+        ("losses.task=0.3", "losses.distillation=0.7", "losses.temperature=4.0"),
+    ),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
 DEFAULT_PARTS = ("individual", "family", "inr", "fused", "static", "shapes", "untrained", "pruning")
