@@ -519,7 +519,8 @@ class NeuMetaModel(PreTrainedModel):
             seed: Of the noise: the same seed gives the same weights on every device.
 
         Returns:
-            Parameter name to tensor, of the shape that the target of that size declares.
+            Parameter name to tensor, of the shape that the target of that size declares and, under autocast too, of the
+            family's dtype.
 
         Raises:
             SizeError: No network of the family has that size.
@@ -533,6 +534,9 @@ class NeuMetaModel(PreTrainedModel):
             total = [a + b for a, b in zip(total, values, strict=True)] if total else values
         if noise and num_samples > 1:
             total = [tensor / num_samples for tensor in total]
+        # Autocast makes bf16 of matrix products, and so of what they generate. The weights of plain networks it leaves
+        # alone until they are used, and BatchNorm on a GPU takes no others beside its statistics.
+        total = [tensor.to(self.dtype) for tensor in total]
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
         return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 

@@ -119,6 +119,14 @@ def test_a_step_below_full_size_gives_every_hypernetwork_parameter_a_gradient(fa
         assert parameter.grad.isfinite().all(), name
 
 
+@pytest.mark.parametrize("hypernetwork", [INR, {"type": "grid"}], ids=["inr", "grid"])
+def test_autocast_leaves_what_is_generated_in_full_precision(lenet_case, hypernetwork):
+    model = lenet_case.family(hypernetwork=hypernetwork)
+    with torch.autocast("cpu", torch.bfloat16):
+        generated = model.generate(0.6, noise=1.0)
+    assert {tensor.dtype for tensor in generated.values()} == {torch.float32}
+
+
 def test_the_loss_is_the_cross_entropy_at_the_size(lenet_family):
     images, labels = images_of(lenet_family), torch.tensor([0, 1, 2, 0])
     output = lenet_family(images, labels, width=0.5)

@@ -45,6 +45,9 @@ from neumeta_hf.training import (
     training_widths,
 )
 
+# Seen on an H100: the same steps, taken twice, differ in the last bits of some weights.
+bit_equal = pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of a GPU do not repeat to the bit")
+
 RECIPES = sorted((Path(__file__).parents[3] / "examples" / "recipes").glob("*.yaml"))
 
 
@@ -131,6 +134,7 @@ def test_static_and_generated_names_of_the_result_are_all_of_the_target(finished
     assert set(family.generate()) == set(dict(family.morph(1.0).named_parameters()))
 
 
+@bit_equal
 def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
     _, whole = finished
     stops = [
@@ -370,6 +374,7 @@ def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
             assert ((morph.state_dict()[name] - tensor).abs() / spread).mean() < 0.5, name
 
 
+@bit_equal
 def test_a_run_can_end_with_the_reference(make_recipe, finished):
     output = train(make_recipe(train=None))
     assert not (output / "model.safetensors").exists()
