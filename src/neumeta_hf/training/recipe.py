@@ -155,16 +155,21 @@ class SizesRecipe:
             smallest to them.
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that, so that widths just above the smallest are learned as well as it is.
+        always: Widths that every step trains at as well, of those in `widths`: the ones that matter most.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
+        alternate: Have the uniform ones and the ones per group at every second step each, in turn, instead of both at
+            every step: the time that `always` costs.
     """
 
     __pydantic_config__ = _FORBID
     widths: Widths | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
+    always: list[float] = dataclasses.field(default_factory=list)
     num_random: Annotated[int, Field(ge=0)] = 1
     num_per_group: Annotated[int, Field(ge=0)] = 0
+    alternate: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -23,15 +23,19 @@ class SizeSampler:
             largest and the smallest at every step, then random ones).
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that. At 1 that width is learned better than those just above it.
+        always: Widths that every step has, after those of the sandwich: what a step draws now and then is learned less
+            well than what it always draws.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step in which width groups draw on their own, after the uniform ones.
+        alternate: Whether steps have the ones and the others in turn, the uniform ones first, instead of both.
         groups: The width groups to whether one follows another group unless it is named; such a group draws its own
             width half of the time, so that sizes which differ by stage come up as well as sizes which differ by layer.
         is_possible: Whether the family has a network of a size; those that it has not are drawn again.
         seed: Of the draws.
 
     Raises:
-        RecipeError: There are no widths, no step would draw any, or there are no groups to draw for.
+        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, `always` names
+            another width than `widths`, or there is nothing to alternate.
     """
 
     def __init__(
@@ -40,25 +44,38 @@ class SizeSampler:
         *,
         sampler: str,
         smallest_share: float = 1.0,
+        always: Sequence[float] = (),
         num_random: int,
         num_per_group: int = 0,
+        alternate: bool = False,
         groups: Mapping[str, bool] | None = None,
         is_possible: Callable[[Draw], bool] | None = None,
         seed: int,
     ):
-        if not widths or (sampler != "sandwich" and num_random + num_per_group < 1):
+        if not widths or (sampler != "sandwich" and not always and num_random + num_per_group < 1):
             raise RecipeError(
                 f"sizes draws nothing from widths={list(widths)} with sampler={sampler!r}, num_random={num_random} and "
                 f"num_per_group={num_per_group}: name at least one width, and draw one per step or use the sandwich "
                 "sampler."
+            )
+        if unknown := sorted(set(always) - set(widths)):
+            raise RecipeError(
+                f"sizes.always={list(always)}: {unknown[0]:g} is none of sizes.widths, {sorted(widths)}. Add it there."
+            )
+        if alternate and not (num_random and num_per_group):
+            raise RecipeError(
+                f"sizes.alternate with num_random={num_random} and num_per_group={num_per_group}: steps cannot take "
+                "turns with none. Give both at least 1, or leave alternate out."
             )
         if num_per_group and not groups:
             raise RecipeError(f"sizes.num_per_group={num_per_group} draws for width groups, and there are none.")
         self.widths = sorted(widths)
         self.sampler = sampler
         self.smallest_share = smallest_share
+        self.always = list(always)
         self.num_random = num_random
         self.num_per_group = num_per_group
+        self.alternate = alternate
         self.groups = dict(groups or {})
         self.is_possible = is_possible
         self.seed = seed
@@ -67,8 +84,11 @@ class SizeSampler:
         """Sizes of step `step`, the largest first where it is always drawn."""
         rng = np.random.default_rng((self.seed, step))
         fixed: list[Draw] = [self.widths[-1], self._draw_smallest(rng)] if self.sampler == "sandwich" else []
-        uniform: list[Draw] = [float(rng.choice(self.widths)) for _ in range(self.num_random)]
-        return fixed + uniform + [self._draw_per_group(rng) for _ in range(self.num_per_group)]
+        num_random, num_per_group = self.num_random, self.num_per_group
+        if self.alternate:
+            num_random, num_per_group = (num_random, 0) if step % 2 == 0 else (0, num_per_group)
+        uniform: list[Draw] = [float(rng.choice(self.widths)) for _ in range(num_random)]
+        return [*fixed, *self.always, *uniform, *(self._draw_per_group(rng) for _ in range(num_per_group))]
 
     def _draw_smallest(self, rng: np.random.Generator) -> float:
         smallest = self.widths[0]

@@ -56,6 +56,26 @@ def test_groups_draw_on_their_own_and_followers_half_of_the_time():
     assert [sampler.draw(step) for step in (9, 3)] == [draws[9], draws[3]]
 
 
+def test_some_widths_are_always_drawn():
+    draws = [make(sampler="sandwich", always=[0.5, 0.75]).draw(step) for step in range(20)]
+    assert all(draw[:4] == [1.0, 0.25, 0.5, 0.75] and len(draw) == 5 for draw in draws)
+    assert make(num_random=0, always=[0.5]).draw(3) == [0.5]
+    with pytest.raises(
+        RecipeError, match=r"always=\[0.5, 0.3\]: 0.3 is none of sizes.widths, \[0.25, 0.5, 0.75, 1.0\]"
+    ):
+        make(always=[0.5, 0.3])
+
+
+def test_uniform_widths_and_those_per_group_can_take_turns():
+    options = {"num_random": 2, "num_per_group": 1, "groups": {"stage1": False}}
+    both, turns = make(**options), make(**options, alternate=True)
+    assert all([type(size) for size in both.draw(step)] == [float, float, dict] for step in range(6))
+    assert [[type(size) for size in turns.draw(step)] for step in range(4)] == 2 * [[float, float], [dict]]
+    assert len({str(turns.draw(step)) for step in range(0, 60, 2)}) > 10
+    with pytest.raises(RecipeError, match="num_random=0 and num_per_group=1: steps cannot take turns with none"):
+        make(**{**options, "num_random": 0}, alternate=True)
+
+
 def test_impossible_sizes_are_drawn_again():
     groups = {"stage1": False, "stage2": False}
     sampler = make(
