@@ -155,6 +155,8 @@ class SizesRecipe:
             smallest to them.
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that, so that widths just above the smallest are learned as well as it is.
+        turns: Widths that take the place of a sandwich's largest in turn, a step each: full size starts at the
+            reference and costs the most, and needs fewer steps than sizes that start far from any. None: the largest.
         always: Widths that every step trains at as well, of those in `widths`: the ones that matter most.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
@@ -166,6 +168,7 @@ class SizesRecipe:
     widths: Widths | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
+    turns: list[float] = dataclasses.field(default_factory=list)
     always: list[float] = dataclasses.field(default_factory=list)
     num_random: Annotated[int, Field(ge=0)] = 1
     num_per_group: Annotated[int, Field(ge=0)] = 0

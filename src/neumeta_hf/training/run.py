@@ -575,7 +575,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Raises:
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
-    names = ("sampler", "smallest_share", "always", "num_random", "num_per_group", "alternate")
+    names = ("sampler", "smallest_share", "turns", "always", "num_random", "num_per_group", "alternate")
     options = {**{name: getattr(recipe.sizes, name) for name in names}, **options}
     parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}
@@ -585,8 +585,9 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
     """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
     calibration = recipe.calibration
-    sandwich = {"sampler": "sandwich", "smallest_share": 1.0, "always": (), "num_random": 0, "alternate": False}
-    sampler = make_sampler(recipe, model, **sandwich, num_per_group=calibration.networks - 2)
+    extremes = {"sampler": "sandwich", "smallest_share": 1.0, "turns": (), "always": ()}
+    random = {"num_random": 0, "num_per_group": calibration.networks - 2, "alternate": False}
+    sampler = make_sampler(recipe, model, **extremes, **random)
     sizes = tqdm(sampler.draw(0), desc="calibration networks")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(

@@ -23,6 +23,8 @@ class SizeSampler:
             largest and the smallest at every step, then random ones).
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that. At 1 that width is learned better than those just above it.
+        turns: Widths that stand for the largest of a sandwich in turn, a step each. Full size, which starts at the
+            reference and costs the most, then leaves time for others. None: the largest, at every step.
         always: Widths that every step has, after those of the sandwich: what a step draws now and then is learned less
             well than what it always draws.
         num_random: Random uniform widths per step.
@@ -34,8 +36,8 @@ class SizeSampler:
         seed: Of the draws.
 
     Raises:
-        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, `always` names
-            another width than `widths`, or there is nothing to alternate.
+        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, `turns` or `always`
+            names another width than `widths`, there is no sandwich to take turns in, or there is nothing to alternate.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class SizeSampler:
         *,
         sampler: str,
         smallest_share: float = 1.0,
+        turns: Sequence[float] = (),
         always: Sequence[float] = (),
         num_random: int,
         num_per_group: int = 0,
@@ -58,9 +61,16 @@ class SizeSampler:
                 f"num_per_group={num_per_group}: name at least one width, and draw one per step or use the sandwich "
                 "sampler."
             )
-        if unknown := sorted(set(always) - set(widths)):
+        for key, named in (("turns", turns), ("always", always)):
+            if unknown := sorted(set(named) - set(widths)):
+                raise RecipeError(
+                    f"sizes.{key}={list(named)}: {unknown[0]:g} is none of sizes.widths, {sorted(widths)}. Add it "
+                    "there."
+                )
+        if turns and sampler != "sandwich":
             raise RecipeError(
-                f"sizes.always={list(always)}: {unknown[0]:g} is none of sizes.widths, {sorted(widths)}. Add it there."
+                f"sizes.turns={list(turns)} with sampler={sampler!r}: they stand for the largest of a sandwich. Set "
+                "the sampler to sandwich, or leave turns out."
             )
         if alternate and not (num_random and num_per_group):
             raise RecipeError(
@@ -72,6 +82,7 @@ class SizeSampler:
         self.widths = sorted(widths)
         self.sampler = sampler
         self.smallest_share = smallest_share
+        self.turns = list(turns)
         self.always = list(always)
         self.num_random = num_random
         self.num_per_group = num_per_group
@@ -81,9 +92,10 @@ class SizeSampler:
         self.seed = seed
 
     def draw(self, step: int) -> list[Draw]:
-        """Sizes of step `step`, the largest first where it is always drawn."""
+        """Sizes of step `step`, those of the sandwich first."""
         rng = np.random.default_rng((self.seed, step))
-        fixed: list[Draw] = [self.widths[-1], self._draw_smallest(rng)] if self.sampler == "sandwich" else []
+        largest = self.turns[step % len(self.turns)] if self.turns else self.widths[-1]
+        fixed: list[Draw] = [largest, self._draw_smallest(rng)] if self.sampler == "sandwich" else []
         num_random, num_per_group = self.num_random, self.num_per_group
         if self.alternate:
             num_random, num_per_group = (num_random, 0) if step % 2 == 0 else (0, num_per_group)

@@ -56,6 +56,18 @@ def test_groups_draw_on_their_own_and_followers_half_of_the_time():
     assert [sampler.draw(step) for step in (9, 3)] == [draws[9], draws[3]]
 
 
+def test_widths_take_turns_as_the_largest():
+    sampler = make(sampler="sandwich", turns=[1.0, 0.75, 0.5])
+    draws = [sampler.draw(step) for step in range(6)]
+    assert [draw[:2] for draw in draws] == 2 * [[1.0, 0.25], [0.75, 0.25], [0.5, 0.25]]
+    without = make(sampler="sandwich")
+    assert [draw[2:] for draw in draws] == [without.draw(step)[2:] for step in range(6)]
+    with pytest.raises(RecipeError, match=r"sizes.turns=\[0.3\]: 0.3 is none"):
+        make(sampler="sandwich", turns=[0.3])
+    with pytest.raises(RecipeError, match="they stand for the largest of a sandwich"):
+        make(turns=[1.0])
+
+
 def test_some_widths_are_always_drawn():
     draws = [make(sampler="sandwich", always=[0.5, 0.75]).draw(step) for step in range(20)]
     assert all(draw[:4] == [1.0, 0.25, 0.5, 0.75] and len(draw) == 5 for draw in draws)
