@@ -28,7 +28,9 @@ Selection is on the validation split, every number on the test split. Writes PRE
 Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
 validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
 (no random widths per stage and layer in training), no-distillation, temperature (seven tenths of distillation at
-temperature 4, three of the labels), and smallest-share (half of the smallest width's steps go to widths just above it).
+temperature 4, three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same and
+half width at every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share
+(half of the smallest width's steps go to widths just above it).
 """
 
 import argparse
@@ -84,6 +86,7 @@ ALONE = "1.0,0.75,0.5,0.25"
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
 HESSIAN = torch_pruning.importance.GroupHessianImportance()
+HALF_DISTILLATION = ("losses.distillation=0.5", "losses.temperature=4.0")
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
     "inr": (
@@ -109,6 +112,11 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "temperature": (
         "family, distillation at temperature 4",
         ("losses.task=0.3", "losses.distillation=0.7", "losses.temperature=4.0"),
+    ),
+    "half-distillation": ("family, half the distillation at temperature 4", HALF_DISTILLATION),
+    "always": (
+        "family, half width at every step, half the distillation at temperature 4",
+        (*HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
     ),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
