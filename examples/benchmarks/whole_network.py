@@ -41,6 +41,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -113,9 +114,9 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
         "family, distillation at temperature 4",
         ("losses.task=0.3", "losses.distillation=0.7", "losses.temperature=4.0"),
     ),
-    "half-distillation": ("family, half the distillation at temperature 4", HALF_DISTILLATION),
+    "half-distillation": ("family, half the distillation", HALF_DISTILLATION),
     "always": (
-        "family, half width at every step, half the distillation at temperature 4",
+        "family, half width at every step",
         (*HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
     ),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
@@ -481,6 +482,7 @@ def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) ->
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
+    axes.set_prop_cycle(color=matplotlib.color_sequences["tab10"][1:])  # the first is blue, as the family is
     colours: dict[str, Any] = {}
     # Calibrated rows would lie on the others; the table compares them.
     for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
