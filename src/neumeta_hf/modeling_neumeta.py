@@ -536,7 +536,8 @@ class NeuMetaModel(PreTrainedModel):
             total = [tensor / num_samples for tensor in total]
         # Autocast makes bf16 of matrix products, and so of what they generate. The weights of plain networks it leaves
         # alone until they are used, and BatchNorm on a GPU takes no others beside its statistics.
-        total = [tensor.to(self.dtype) for tensor in total]
+        dtype = self.dtype  # a walk through the modules
+        total = [tensor.to(dtype) for tensor in total]
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
         return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 

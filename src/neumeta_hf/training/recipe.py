@@ -156,7 +156,7 @@ class SizesRecipe:
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that, so that widths just above the smallest are learned as well as it is.
         turns: Widths that take the place of a sandwich's largest in turn, a step each: full size starts at the
-            reference and costs the most, and needs fewer steps than sizes that start far from any. None: the largest.
+            reference and costs the most, and needs fewer steps than sizes that start far from any. Empty: the largest.
         always: Widths that every step trains at as well, of those in `widths`: the ones that matter most.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.

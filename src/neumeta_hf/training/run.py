@@ -567,7 +567,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Args:
         recipe: The run.
         model: Its family.
-        **options: Of `SizeSampler`, instead of what the recipe's `sizes` says.
+        **options: Of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
 
     Returns:
         A sampler of the recipe's seed.
@@ -576,7 +576,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
     names = ("sampler", "smallest_share", "turns", "always", "num_random", "num_per_group", "alternate")
-    options = {**{name: getattr(recipe.sizes, name) for name in names}, **options}
+    options = options or {name: getattr(recipe.sizes, name) for name in names}
     parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}
     return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
@@ -585,9 +585,8 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
 def _calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
     """Synthetic images for the networks of many sizes, whose statistics are measured on real ones first."""
     calibration = recipe.calibration
-    extremes = {"sampler": "sandwich", "smallest_share": 1.0, "turns": (), "always": ()}
-    random = {"num_random": 0, "num_per_group": calibration.networks - 2, "alternate": False}
-    sampler = make_sampler(recipe, model, **extremes, **random)
+    num_per_group = calibration.networks - 2
+    sampler = make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=num_per_group)
     sizes = tqdm(sampler.draw(0), desc="calibration networks")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(

@@ -24,7 +24,7 @@ class SizeSampler:
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
             below twice that. At 1 that width is learned better than those just above it.
         turns: Widths that stand for the largest of a sandwich in turn, a step each. Full size, which starts at the
-            reference and costs the most, then leaves time for others. None: the largest, at every step.
+            reference and costs the most, then leaves time for others. Empty: the largest, at every step.
         always: Widths that every step has, after those of the sandwich: what a step draws now and then is learned less
             well than what it always draws.
         num_random: Random uniform widths per step.
