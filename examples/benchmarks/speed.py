@@ -9,12 +9,13 @@ Writes PREFIX.json and PREFIX.png and prints a table. Ratios:
 - training step: the last-block preset of CIFAR-10 ResNet-20 against the plain step of the same network and batch;
 - whole step at a width: the whole ResNet-20 from the grid of the whole-network recipe, BatchNorm kept, at one width,
   against the plain step of the network of that width;
-- whole recipe's step: that of cifar10_resnet20_whole.yaml, which runs four sizes and the teacher, against the plain
+- whole recipe's step: that of cifar10_resnet20_whole.yaml, which runs five sizes and the teacher, against the plain
   steps of networks of widths 1.0, 0.75, 0.5 and 0.25 one after the other; these have 18 epochs and the family 12,
   which makes the family's training as long as theirs at 1.5;
 - morph: the forward pass of a morphed ResNet-18 of width 0.5 against the same architecture built natively;
 
-and the seconds that the grid takes to generate the stock ResNet-18 at width 0.5.
+the same training in multiply-accumulates, all of its epochs against all of theirs; and the seconds that the grid takes
+to generate the stock ResNet-18 at width 0.5.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from torch import nn
 from transformers import AutoModelForImageClassification, ResNetConfig
 
 from neumeta_hf import NeuMetaForImageClassification, find_target, load_recipe
-from neumeta_hf.evaluation import environment_facts
+from neumeta_hf.evaluation import count_macs, environment_facts
 from neumeta_hf.files import write_beside
 from neumeta_hf.targets import cifar_resnet20, config_of, resize
 from neumeta_hf.training import CpuConvolutions, choose_precision, make_sampler, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
-from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.sampling import Draw, SizeSampler
 
 INR = {"type": "inr", "hidden_size": 256, "num_hidden_layers": 4, "num_frequencies": 16}
 ENCODING = 6 * (2 * 16 + 1)
@@ -57,6 +58,9 @@ LIMITS = {
     "morph": 1.1,
 }
 GRID_LIMIT = 0.3
+MACS_LIMIT = 1.0
+WHOLE_RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
+ALONE = (1.0, 0.75, 0.5, 0.25)
 PRECISION = choose_precision("auto", torch.device("cpu"))
 
 
@@ -144,11 +148,45 @@ def measure_whole_step(width: float, repeats: int) -> dict[str, float]:
 
 def measure_recipe_step(repeats: int) -> dict[str, float]:
     """One step of the whole-network recipe against one of each network of the benchmark, trained alone."""
-    recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml")
+    recipe = load_recipe(WHOLE_RECIPE)
     model, reference = build_whole_network()
     sampler = make_sampler(recipe, model)
     ours = NeuMetaObjective(model, reference, losses=recipe.losses, sampler=sampler, seed=0)
-    return compare_steps(ours, [plain_objective(reference, width) for width in (1.0, 0.75, 0.5, 0.25)], repeats)
+    plain = [plain_objective(reference, width) for width in ALONE]
+    return compare_steps(ours, plain, repeats, steps=len(sampler.turns) or 1)
+
+
+def count_recipe_macs(num_steps: int = 200) -> dict[str, float]:
+    """Multiply-accumulates per image of the whole-network recipe's training, and of the networks' trained alone.
+
+    A size that is trained counts three times, for its forward pass and the two products of its backward pass, and the
+    teacher once. What generating takes is thousands of times less than a batch of images.
+
+    Args:
+        num_steps: Over which the recipe's random sizes are averaged.
+    """
+    recipe = load_recipe(WHOLE_RECIPE)
+    assert recipe.pretrain is not None
+    assert recipe.train is not None
+    model, reference = build_whole_network()
+    sampler = make_sampler(recipe, model)
+    family, image = model.target_family, torch.zeros(1, 3, 32, 32)
+
+    def macs_at(size: Draw) -> int:
+        return count_macs(family.build(model.target_config_at(size)), image, family=family)
+
+    teacher = macs_at(1.0) if recipe.losses.distillation else 0
+    counted: dict[str, int] = {}
+    steps = []
+    for step in range(num_steps):
+        draws = sampler.draw(step)
+        for draw in draws:
+            if str(draw) not in counted:
+                counted[str(draw)] = macs_at(draw)
+        steps.append(sum(3 * counted[str(draw)] for draw in draws) + teacher)
+    ours = statistics.mean(steps) * recipe.train.epochs
+    alone = sum(3 * macs_at(width) for width in ALONE) * recipe.pretrain.epochs
+    return {"ours": ours, "baseline": alone, "ratio": ours / alone}
 
 
 def build_whole_network() -> tuple[NeuMetaForImageClassification, nn.Module]:
@@ -175,10 +213,16 @@ def measure_grid_generation(repeats: int) -> float:
         return side_by_side({"ours": lambda: family.generate(0.5)}, repeats=repeats * 3)["ours"]
 
 
-def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int) -> dict[str, float]:
+def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int, *, steps: int = 1) -> dict[str, float]:
     """A step of ours against one of each plain objective.
 
     AdamW is included; batch 128 at 32 pixels, channels last, in the precision that recipes choose.
+
+    Args:
+        ours: Has sizes that follow from the number of the step.
+        plain: Networks of one size.
+        repeats: A third of how often all are timed.
+        steps: How many are timed together, where they differ in turn.
     """
     images = to_channels_last(torch.randn(128, 3, 32, 32))
     labels = torch.randint(0, 10, (128,))
@@ -201,11 +245,15 @@ def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int) -> 
 
     steppers = [stepper(objective) for objective in plain]
 
-    def baseline() -> None:
-        for take in steppers:
-            take()
+    def repeated(takes: Sequence[Callable[[], None]]) -> Callable[[], None]:
+        def take_all() -> None:
+            for take in [*takes] * steps:
+                take()
 
-    return side_by_side({"ours": stepper(ours), "baseline": baseline}, repeats=repeats * 3)
+        return take_all
+
+    seconds = side_by_side({"ours": repeated([stepper(ours)]), "baseline": repeated(steppers)}, repeats=repeats * 3)
+    return {name: value / steps for name, value in seconds.items()}
 
 
 def measure_morph(repeats: int) -> dict[str, float]:
@@ -228,7 +276,7 @@ def plot(results: dict[str, dict], path: Path) -> None:
     for index, name in enumerate(names):
         axes.plot([LIMITS[name]] * 2, [index - 0.35, index + 0.35], color="#c0392b")
     axes.invert_yaxis()
-    axes.set_xlim(0, 2.3)
+    axes.set_xlim(0, 2.5)
     axes.set_xlabel("time relative to the baseline (red: limit)")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -270,6 +318,11 @@ def main() -> int:
         )
     Console().print(table)
     print(f"peak memory of generating ResNet-18: {peak:.2f} GB (limit 1.5)")
+    macs = count_recipe_macs()
+    print(
+        f"the whole recipe's training takes {macs['ratio']:.2f} of the multiply-accumulates of the four networks' "
+        f"({macs['ours']:.3g} and {macs['baseline']:.3g} per image; limit {MACS_LIMIT})"
+    )
     grid_seconds = measure_grid_generation(arguments.repeats)
     print(f"the grid generates ResNet-18 at width 0.5 in {grid_seconds:.3f} s (limit {GRID_LIMIT})")
     prefix = Path(arguments.output)
@@ -280,6 +333,7 @@ def main() -> int:
         "peak_memory_limit_gb": 1.5,
         "grid_generation_s": grid_seconds,
         "grid_generation_limit_s": GRID_LIMIT,
+        "recipe_macs": {**macs, "limit": MACS_LIMIT},
         "ratios": measured,
     }
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:

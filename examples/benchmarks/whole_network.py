@@ -27,10 +27,11 @@ Selection is on the validation split, every number on the test split. Writes PRE
 
 Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
 validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
-(no random widths per stage and layer in training), no-distillation, temperature (seven tenths of distillation at
-temperature 4, three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same and
-half width at every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share
-(half of the smallest width's steps go to widths just above it).
+(no random widths per stage and layer in training), full-size-always (in turn with no other width, and with random
+widths per stage and layer once a step), no-distillation, temperature (seven tenths of distillation at temperature 4,
+three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same and half width at
+every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share (half of the
+smallest width's steps go to widths just above it).
 """
 
 import argparse
@@ -109,6 +110,7 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
     "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
     "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
+    "full-size-always": ("family, full size at every step", ("sizes.turns=[]", "sizes.num_per_group=1")),
     "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
     "temperature": (
         "family, distillation at temperature 4",
