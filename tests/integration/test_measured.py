@@ -157,6 +157,8 @@ def test_the_table_of_speed_is_what_was_measured():
     seconds, limit = result["grid_generation_s"], result["grid_generation_limit_s"]
     assert f"at width 0.5 in {seconds:.2f} s (limit {limit})" in text
     assert f"libraries included: {result['peak_memory_gb']:.2f} GB" in text
+    assert f"with {result['recipe_macs']['ratio']:.2f} of their multiply-accumulates" in text
+    assert f"takes {ratios[4]['ratio'] * 12 / 18:.2f} times their seconds" in text
 
 
 def test_whole_networks_were_measured_by_the_commands_that_stand_there(monkeypatch):
