@@ -172,18 +172,16 @@ def count_recipe_macs(num_steps: int = 200) -> dict[str, float]:
     sampler = make_sampler(recipe, model)
     family, image = model.target_family, torch.zeros(1, 3, 32, 32)
 
+    counted: dict[str, int] = {}
+
     def macs_at(size: Draw) -> int:
-        return count_macs(family.build(model.target_config_at(size)), image, family=family)
+        key = str(size)
+        if key not in counted:
+            counted[key] = count_macs(family.build(model.target_config_at(size)), image, family=family)
+        return counted[key]
 
     teacher = macs_at(1.0) if recipe.losses.distillation else 0
-    counted: dict[str, int] = {}
-    steps = []
-    for step in range(num_steps):
-        draws = sampler.draw(step)
-        for draw in draws:
-            if str(draw) not in counted:
-                counted[str(draw)] = macs_at(draw)
-        steps.append(sum(3 * counted[str(draw)] for draw in draws) + teacher)
+    steps = [3 * sum(map(macs_at, sampler.draw(step))) + teacher for step in range(num_steps)]
     ours = statistics.mean(steps) * recipe.train.epochs
     alone = sum(3 * macs_at(width) for width in ALONE) * recipe.pretrain.epochs
     return {"ours": ours, "baseline": alone, "ratio": ours / alone}
@@ -245,14 +243,13 @@ def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int, *, 
 
     steppers = [stepper(objective) for objective in plain]
 
-    def repeated(takes: Sequence[Callable[[], None]]) -> Callable[[], None]:
-        def take_all() -> None:
-            for take in [*takes] * steps:
-                take()
+    def take_all(takes: list[Callable[[], None]]) -> None:
+        for take in takes * steps:
+            take()
 
-        return take_all
-
-    seconds = side_by_side({"ours": repeated([stepper(ours)]), "baseline": repeated(steppers)}, repeats=repeats * 3)
+    own = [stepper(ours)]
+    timed = {"ours": lambda: take_all(own), "baseline": lambda: take_all(steppers)}
+    seconds = side_by_side(timed, repeats=repeats * 3)
     return {name: value / steps for name, value in seconds.items()}
 
 

@@ -29,9 +29,9 @@ Ablations are parts too, each the recipe with one thing changed, and are no more
 validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
 (no random widths per stage and layer in training), full-size-always (in turn with no other width, and with random
 widths per stage and layer once a step), no-distillation, temperature (seven tenths of distillation at temperature 4,
-three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same and half width at
-every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share (half of the
-smallest width's steps go to widths just above it).
+three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same, and full size and
+half width at every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share
+(half of the smallest width's steps go to widths just above it).
 """
 
 import argparse
@@ -88,6 +88,7 @@ ALONE = "1.0,0.75,0.5,0.25"
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
 HESSIAN = torch_pruning.importance.GroupHessianImportance()
+FOUR_SIZES = ("sizes.turns=[]", "sizes.num_per_group=1")
 HALF_DISTILLATION = ("losses.distillation=0.5", "losses.temperature=4.0")
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
@@ -110,7 +111,7 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
     "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
     "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
-    "full-size-always": ("family, full size at every step", ("sizes.turns=[]", "sizes.num_per_group=1")),
+    "full-size-always": ("family, full size at every step", FOUR_SIZES),
     "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
     "temperature": (
         "family, distillation at temperature 4",
@@ -119,7 +120,7 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "half-distillation": ("family, half the distillation", HALF_DISTILLATION),
     "always": (
         "family, half width at every step",
-        (*HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
+        (*FOUR_SIZES, *HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
     ),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
