@@ -49,6 +49,7 @@ import torch.nn.functional as F
 import torch_pruning
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -336,6 +337,7 @@ class Benchmark:
             ],
             forward_fn=lambda target, images: target(images).logits,
         )
+        self.data.train.set_epoch(0)  # whatever was fine-tuned before: a later call prunes the same channels
         batch = self.data.train.__getitems__(list(range(512)))
         fill_gradients(model, batch["pixel_values"], batch["labels"], squared=importance is HESSIAN)
         pruner.step()
@@ -480,32 +482,64 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     return summary
 
 
+def near_the_bar(rows: list[dict[str, Any]], score: Score) -> tuple[float, float]:
+    """The range of scores in which the family and the networks trained alone lie, with a margin.
+
+    Args:
+        rows: Of any methods.
+        score: What the figure shows.
+
+    Returns:
+        Its lowest and its highest value.
+    """
+    barred = [row[score.name] for row in rows if row["method"] in ("individual", "family")]
+    lowest, highest = min(barred, default=0.0), max(barred, default=0.0)
+    margin = (highest - lowest) / 3
+    return lowest - margin, highest + margin
+
+
 def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) -> None:
-    """Score against MACs, a line a method; several seeds are points of one line."""
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_prop_cycle(color=matplotlib.color_sequences["tab10"][1:])  # the first is blue, as the family is
-    colours: dict[str, Any] = {}
+    """Score against MACs, a line a method; several seeds are points of one line.
+
+    Where methods lie so far from the family that it would look like the networks trained alone, a second panel shows
+    the range of these.
+    """
     # Calibrated rows would lie on the others; the table compares them.
-    for method in dict.fromkeys(row["method"] for row in rows if not row["method"].endswith(CALIBRATED)):
-        scale = 100 if score.is_ratio else 1
-        points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
-        line = {"linestyle": "none"} if "random widths" in method else {}
-        style = {"marker": "x", "linewidth": 1, "markersize": 5, **line, **STYLES.get(method, {})}
-        # What was trained on, or has random widths, looks like what it comes from.
-        origin = method.removesuffix(", fine-tuned").partition(", random widths")[0]
-        if origin != method and origin in colours and "color" not in style:
-            style |= {"color": colours[origin], "linestyle": line.get("linestyle", "--")}
-        (drawn,) = axes.plot(*zip(*points, strict=True), label=method, **style)
-        colours[method] = drawn.get_color()
-    axes.set_xscale("log")
-    axes.set_xlabel("multiply-accumulates of the whole network")
-    axes.set_ylabel(f"{split} {score.label}" + (" (%)" if score.is_ratio else ""))
-    axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    rows = [row for row in rows if not row["method"].endswith(CALIBRATED)]
+    scale = 100 if score.is_ratio else 1
+    lowest, highest = near_the_bar(rows, score)
+    values = [row[score.name] for row in rows]
+    is_far = 0 < 2 * (highest - lowest) < max(values) - min(values)
+    figure = Figure(figsize=(11, 6) if is_far else (7.5, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 1 + is_far, squeeze=False)[0]
+    for axes in panels:
+        axes.set_prop_cycle(color=matplotlib.color_sequences["tab10"][1:])  # the first is blue, as the family is
+        colours: dict[str, Any] = {}
+        for method in dict.fromkeys(row["method"] for row in rows):
+            points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
+            line = {"linestyle": "none"} if "random widths" in method else {}
+            style = {"marker": "x", "linewidth": 1, "markersize": 5, **line, **STYLES.get(method, {})}
+            # What was trained on, or has random widths, looks like what it comes from.
+            origin = method.removesuffix(", fine-tuned").partition(", random widths")[0]
+            if origin != method and origin in colours and "color" not in style:
+                style |= {"color": colours[origin], "linestyle": line.get("linestyle", "--")}
+            (drawn,) = axes.plot(*zip(*points, strict=True), label=method, **style)
+            colours[method] = drawn.get_color()
+        axes.set_xscale("log")
+        axes.set_xlabel("multiply-accumulates of the whole network")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    panels[0].set_ylabel(f"{split} {score.label}" + (" (%)" if score.is_ratio else ""))
+    if is_far:
+        panels[1].set_ylim(scale * lowest, scale * highest)
+        panels[1].set_title("near the family and the networks trained alone", fontsize=9)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 + is_far, frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
 
 

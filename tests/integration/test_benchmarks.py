@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from neumeta_hf import NeuMetaModel, load_recipe
 from neumeta_hf.evaluation import count_parameters
+from neumeta_hf.scores import ACCURACY
 from neumeta_hf.targets import LeNetConfig, find_target
 
 RECIPES = EXAMPLES / "recipes"
@@ -182,6 +183,40 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
     assert run_benchmark()["rows"] == result["rows"]
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_what_was_fine_tuned_before_does_not_change_what_is_pruned(run_benchmark, whole_network, folder, monkeypatch):
+    # An interrupted benchmark would otherwise prune other channels: augmentation differs from epoch to epoch.
+    seen, fill = [], whole_network.fill_gradients
+
+    def record(model, images, labels, **options):
+        seen.append(images)
+        fill(model, images, labels, **options)
+
+    monkeypatch.setattr(whole_network, "fill_gradients", record)
+    run_benchmark("--parts", "individual,pruning", "--finetune", "2", "--runs", str(folder / "pruning"))
+    assert len(seen) == 5
+    assert all(torch.equal(images, seen[0]) for images in seen)
+
+
+def test_a_figure_has_a_second_panel_where_the_family_would_look_like_what_it_is_compared_with(
+    whole_network, monkeypatch, tmp_path
+):
+    near = [row("individual", 1.0, 0.86), row("family", 1.0, 0.87), row("family", 0.5, 0.81, macs=50)]
+    lowest, highest = whole_network.near_the_bar([*near, row("slicing", 0.5, 0.10)], ACCURACY)
+    assert (lowest, highest) == pytest.approx((0.79, 0.89))  # a third of 0.81 to 0.87 on either side
+
+    def panels(rows):
+        drawn = []
+        monkeypatch.setattr(whole_network.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
+        whole_network.plot(rows, ACCURACY, tmp_path / "out.png", split="test")
+        return drawn[0]
+
+    assert len(panels(near)) == 1
+    assert len(panels([row("one", 1.0, 0.5), row("other", 1.0, 0.9)])) == 1  # nothing to be near to
+    whole, close = panels([*near, row("slicing", 0.5, 0.10)])
+    assert whole.get_ylim()[0] < 10
+    assert close.get_ylim() == pytest.approx((79, 89))
 
 
 def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_split_gave(run_benchmark, folder):
