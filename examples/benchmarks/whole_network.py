@@ -10,7 +10,8 @@ two cores for all). The reference of all parts is the network of width 1.0, trai
 - individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar;
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
-- inr: the recipe with the paper's hypernetwork, at the same sizes;
+- inr: the recipe with the paper's hypernetwork, at the same sizes; with --inr-epochs EPOCHS in so many, as its steps
+  take longer;
 - static: where the family leaves a part of the network as it is, networks of the further widths in --alone on that
   part of the reference, the rest started from its first channels and trained alone as long as the family;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone.
@@ -252,6 +253,8 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
+        if part == "inr" and self.arguments.inr_epochs:
+            changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
         sizes: list[tuple[str, Any]] = [(label, width) for width in self.widths]
@@ -553,6 +556,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
+    parser.add_argument("--inr-epochs", type=int, metavar="EPOCHS", help="of part inr; default: the recipe's")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")

@@ -149,6 +149,7 @@ def run_benchmark(whole_network, folder, monkeypatch):
     def run(*arguments):
         command = ["whole_network.py", "--recipe", str(DIGITS), "--runs", str(folder / "runs")]
         sizes = ["--alone", "1.0,0.5", "--widths", "1.0,0.5,0.3", "--shapes", "1", "--finetune", "1"]
+        sizes += ["--inr-epochs", "2"]
         overrides = [word for override in tiny for word in ("--set", override)]
         monkeypatch.setattr(sys, "argv", [*command, *sizes, *overrides, "--output", str(folder / "out"), *arguments])
         monkeypatch.setattr(whole_network, "NUM_RANDOM", 1)
@@ -179,6 +180,8 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
     assert {"individual-1", "individual-0.5", "family", "inr", "fused"} < set(result["facts"]["seconds"])
     assert result["facts"]["dataset"] == result["facts"]["recipe"]["data"]["dataset"] == "digits"
     assert (folder / "out.png").is_file()
+    runs = {part: load_recipe(folder / "runs" / f"{part}-seed0" / "recipe.yaml") for part in ("family", "inr", "fused")}
+    assert {part: recipe.train.epochs for part, recipe in runs.items()} == {"family": 1, "inr": 2, "fused": 1}
 
     before = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*") if path.is_file()}
     assert run_benchmark()["rows"] == result["rows"]
