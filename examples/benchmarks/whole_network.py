@@ -253,7 +253,7 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
-        if part == "inr" and self.arguments.inr_epochs:
+        if part == "inr" and self.arguments.inr_epochs is not None:
             changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
@@ -634,6 +634,10 @@ def main() -> int:
     }
     if family := trained.get("family"):
         facts |= {name: family[name] for name in ("num_parameters", "mixed_precision") if name in family}
+    counts = {name: run.get("num_parameters", {}) for name, run in trained.items()}
+    facts["hypernetwork_parameters"] = {
+        name: count["hypernetwork"] for name, count in counts.items() if "hypernetwork" in count
+    }
     # Of training steps, interruptions left out.
     facts["seconds"] = {name: round(sum(run["seconds"].values()), 1) for name, run in trained.items()}
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:

@@ -177,6 +177,7 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
     assert "individual, random widths per stage" in methods
     assert set(result["summary"]["families"]) == {"family, the paper's INR", "family, BatchNorm fused"}
     assert {"num_parameters", "mixed_precision"} <= set(result["facts"])
+    assert set(result["facts"]["hypernetwork_parameters"]) == {"family", "inr", "fused"}
     assert {"individual-1", "individual-0.5", "family", "inr", "fused"} < set(result["facts"]["seconds"])
     assert result["facts"]["dataset"] == result["facts"]["recipe"]["data"]["dataset"] == "digits"
     assert (folder / "out.png").is_file()
