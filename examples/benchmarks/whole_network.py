@@ -124,6 +124,7 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
         "family, half width at every step",
         (*FOUR_SIZES, *HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
     ),
+    "smallest-per-group": ("family, narrow stages more often", ("sizes.smallest_per_group=0.25",)),
     "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
 }
 DEFAULT_PARTS = ("individual", "family", "inr", "fused", "static", "shapes", "untrained", "pruning")

@@ -160,6 +160,8 @@ class SizesRecipe:
         always: Widths that every step trains at as well, of those in `widths`: the ones that matter most.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
+        smallest_per_group: How often a group that draws on its own takes the smallest width instead of any, so that
+            sizes with one narrow stage, which lose the most, come up more often than by chance.
         alternate: Have the uniform ones and the ones per group at every second step each, in turn, instead of both at
             every step: the time that `always` costs.
     """
@@ -172,6 +174,7 @@ class SizesRecipe:
     always: list[float] = dataclasses.field(default_factory=list)
     num_random: Annotated[int, Field(ge=0)] = 1
     num_per_group: Annotated[int, Field(ge=0)] = 0
+    smallest_per_group: Fraction = 0.0
     alternate: bool = False
 
 

@@ -575,7 +575,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Raises:
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
-    names = ("sampler", "smallest_share", "turns", "always", "num_random", "num_per_group", "alternate")
+    names = (field.name for field in dataclasses.fields(recipe.sizes) if field.name != "widths")
     options = options or {name: getattr(recipe.sizes, name) for name in names}
     parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}

@@ -29,6 +29,7 @@ class SizeSampler:
             well than what it always draws.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step in which width groups draw on their own, after the uniform ones.
+        smallest_per_group: How often such a group takes the smallest width instead of any.
         alternate: Whether steps have the ones and the others in turn, the uniform ones first, instead of both.
         groups: The width groups to whether one follows another group unless it is named; such a group draws its own
             width half of the time, so that sizes which differ by stage come up as well as sizes which differ by layer.
@@ -36,8 +37,9 @@ class SizeSampler:
         seed: Of the draws.
 
     Raises:
-        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, `turns` or `always`
-            names another width than `widths`, there is no sandwich to take turns in, or there is nothing to alternate.
+        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, no group draws what
+            `smallest_per_group` is about, `turns` or `always` names another width than `widths`, there is no sandwich
+            to take turns in, or there is nothing to alternate.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SizeSampler:
         always: Sequence[float] = (),
         num_random: int,
         num_per_group: int = 0,
+        smallest_per_group: float = 0.0,
         alternate: bool = False,
         groups: Mapping[str, bool] | None = None,
         is_possible: Callable[[Draw], bool] | None = None,
@@ -77,6 +80,11 @@ class SizeSampler:
                 f"sizes.alternate with num_random={num_random} and num_per_group={num_per_group}: steps cannot take "
                 "turns with none. Give both at least 1, or leave alternate out."
             )
+        if smallest_per_group and not num_per_group:
+            raise RecipeError(
+                f"sizes.smallest_per_group={smallest_per_group:g} with num_per_group=0: no group draws on its own. Set "
+                "num_per_group to at least 1, or leave smallest_per_group out."
+            )
         if num_per_group and not groups:
             raise RecipeError(f"sizes.num_per_group={num_per_group} draws for width groups, and there are none.")
         self.widths = sorted(widths)
@@ -86,6 +94,7 @@ class SizeSampler:
         self.always = list(always)
         self.num_random = num_random
         self.num_per_group = num_per_group
+        self.smallest_per_group = smallest_per_group
         self.alternate = alternate
         self.groups = dict(groups or {})
         self.is_possible = is_possible
@@ -108,10 +117,15 @@ class SizeSampler:
             return smallest
         return float(rng.choice([width for width in self.widths if width < 2 * smallest]))
 
+    def _draw_of_group(self, rng: np.random.Generator) -> float:
+        if self.smallest_per_group and rng.random() < self.smallest_per_group:
+            return self.widths[0]
+        return float(rng.choice(self.widths))
+
     def _draw_per_group(self, rng: np.random.Generator) -> Draw:
         for _ in range(_MAX_DRAWS):
             size = {
-                group: float(rng.choice(self.widths))
+                group: self._draw_of_group(rng)
                 for group, follows in self.groups.items()
                 if not follows or rng.random() < 0.5
             }

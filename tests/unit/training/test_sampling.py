@@ -56,6 +56,20 @@ def test_groups_draw_on_their_own_and_followers_half_of_the_time():
     assert [sampler.draw(step) for step in (9, 3)] == [draws[9], draws[3]]
 
 
+def test_groups_may_take_the_smallest_width_more_often():
+    options = {"num_random": 1, "num_per_group": 1, "groups": {"stage1": False, "stage2": False}}
+    sampler = make(**options, smallest_per_group=0.4)
+    draws = [sampler.draw(step) for step in range(2000)]
+    for group in ("stage1", "stage2"):  # of the other 60 % a quarter each
+        counts = collections.Counter(size[group] for _, size in draws)
+        assert all(abs(counts[width] / 2000 - (0.55 if width == 0.25 else 0.15)) < 0.04 for width in WIDTHS)
+    both = sum(size["stage1"] == size["stage2"] == 0.25 for _, size in draws) / 2000
+    assert abs(both - 0.55**2) < 0.04, "each group on its own"
+    assert abs(sum(width == 0.25 for width, _ in draws) / 2000 - 0.25) < 0.04, "uniform widths as ever"
+    with pytest.raises(RecipeError, match="smallest_per_group=0.4 with num_per_group=0: no group draws on its own"):
+        make(smallest_per_group=0.4)
+
+
 def test_widths_take_turns_as_the_largest():
     sampler = make(sampler="sandwich", turns=[1.0, 0.75, 0.5])
     draws = [sampler.draw(step) for step in range(6)]
