@@ -409,11 +409,11 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
         "against_individual": width to family minus the network trained alone; "against_static": likewise, minus the
         one on the reference's static part; "between": untrained width to family minus the straight line between its
         trained neighbours among the rows; "shapes": the family minus networks with random widths per stage trained
-        alone, one by one; "random": kind to the worst and the mean difference between a random network and the
-        uniform family at its MACs (linear in their logarithm); "data_free": kind ("uniform" for one width) to
-        the most that a morph without data is behind one calibrated on real images; "families": other families
-        to their mean difference to the family at the uniform widths and at the random ones. Means over seeds
-        where there are several.
+        alone, one by one; "random": kind ("alone" for networks with random widths per stage trained alone) to the
+        worst and the mean difference between a random network and the uniform family at its MACs (linear in their
+        logarithm); "data_free": kind ("uniform" for one width) to the most that a morph without data is behind one
+        calibrated on real images; "families": other families to their mean difference to the family at the uniform
+        widths and at the random ones. Means over seeds where there are several.
     """
 
     def points(method: str) -> dict[Any, dict[str, Any]]:
@@ -464,8 +464,9 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     line = sorted((np.log(row["macs"]), row["value"]) for row in family.values())
     worst = min if score.larger_is_better else max
     random = {"stage": ", random widths per stage", "layer": ", random widths per layer"}
-    for kind, name in random.items():
-        if (free := points(f"family{name}")) and line:
+    random_networks = {**{kind: f"family{name}" for kind, name in random.items()}, "alone": SHAPES}
+    for kind, method in random_networks.items():
+        if (free := points(method)) and line:
             differences = [
                 difference(row["value"], float(np.interp(np.log(row["macs"]), *zip(*line, strict=True))))
                 for row in free.values()

@@ -58,7 +58,8 @@ def test_a_family_is_measured_by_networks_alone_and_by_its_own_line(whole_networ
     assert summary["against_individual"] == {1.0: 1.0, 0.5: -1.0}
     assert summary["against_static"] == {0.5: 2.0}
     assert summary["between"] == {0.6: -1.0}  # the line from 82 at 0.5 to 87 at 1.0 is at 83; 0.4 is not between
-    assert summary["random"] == {"stage": {"worst": -2.0, "mean": -2.0}}
+    # The uniform family is at 82 at 100 MACs.
+    assert summary["random"] == {"stage": {"worst": -2.0, "mean": -2.0}, "alone": {"worst": -3.0, "mean": -3.0}}
     assert summary["shapes"] == [1.0]
     assert summary["data_free"] == {"uniform": 0.5, "stage": 1.5}
     assert summary["families"] == {"family, one level": {"uniform": -2.0, "stage": 1.0}}
