@@ -27,12 +27,13 @@ Of classifiers alone:
 Selection is on the validation split, every number on the test split. Writes PREFIX.json and PREFIX.png, prints a table.
 
 Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
-validation. They are one-level (the grid has no further levels), noise (of half a channel, in training), uniform-only
-(no random widths per stage and layer in training), full-size-always (in turn with no other width, and with random
-widths per stage and layer once a step), no-distillation, temperature (seven tenths of distillation at temperature 4,
-three of the labels), half-distillation (at temperature 4, and the labels in full), always (the same, and full size and
-half width at every step, with a random uniform width and random widths per stage and layer in turn), and smallest-share
-(half of the smallest width's steps go to widths just above it).
+validation. They are inr-no-noise (inr without coordinate noise), one-level (the grid has no further levels), noise (of
+half a channel, in training), uniform-only (no random widths per stage and layer in training), full-size-always (in turn
+with no other width, and with random widths per stage and layer once a step), no-distillation, temperature (seven tenths
+of distillation at temperature 4, three of the labels), half-distillation (at temperature 4, and the labels in full),
+always (the same, and full size and half width at every step, with a random uniform width and random widths per stage
+and layer in turn), smallest-per-group (a quarter of the random widths per stage and layer is the smallest), and
+smallest-share (half of the smallest width's steps go to widths just above it).
 """
 
 import argparse
@@ -92,19 +93,18 @@ NUM_RANDOM = 10
 HESSIAN = torch_pruning.importance.GroupHessianImportance()
 FOUR_SIZES = ("sizes.turns=[]", "sizes.num_per_group=1")
 HALF_DISTILLATION = ("losses.distillation=0.5", "losses.temperature=4.0")
+INR = (
+    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16}",
+    "family.coordinate_noise=1.0",
+    "preparation.order=path",
+    "fit.steps=500",
+    "train.optimizer={name: adamw, learning_rate: 0.001, weight_decay: 0.0}",
+    "train.ema_decay=0.995",
+)
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
-    "inr": (
-        "family, the paper's INR",
-        (
-            "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16}",
-            "family.coordinate_noise=1.0",
-            "preparation.order=path",
-            "fit.steps=500",
-            "train.optimizer={name: adamw, learning_rate: 0.001, weight_decay: 0.0}",
-            "train.ema_decay=0.995",
-        ),
-    ),
+    "inr": ("family, the paper's INR", INR),
+    "inr-no-noise": ("family, the paper's INR without noise", (*INR, "family.coordinate_noise=0.0")),
     # Without BatchNorm: a lower rate, and a bound on the gradient.
     "fused": (
         "family, BatchNorm fused",
@@ -254,7 +254,7 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
-        if part == "inr" and self.arguments.inr_epochs is not None:
+        if changes[: len(INR)] == INR and self.arguments.inr_epochs is not None:
             changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
@@ -558,7 +558,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
-    parser.add_argument("--inr-epochs", type=int, metavar="EPOCHS", help="of part inr; default: the recipe's")
+    parser.add_argument(
+        "--inr-epochs", type=int, metavar="EPOCHS", help="of parts inr and inr-no-noise; default: the recipe's"
+    )
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
