@@ -254,7 +254,7 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
-        if changes[: len(INR)] == INR and self.arguments.inr_epochs is not None:
+        if part in ("inr", "inr-no-noise") and self.arguments.inr_epochs is not None:
             changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
@@ -464,8 +464,7 @@ def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, 
     line = sorted((np.log(row["macs"]), row["value"]) for row in family.values())
     worst = min if score.larger_is_better else max
     random = {"stage": ", random widths per stage", "layer": ", random widths per layer"}
-    random_networks = {**{kind: f"family{name}" for kind, name in random.items()}, "alone": SHAPES}
-    for kind, method in random_networks.items():
+    for kind, method in [*((kind, f"family{name}") for kind, name in random.items()), ("alone", SHAPES)]:
         if (free := points(method)) and line:
             differences = [
                 difference(row["value"], float(np.interp(np.log(row["macs"]), *zip(*line, strict=True))))
@@ -638,9 +637,10 @@ def main() -> int:
     }
     if family := trained.get("family"):
         facts |= {name: family[name] for name in ("num_parameters", "mixed_precision") if name in family}
-    counts = {name: run.get("num_parameters", {}) for name, run in trained.items()}
     facts["hypernetwork_parameters"] = {
-        name: count["hypernetwork"] for name, count in counts.items() if "hypernetwork" in count
+        name: run["num_parameters"]["hypernetwork"]
+        for name, run in trained.items()
+        if "hypernetwork" in run.get("num_parameters", {})
     }
     # Of training steps, interruptions left out.
     facts["seconds"] = {name: round(sum(run["seconds"].values()), 1) for name, run in trained.items()}

@@ -575,8 +575,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Raises:
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
-    names = (field.name for field in dataclasses.fields(recipe.sizes) if field.name != "widths")
-    options = options or {name: getattr(recipe.sizes, name) for name in names}
+    options = options or {name: value for name, value in vars(recipe.sizes).items() if name != "widths"}
     parents = model.target_family.parents(model.reference_config)
     groups = {group: group in parents for group in model.width_groups}
     return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
