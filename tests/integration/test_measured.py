@@ -138,6 +138,23 @@ def test_the_table_of_the_papers_recipes_is_what_was_measured():
         assert values == [f"{value:.1%}".replace("%", " %") for value in measured]
 
 
+def test_the_table_of_shapes_is_what_was_measured():
+    path, lines = marked("shapes")
+    script, rows = load_script("benchmarks/whole_network.py"), read(path)["rows"]
+    uniform = [row for row in rows if row["method"] == "family"]
+    measured = {}
+    for method, kind in (("family, random widths per stage", "stage"), (script.SHAPES, "alone")):
+        for row in rows:
+            if row["method"] == method:
+                below = -script.summarize([*uniform, row])["random"][kind]["mean"]
+                values = measured.setdefault(", ".join(f"{ratio:.2f}" for ratio in row["width"].values()), [])
+                values.append((f"{100 * row['accuracy']:.2f} %", f"{below:.1f}"))
+    assert len(lines) == len(measured) == script.NUM_RANDOM
+    for shape, *values in lines:
+        (family, below), (alone, alone_below) = measured[shape]
+        assert values == [family, alone, below, alone_below]
+
+
 def test_the_table_of_ablations_is_what_was_measured():
     path, lines = marked("ablations")
     result = read(path)
