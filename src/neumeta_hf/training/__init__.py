@@ -4,8 +4,10 @@ from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import LoopRecipe, Recipe, load_recipe, recipe_from_dict
-from neumeta_hf.training.run import calibration_batches, load_target, make_sampler, task_of, train, training_widths
-from neumeta_hf.training.sampling import SizeSampler
+from neumeta_hf.training.reference import load_target, task_of
+from neumeta_hf.training.run import train
+from neumeta_hf.training.sampling import SizeSampler, make_sampler, training_widths
+from neumeta_hf.training.statistics import calibration_batches
 from neumeta_hf.training.synthesis import synthesize_images
 
 __all__ = [

@@ -1,10 +1,14 @@
 """Which sizes a training step draws."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.evaluation import parse_widths
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.training.recipe import Recipe
 
 Draw = float | Mapping[str, float]
 
@@ -135,3 +139,49 @@ class SizeSampler:
             f"sizes.num_per_group: none of {_MAX_DRAWS} random sizes is possible for the family. Set it to 0, or "
             "choose a narrower range of widths."
         )
+
+
+def training_widths(recipe: Recipe) -> list[float]:
+    """The uniform widths that a recipe trains at.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        Ratios in ascending order.
+    """
+    widths = recipe.sizes.widths
+    return sorted(parse_widths(widths) if isinstance(widths, str) else widths)
+
+
+def validation_widths(recipe: Recipe) -> list[float]:
+    """The uniform widths that selection looks at.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        Ratios; the smallest, the middle and the largest trained where the recipe names none.
+    """
+    widths = training_widths(recipe)
+    return recipe.validation_widths or sorted({widths[0], widths[len(widths) // 2], widths[-1]})
+
+
+def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
+    """What draws the sizes of a recipe's training steps.
+
+    Args:
+        recipe: The run.
+        model: Its family.
+        **options: Of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
+
+    Returns:
+        A sampler of the recipe's seed.
+
+    Raises:
+        RecipeError: The recipe names no widths, or a step would draw nothing.
+    """
+    options = options or {name: value for name, value in vars(recipe.sizes).items() if name != "widths"}
+    parents = model.target_family.parents(model.reference_config)
+    groups = {group: group in parents for group in model.width_groups}
+    return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)

@@ -35,9 +35,11 @@ from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, MlpVaeTargetConfig, config_of, find_target
 from neumeta_hf.training import (
     calibration_batches,
+    checks,
     load_recipe,
     load_target,
     precision,
+    processes,
     recipe_from_dict,
     run,
     task_of,
@@ -238,9 +240,9 @@ def test_what_no_step_depends_on_may_change_in_a_resume(finished):
     recipe, output = finished
     changed = dataclasses.replace(recipe, statistics_widths="0.5:1.0:0.125")
     changed.calibration = dataclasses.replace(recipe.calibration, images=8)
-    run._check_output(changed, output, resume=True)
+    checks.check_output(changed, output, resume=True)
     with pytest.raises(RecipeError, match="different: statistics_images"):
-        run._check_output(dataclasses.replace(recipe, statistics_images=5), output, resume=True)
+        checks.check_output(dataclasses.replace(recipe, statistics_images=5), output, resume=True)
 
 
 def test_a_run_of_an_older_version_can_be_resumed(make_recipe, tmp_path):
@@ -311,8 +313,8 @@ def test_unknown_trackers_are_refused_before_anything_is_written(make_recipe, tm
 
 
 def test_processes_that_do_not_see_each_other_are_refused(make_recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr(run.os, "environ", {**run.os.environ, "WORLD_SIZE": "2"})
-    monkeypatch.setattr(run.Accelerator, "num_processes", property(lambda self: 1))
+    monkeypatch.setattr(processes.os, "environ", {**processes.os.environ, "WORLD_SIZE": "2"})
+    monkeypatch.setattr(processes.Accelerator, "num_processes", property(lambda self: 1))
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RecipeError, match="2 processes that do not see each other"):
@@ -580,7 +582,7 @@ def test_every_shipped_recipe_describes_a_family(path):
     with torch.device("meta"):
         config = config_of(load_target(recipe, label_names if task.has_classes else []))
     widths = training_widths(recipe)
-    family = run._meta_family(recipe, task, config)
+    family = checks.meta_family(recipe, task, config)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # SizeWarning: no width is outside of the trained range
         sizes = [family.target_family.num_channels(family.target_config_at(width)) for width in widths]
@@ -594,7 +596,7 @@ def test_one_process_runs_recipes_of_different_precision(make_recipe, monkeypatc
     monkeypatch.setattr(precision, "has_native_bf16", lambda device: native)
     best = "bf16" if native else "no"
     for asked, expected in (("no", "no"), ("bf16", "bf16"), ("no", "no"), ("auto", best)):
-        assert run._make_accelerator(make_recipe(mixed_precision=asked), tmp_path).mixed_precision == expected
+        assert processes.make_accelerator(make_recipe(mixed_precision=asked), tmp_path).mixed_precision == expected
 
 
 def test_what_was_asked_for_stays_in_the_recipe_and_what_was_used_is_a_fact(make_recipe, monkeypatch):

@@ -1,0 +1,201 @@
+"""The arguments of the `neumeta` command and its subcommands."""
+
+import argparse
+
+_EPILOG = """\
+examples:
+  neumeta train --config examples/recipes/digits_lenet.yaml --set output_dir=outputs/digits
+  neumeta info outputs/digits
+  neumeta evaluate outputs/digits --widths 0.25:1.0:0.125
+  neumeta morph outputs/digits --width 0.5 --output outputs/digits-0.5
+  neumeta push outputs/digits org/digits --license apache-2.0
+  neumeta push org/digits org/digits --widths 1.0,0.5,0.25
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command and its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="neumeta",
+        description="Turn one trained network into a family, and take any size of it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars, warnings and errors only")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_train(commands)
+    _add_prepare(commands)
+    _add_morph(commands)
+    _add_evaluate(commands)
+    _add_info(commands)
+    _add_push(commands)
+    for name, command in commands.choices.items():
+        if name != "train":  # which has it among its arguments
+            _add_import(command)
+    return parser
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="run a recipe: reference, preparation, hypernetwork",
+        description="Run a recipe, from data to a family in its output folder. For several processes use "
+        "`accelerate launch examples/train.py` with the same arguments.",
+    )
+    add_train_arguments(parser)
+
+
+def _add_prepare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="make a trained network smooth: fuse BatchNorm, order its channels",
+        description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
+        "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
+    )
+    parser.add_argument("model", help="folder or Hub id of a network of a registered target family")
+    parser.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
+    parser.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
+    parser.add_argument(
+        "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+
+
+def _add_morph(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "morph",
+        help="write a plain network of any size",
+        description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
+        "family's image processor and a card that says where it comes from.",
+    )
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--width",
+        default="1.0",
+        help="a ratio for all width groups (0.5), or one per group (stage3=0.25,stage2=0.5); default: %(default)s",
+    )
+    size.add_argument(
+        "--max-macs", type=float, metavar="N", help="the largest width of at most N multiply-accumulates an image"
+    )
+    size.add_argument("--max-parameters", type=float, metavar="N", help="the largest width of at most N parameters")
+    parser.add_argument(
+        "--multiple-of",
+        type=int,
+        default=1,
+        metavar="N",
+        help="with one of these budgets: only widths with multiples of N channels, such as 8; default: any",
+    )
+    parser.add_argument("--output", required=True, help="folder for the network; must not exist")
+    _add_sampling(parser)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure scores against size: table, JSON, CSV and picture",
+        description="Measure the scores of the task (accuracy, mean IoU, reconstruction error), parameters and MACs at "
+        "many widths on the test split of the data that the family was trained on. Prints a table and writes "
+        "PREFIX.json, PREFIX.csv and PREFIX.png.",
+    )
+    parser.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
+    parser.add_argument(
+        "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
+    )
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
+    parser.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
+    _add_overrides(parser, "task.features=path/to/classifier")
+    parser.add_argument(
+        "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
+    )
+    parser.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
+    parser.add_argument(
+        "--figures",
+        action="store_true",
+        help="also PREFIX_images.png: what networks of these widths make of the same images",
+    )
+    _add_sampling(parser)
+
+
+def _add_info(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "info", help="what a family is: target, what is generated, trained range, sizes, preparation"
+    )
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "push",
+        help="share a family, or morphs of it, on the Hub",
+        description="Upload a family as one commit: weights, config, image processor, facts of its run and a model "
+        "card with its scores by size (run evaluate first). With --widths, upload plain networks of these sizes "
+        "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
+        "of REPO.",
+    )
+    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("repo", help="organisation/name; made if it does not exist")
+    parser.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
+    parser.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    parser.add_argument("--private", action="store_true", default=None, help="of repos that are made")
+    parser.add_argument("--revision", help="branch to push the family to; default: main")
+    parser.add_argument(
+        "--license",
+        help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
+    )
+    parser.add_argument("--message", help="of the commit")
+    parser.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
+    parser.add_argument(
+        "--with-code", action="store_true", help="add the code that lets people load it without this package"
+    )
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of a training run, for the command and for `examples/train.py`.
+
+    Args:
+        parser: Gets the arguments.
+    """
+    parser.add_argument("--config", required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes")
+    _add_overrides(parser, "train.epochs=3")
+    _add_import(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import a Python module first, which registers a target family, hypernetwork or task of your own; may be "
+        "given again",
+    )
+
+
+def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"override a key of the recipe, for example --set {example}; may be given again",
+    )
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-samples", type=int, default=1, help="noisy generations averaged per network; 1 is exact (default)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        default=0,
+        metavar="IMAGES",
+        help="where BatchNorm was kept: measure its statistics on so many training images at every size",
+    )

@@ -1,0 +1,303 @@
+"""What each subcommand does, in the words of the command line."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
+
+if TYPE_CHECKING:
+    from neumeta_hf.data import ImageData
+    from neumeta_hf.modeling_neumeta import NeuMetaModel
+    from neumeta_hf.training import Recipe
+
+
+def parse_width(text: str) -> float | dict[str, float]:
+    """Read the width of a morph.
+
+    Args:
+        text: "0.5", or "stage3=0.25,stage2=0.5".
+
+    Returns:
+        A ratio, or a ratio per width group.
+
+    Raises:
+        SizeError: The text is neither.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        ratios = [
+            (group.strip(), float(ratio)) for group, _, ratio in (part.partition("=") for part in text.split(","))
+        ]
+        if len(dict(ratios)) < len(ratios):
+            raise ValueError("a group is named twice")
+        return dict(ratios)
+    except ValueError as error:
+        raise SizeError(
+            f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as "
+            "stage3=0.25,stage2=0.5."
+        ) from error
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Run a recipe.
+
+    Args:
+        arguments: As from `add_train_arguments`.
+
+    Raises:
+        NeuMetaError: As `neumeta_hf.train`.
+    """
+    from neumeta_hf.training import load_recipe, train
+
+    recipe = load_recipe(arguments.config, arguments.overrides)
+    output = train(recipe, resume=arguments.resume)
+    if output is None or int(os.environ.get("RANK", "0")) > 0:
+        return
+    if recipe.train is None:
+        print(f"reference saved in {output / 'reference'}")
+    else:
+        print(f"family saved in {output}: try `neumeta evaluate {output}`")
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.preparation import prepare
+    from neumeta_hf.targets import load_network
+
+    output = _new_folder(arguments.output)
+    model: Any = load_network(arguments.model)
+    prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
+    prepared.save_pretrained(output)
+    (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    print(
+        f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
+        f"{report.tv_after:.1f} ({report.tv_after / max(report.tv_before, 1e-12) - 1:+.1%}), largest relative change "
+        f"of the outputs {report.max_relative_error:.1e}\nprepared network saved in {output}"
+    )
+
+
+def _morph(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.evaluation import count_parameters, find_width
+    from neumeta_hf.hub import PROCESSOR, save_morph
+
+    width = parse_width(arguments.width)
+    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
+    if budget is None and arguments.multiple_of != 1:
+        raise RecipeError(
+            f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
+            "--max-parameters, or drop it."
+        )
+    output = _new_folder(arguments.output)
+    family = _load_family(arguments.checkpoint)
+    if budget is not None:
+        cost = "parameters" if arguments.max_macs is None else "macs"
+        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
+    model = family.morph(
+        width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
+    )
+    save_morph(model, model.morph_origin, output)
+    if not (output / PROCESSOR).is_file():
+        print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
+    chosen = "" if budget is None else f"of width {width:g} "
+    print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from neumeta_hf.data import load_image_data
+    from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.hub import RunSource, read_training
+    from neumeta_hf.targets import load_network
+    from neumeta_hf.training import task_of
+
+    widths = parse_widths(arguments.widths)
+    checkpoint = Path(arguments.checkpoint)
+    prefix = Path(arguments.output) if arguments.output else checkpoint / "sweep"
+    if arguments.output and not prefix.name:
+        raise RecipeError(f"--output {arguments.output}: name the files too, for example {prefix / 'sweep'}.")
+    if arguments.output and not prefix.parent.is_dir():
+        raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
+    family = _load_family(arguments.checkpoint)
+    recipe = _recipe_of(arguments)
+    # How the family came about: command, seed, versions and sizes, as its run wrote them down.
+    training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
+    task, data = task_of(recipe), load_image_data(recipe.data)
+    folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
+    reference = None
+    if arguments.reference or folder.is_dir():
+        reference = load_network(str(folder))
+    split = data.test if arguments.split == "test" else data.validation
+    sampling: dict[str, Any] = {
+        "num_samples": arguments.num_samples,
+        "seed": arguments.seed,
+        "calibration": _calibration(arguments, family, data),
+    }
+    loop = recipe.train or recipe.pretrain
+    result = sweep(
+        family,
+        split,
+        widths,
+        task=task,
+        reference=reference,
+        num_workers=loop.num_workers if loop else 0,
+        progress=not arguments.quiet,
+        facts={
+            "checkpoint": checkpoint.resolve().name,
+            "dataset": Path(recipe.data.dataset).name,
+            "split": arguments.split,
+            "training": training,
+        },
+        **sampling,
+    )
+    Console().print(result.table())
+    for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
+        write(prefix.with_name(prefix.name + suffix))
+    print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
+    if arguments.figures:
+        path = prefix.with_name(f"{prefix.name}_images.png")
+        draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
+        print(f"written: {path}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from neumeta_hf.evaluation import count_parameters
+
+    family = _load_family(arguments.checkpoint)
+    config = family.config
+    full_config: Any = config.target_config
+    num_channels = family.target_family.num_channels(full_config)
+    generated = family.num_generated_parameters
+    widths = config.trained_widths
+    facts = {
+        "target family": family.target_family.name,
+        "width groups": {group: num_channels[group] for group in family.width_groups},
+        "trained widths": list(widths),
+        "hypernetwork": config.hypernetwork,
+        "hypernetwork parameters": count_parameters(family.hypernetwork),
+        "generated parameters": generated,
+        "static parameters": sum(tensor.numel() for tensor in family.static.parameters()),
+        "hypernetwork / generated": round(count_parameters(family.hypernetwork) / generated, 2),
+        "normalization": config.normalization,
+        "widths with stored BatchNorm statistics": list(config.statistics_widths),
+        "coordinate noise (channels)": config.coordinate_noise,
+    }
+    if config.preparation:
+        facts["total variation before, after preparation"] = [
+            round(config.preparation["tv_before"], 2),
+            round(config.preparation["tv_after"], 2),
+        ]
+    if arguments.json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table(show_header=False, title=str(arguments.checkpoint))
+    for name, value in facts.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    Console().print(table)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.evaluation import parse_widths
+
+    if arguments.widths is None and arguments.as_revisions:
+        raise RecipeError("--as-revisions is for morphs: name their sizes with --widths.")
+    if arguments.widths is not None and (arguments.with_code or arguments.revision):
+        raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
+    widths = None if arguments.widths is None else parse_widths(arguments.widths)
+    family = _load_family(arguments.checkpoint)
+    options = {
+        "private": arguments.private,
+        "license": arguments.license,
+        "commit_message": arguments.message,
+        "overwrite_card": arguments.overwrite_card,
+    }
+    if widths is None:
+        commit = family.push_to_hub(
+            arguments.repo, revision=arguments.revision, with_code=arguments.with_code, **options
+        )
+        print(f"family pushed: {commit}")
+        return
+    # All of them first: a size that there is not must not be met when others were published.
+    morphs = {width: family.morph(width) for width in widths}
+    for width, morph in morphs.items():
+        name = f"w{100 * width:g}"
+        if arguments.as_revisions:
+            commit = morph.push_to_hub(arguments.repo, revision=name, **options)
+        else:
+            commit = morph.push_to_hub(f"{arguments.repo}-{name}", **options)
+        print(f"width {width:g} pushed: {commit}")
+
+
+def _load_family(name: str) -> "NeuMetaModel":
+    from transformers import AutoConfig
+
+    from neumeta_hf.checkpoints import explain_loading_errors
+    from neumeta_hf.configuration_neumeta import NeuMetaConfig
+    from neumeta_hf.modeling_neumeta import family_class
+    from neumeta_hf.targets import find_target
+
+    config = explain_loading_errors(name, lambda: AutoConfig.from_pretrained(name))
+    if config.model_type != NeuMetaConfig.model_type:
+        raise CheckpointError(
+            f"{name} is one network, of model type {config.model_type!r}, and no family: give the output folder of a "
+            "training run."
+        )
+    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name)
+    return family
+
+
+def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
+    """The recipe of a checkpoint's run, with what the command says about its data."""
+    from neumeta_hf.training import load_recipe
+
+    checkpoint = Path(arguments.checkpoint)
+    path = checkpoint / "recipe.yaml"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
+            "of a training run."
+        )
+    recipe = load_recipe(path, getattr(arguments, "overrides", ()))
+    if getattr(arguments, "dataset", None):
+        recipe.data.dataset = arguments.dataset
+    return recipe
+
+
+def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "ImageData | None" = None) -> Any:
+    """The images that --calibrate asks for, of the data where they are loaded already."""
+    if not arguments.calibrate:
+        return None
+    if arguments.calibrate < 0:
+        raise DataError(f"--calibrate {arguments.calibrate}: give a number of images from 1 up, or 0 for none.")
+    if not family.statistic_names:
+        raise DataError("--calibrate: this family generates no BatchNorm, so there is nothing to calibrate. Drop it.")
+    from neumeta_hf.data import load_image_data
+    from neumeta_hf.training import calibration_batches
+
+    data = data or load_image_data(_recipe_of(arguments).data)
+    return calibration_batches(data.train, arguments.calibrate)
+
+
+def _new_folder(name: str) -> Path:
+    output = Path(name)
+    if output.exists():
+        raise RecipeError(f"--output {name} exists already: name a new folder, or remove it.")
+    return output
+
+
+COMMANDS = {
+    "train": run_train,
+    "prepare": _prepare,
+    "morph": _morph,
+    "evaluate": _evaluate,
+    "info": _info,
+    "push": _push,
+}
+"""Name of a subcommand to what it does."""

@@ -1,0 +1,118 @@
+"""What a run refuses before it writes anything: a folder in use, another recipe, steps that cannot be."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from neumeta_hf.configuration_neumeta import NeuMetaConfig
+from neumeta_hf.data import ImageData
+from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
+from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
+from neumeta_hf.targets import find_target
+from neumeta_hf.tasks import Task
+from neumeta_hf.training.loop import check_batch_size
+from neumeta_hf.training.objectives import check_losses
+from neumeta_hf.training.recipe import Recipe, load_recipe
+from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
+from neumeta_hf.training.statistics import statistics_widths
+
+logger = logging.getLogger(__name__)
+
+
+def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
+    """Refuse an output folder that holds another run, or none to go on with.
+
+    Args:
+        recipe: The run.
+        output: Its folder.
+        resume: Whether the run goes on.
+
+    Raises:
+        CheckpointError: There is no run to resume.
+        RecipeError: The folder is in use, or its run has another recipe.
+    """
+    written = output / "recipe.yaml"
+    if resume and not written.is_file():
+        raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
+    if not resume and output.exists() and any(output.iterdir()):
+        raise RecipeError(
+            f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another "
+            "folder."
+        )
+    if resume:
+        changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
+        # No step depends on these; what is calibrated and stored comes after the last.
+        allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
+        changed = [key for key in changed if not key.startswith("calibration.")]
+        if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
+            raise RecipeError(
+                f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
+                f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
+            )
+
+
+def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:
+    """Refuse what could not be done after the reference, before hours are spent on it.
+
+    Args:
+        recipe: The run.
+        task: What its networks do.
+        data: The data set.
+        config: Of the network that the run starts from.
+        num_processes: How many train.
+
+    Raises:
+        NeuMetaError: Naming the key of the recipe.
+    """
+    if recipe.pretrain is not None:
+        check_batch_size(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
+    if recipe.train is None:
+        return
+    check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
+    check_losses(recipe.losses)
+    model = meta_family(recipe, task, config)
+    make_sampler(recipe, model)
+    stored = statistics_widths(recipe, model)
+    for key, widths in (
+        ("sizes.widths", training_widths(recipe)),
+        ("validation_widths", validation_widths(recipe)),
+        ("statistics_widths", stored),
+    ):
+        for width in widths:
+            try:
+                model.target_config_at(width)
+            except NeuMetaError as error:
+                raise type(error)(f"{key}: {error}") from error
+    if model.statistic_names:
+        model.config.statistics_widths = stored
+        model.config.validate_neumeta()
+
+
+def meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMetaModel:
+    """Build the family of a recipe before there is a reference: without values, and without the memory for them.
+
+    Args:
+        recipe: The run.
+        task: What its networks do.
+        config: Of the network that the run starts from.
+
+    Returns:
+        The family, on the meta device.
+    """
+    normalization = recipe.preparation.normalization
+    if normalization == "fuse":
+        config = find_target(recipe.target.family).fused_config(config)
+    fields = {"trained_widths": training_widths(recipe), **dataclasses.asdict(recipe.family)}
+    with torch.device("meta"):
+        return family_class(task.name)(NeuMetaConfig(target_config=config, normalization=normalization, **fields))
+
+
+def _differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = {**before, **after}
+        return [key for name in keys for key in _differences(before.get(name), after.get(name), f"{prefix}{name}.")]
+    return [] if before == after else [prefix.rstrip(".")]
