@@ -17,8 +17,10 @@ from transformers import PreTrainedModel
 from neumeta_hf.checkpoints import weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import replace_folder
-from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id, morph_card
+from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
+from neumeta_hf.hub.family_card import FamilyFacts, family_card
+from neumeta_hf.hub.morph_card import MorphFacts, morph_card
 from neumeta_hf.hub.push import push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
