@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit
@@ -19,6 +19,7 @@ from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.files import write_beside
+from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
@@ -152,7 +153,7 @@ def sweep(
     reference: nn.Module | None = None,
     num_samples: int = 1,
     seed: int = 0,
-    calibration: Iterable[Tensor] | None = None,
+    calibration: Iterable[Any] | None = None,
     batch_size: int = 512,
     num_workers: int = 0,
     progress: bool = True,
@@ -168,7 +169,7 @@ def sweep(
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
-        calibration: Batches to measure BatchNorm statistics on, at every size.
+        calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
         batch_size: Images per forward pass.
         num_workers: Processes that load data.
         progress: Whether to show a progress bar.
@@ -179,7 +180,8 @@ def sweep(
 
     Raises:
         SizeError: A width is impossible, or there is none.
-        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
+            `calibration` is not of normalised images.
         DataError: The split is empty.
     """
     if not widths:
@@ -189,7 +191,8 @@ def sweep(
     full_config: Any = config.target_config
     example = model.target_family.example_inputs(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(full_config))
-    calibration = list(calibration) if calibration is not None else None
+    # Read and checked once, before anything is measured.
+    batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
 
     def channels_at(width: float | Mapping[str, float]) -> dict[str, int]:
         return model.target_family.num_channels(model.target_config_at(width))
@@ -225,7 +228,7 @@ def sweep(
     with tqdm(widths, desc="sweep", disable=not progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
             with ignore_size_warnings():  # the row says it
-                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
+                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
             origins.append(network.morph_origin)
             in_range = model.is_in_trained_range(config_of(network))
             row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)
