@@ -11,11 +11,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf.checkpoints import check_numbers
 from neumeta_hf.errors import CheckpointError, SizeError
+from neumeta_hf.kinds import MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
 
 FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
 
 MAX_STATISTICS = 4096
+
+_NOISE = number(0, MAX_NOISE)
+_SAMPLES = whole_number(1, MAX_SAMPLES)
 
 
 @strict
@@ -108,10 +112,10 @@ class NeuMetaConfig(PreTrainedConfig):
         for name, allowed in (("normalization", ("fuse", "keep")), ("alignment", ("corner", "center"))):
             if getattr(self, name) not in allowed:
                 raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
-        if not 0 <= self.coordinate_noise <= 4:
+        if not _NOISE.holds(self.coordinate_noise):
             raise CheckpointError(
-                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the "
-                "paper uses 1."
+                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}; "
+                "the paper uses 1."
             )
         if self.coordinate_scale is not None and self.coordinate_scale < 1:
             raise CheckpointError(
@@ -125,7 +129,7 @@ class NeuMetaConfig(PreTrainedConfig):
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
         for name in ("trained_widths", "statistics_widths"):
-            if bad := [width for width in getattr(self, name) if not 0 < width <= 4]:
+            if bad := [width for width in getattr(self, name) if not WIDTH.holds(width)]:
                 raise CheckpointError(f"{name} holds {bad}: widths are ratios in (0, 4], where 1.0 is the reference.")
 
 
@@ -147,11 +151,38 @@ class MorphConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
-            raise SizeError(
-                f"num_samples={self.num_samples!r}: give a whole number of at least 1, which averages nothing."
-            )
+        """Refuse what no morph can be made of.
+
+        Raises:
+            SizeError: Naming the field, its value and what it may be.
+        """
+        for ratio in self.width.values() if isinstance(self.width, Mapping) else (self.width,):
+            if not isinstance(ratio, PreTrainedConfig) and not WIDTH.holds(ratio):
+                raise SizeError(f"width={ratio!r} is no ratio: it must be {WIDTH.rule}, where 1.0 is the reference.")
+        check_sampling(num_samples=self.num_samples, noise=self.noise, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
         return dataclasses.asdict(self)
+
+
+def check_sampling(*, num_samples: int = 1, noise: float | None = None, seed: int = 0) -> None:
+    """Refuse numbers that no network can be generated with.
+
+    Args:
+        num_samples: As of `MorphConfig`.
+        noise: As of `MorphConfig`.
+        seed: As of `MorphConfig`.
+
+    Raises:
+        SizeError: Naming the argument, its value and what it may be.
+    """
+    if not _SAMPLES.holds(num_samples):
+        raise SizeError(
+            f"num_samples={num_samples!r}: give a whole number of at least 1, which averages nothing, and at most "
+            f"{MAX_SAMPLES:,}."
+        )
+    if noise is not None and not _NOISE.holds(noise):
+        raise SizeError(f"noise={noise!r}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}.")
+    if not SEED.holds(seed):
+        raise SizeError(f"seed={seed!r}: give a whole number from 0 to 2^63 - 1, which every generator takes.")

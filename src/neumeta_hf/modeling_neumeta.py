@@ -28,7 +28,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegment
 
 from neumeta_hf.calibration import calibrate, interpolate_statistics
 from neumeta_hf.checkpoints import check_index, check_keys, check_weights, explain_loading_errors, weights_digest
-from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig
+from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
@@ -511,10 +511,11 @@ class NeuMetaModel(PreTrainedModel):
             family's dtype.
 
         Raises:
-            SizeError: No network of the family has that size.
+            SizeError: No network of the family has that size, or `noise`, `num_samples` or `seed` is out of range.
         """
+        check_sampling(num_samples=num_samples, noise=noise, seed=seed)
         coordinates = self.coordinates_at(self.target_config_at(width))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         total: list[Tensor] = []
         for _ in range(num_samples if noise else 1):
             moved = add_noise(coordinates, noise, scale=self.coordinate_scale, generator=generator)
@@ -655,7 +656,8 @@ class NeuMetaModel(PreTrainedModel):
             weights, so that its card does not tell of it what was measured before they were trained on.
 
         Raises:
-            SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
+            SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or
+                stands beside a `MorphConfig`.
             CheckpointError: BatchNorm was kept and there are neither statistics for the size nor images to measure
                 them on; or there is `calibration` and no generated BatchNorm, or it is not of normalised images.
         """
@@ -665,8 +667,7 @@ class NeuMetaModel(PreTrainedModel):
                     "a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone."
                 )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
-        else:
-            num_samples = MorphConfig(num_samples=num_samples).num_samples
+        check_sampling(num_samples=num_samples, noise=noise, seed=seed)
         target_config = self.target_config_at(width)
         self._warn_outside(target_config)
         if calibration is not None and not self.statistic_names:
@@ -685,7 +686,7 @@ class NeuMetaModel(PreTrainedModel):
         if images is not None:
             calibrate(model, images, modules=self._measured_modules())
         calibrated = images.num_images if images is not None and calibration is not None else None
-        facts = {"num_samples": num_samples, "noise": float(noise), "seed": seed, "calibrated": calibrated}
+        facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
         self._name_origin(model, target_config, facts)
         return model
 

@@ -77,9 +77,14 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         help="a ratio for all width groups (0.5), or one per group (stage3=0.25,stage2=0.5); default: %(default)s",
     )
     size.add_argument(
-        "--max-macs", type=float, metavar="N", help="the largest width of at most N multiply-accumulates an image"
+        "--max-macs",
+        metavar="N",
+        help="the largest width of at most N multiply-accumulates an image; k, M and G stand for thousands, millions "
+        "and thousand millions, as in 200k or 1.5M",
     )
-    size.add_argument("--max-parameters", type=float, metavar="N", help="the largest width of at most N parameters")
+    size.add_argument(
+        "--max-parameters", metavar="N", help="the largest width of at most N parameters, written as for --max-macs"
+    )
     parser.add_argument(
         "--multiple-of",
         type=int,

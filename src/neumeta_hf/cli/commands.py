@@ -4,15 +4,21 @@ import argparse
 import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
+from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
     from neumeta_hf.data import ImageData
     from neumeta_hf.modeling_neumeta import NeuMetaModel
     from neumeta_hf.training import Recipe
+
+
+_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
+"""What may stand after a budget, in either case."""
 
 
 def parse_width(text: str) -> float | dict[str, float]:
@@ -41,6 +47,30 @@ def parse_width(text: str) -> float | dict[str, float]:
             f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as "
             "stage3=0.25,stage2=0.5."
         ) from error
+
+
+def parse_budget(text: str, flag: str) -> float:
+    """Read the most that a network may cost.
+
+    Args:
+        text: A number, with "k", "M" or "G" after it for thousands, millions and thousand millions: "200000", "200k".
+        flag: Of the command, for the error.
+
+    Returns:
+        The number.
+
+    Raises:
+        SizeError: The text is no number, or one that is not above 0 or not finite.
+    """
+    stripped = text.strip()
+    factor = _UNITS.get(stripped[-1:].lower(), 1)
+    try:
+        number = Decimal(stripped[:-1] if factor > 1 else stripped) * factor
+    except ArithmeticError:
+        number = Decimal("nan")
+    if not (number.is_finite() and 0 < number <= Decimal(sys.float_info.max)):
+        raise SizeError(f"{flag} {text!r}: give a number above 0, such as 200000, 200k, 1.5M or 2G.")
+    return float(number)
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -84,8 +114,11 @@ def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
-    width = parse_width(arguments.width)
-    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
+    width, budget, cost = parse_width(arguments.width), None, "macs"
+    if arguments.max_macs is not None:
+        budget = parse_budget(arguments.max_macs, "--max-macs")
+    elif arguments.max_parameters is not None:
+        budget, cost = parse_budget(arguments.max_parameters, "--max-parameters"), "parameters"
     if budget is None and arguments.multiple_of != 1:
         raise RecipeError(
             f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
@@ -94,7 +127,6 @@ def _morph(arguments: argparse.Namespace) -> None:
     output = _new_folder(arguments.output)
     family = _load_family(arguments.checkpoint)
     if budget is not None:
-        cost = "parameters" if arguments.max_macs is None else "macs"
         width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
@@ -167,6 +199,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _info(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from neumeta_hf.evaluation import count_parameters
 
@@ -197,9 +230,10 @@ def _info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return
-    table = Table(show_header=False, title=str(arguments.checkpoint))
+    # As Text, whose brackets are no markup.
+    table = Table(show_header=False, title=Text(printable(arguments.checkpoint)))
     for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else Text(printable(value)))
     Console().print(table)
 
 
@@ -211,6 +245,8 @@ def _push(arguments: argparse.Namespace) -> None:
     if arguments.widths is not None and (arguments.with_code or arguments.revision):
         raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
     widths = None if arguments.widths is None else parse_widths(arguments.widths)
+    if widths is not None and (twice := [width for width in widths if widths.count(width) > 1]):
+        raise RecipeError(f"--widths names {twice[0]:g} twice: each size is pushed once.")
     family = _load_family(arguments.checkpoint)
     options = {
         "private": arguments.private,

@@ -11,6 +11,7 @@ from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import DataError
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
+from neumeta_hf.kinds import whole_number
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -47,10 +48,12 @@ def draw_networks(
         SizeError: A width is impossible.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
             `calibration` is not of normalised images.
-        DataError: The split is empty, or a class has no name.
+        DataError: The split is empty, `num_images` is no such number, or a class has no name.
     """
     if len(split) == 0:
         raise DataError(f"the {split.name} split is empty: there is no image to draw.")
+    if not whole_number(1).holds(num_images):
+        raise DataError(f"num_images={num_images!r}: give a whole number from 1 up.")
     task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
     batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}

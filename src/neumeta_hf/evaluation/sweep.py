@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 from tqdm import tqdm
 
+from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
@@ -20,7 +22,9 @@ from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
+from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
+from neumeta_hf.printable import printable
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -118,15 +122,16 @@ class Sweep:
     def table(self) -> Table:
         """The rows for a terminal, the reference first."""
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
-        table = Table(title=", ".join(names) or None)
+        # As Text, whose brackets are no markup.
+        table = Table(title=Text(printable(", ".join(names))) if names else None)
         scores = build_task(self.facts["task"]).scores
         for name in ("width", *(score.label for score in scores), "parameters", "MACs", "compression", "size"):
-            table.add_column(name, justify="left" if name == "size" else "right")
+            table.add_column(Text(printable(name)), justify="left" if name == "size" else "right")
         for row in [self.reference, *self.rows]:
             if row is None:
                 continue
             table.add_row(
-                "reference" if row is self.reference else format_width(row.width),
+                "reference" if row is self.reference else Text(printable(format_width(row.width))),
                 *(score.format(row.scores[score.name]) for score in scores),
                 f"{row.num_parameters:,}",
                 f"{row.macs:,}",
@@ -142,6 +147,18 @@ def _plain(row: SweepRow) -> dict[str, Any]:
     width, scores = values.pop("width"), values.pop("scores")
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
     return {"width": width, **finite, **values}
+
+
+def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
+    if not 1 <= len(widths) <= MAX_ROWS:
+        given = f"has {len(widths):,} ratios" if widths else "is empty"
+        raise SizeError(f"widths {given}: give at least one, such as [0.25, 0.5, 1.0], and at most {MAX_ROWS:,}.")
+    seen = set()
+    for width in widths:
+        key = frozenset(width.items()) if isinstance(width, Mapping) else width
+        if key in seen:
+            raise SizeError(f"widths names {format_width(width)} twice: a sweep measures each size once.")
+        seen.add(key)
 
 
 def sweep(
@@ -179,13 +196,14 @@ def sweep(
         The sweep.
 
     Raises:
-        SizeError: A width is impossible, or there is none.
+        SizeError: A width is impossible or named twice, or there is none, or more than 10,000; or `num_samples` or
+            `seed` is out of range.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
             `calibration` is not of normalised images.
         DataError: The split is empty.
     """
-    if not widths:
-        raise SizeError("widths is empty: give at least one ratio, such as [0.25, 0.5, 1.0].")
+    _check_widths(widths)
+    check_sampling(num_samples=num_samples, seed=seed)
     config, family = model.config, model.target_family
     task = task or build_task(family.task)
     full_config: Any = config.target_config

@@ -15,13 +15,15 @@ from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, Validation
 
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.kinds import MAX_NOISE, MAX_SAMPLES
 
 _FORBID = ConfigDict(extra="forbid", strict=False)
 
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Widths = Annotated[list[float], Field(min_length=1)]
+Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Widths = Annotated[list[Width], Field(min_length=1)]
 
 
 def _no_is_a_word(value: Any) -> Any:
@@ -78,8 +80,8 @@ class ScheduleRecipe:
     __pydantic_config__ = _FORBID
     name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
     warmup: Fraction = 0.0
-    milestones: list[float] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
-    gamma: float = 0.1
+    milestones: list[Amount] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
+    gamma: Amount = 0.1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -140,7 +142,7 @@ class FamilyRecipe:
     hypernetwork: dict[str, Any] = dataclasses.field(default_factory=lambda: {"type": "inr"})
     generated: list[str] = dataclasses.field(default_factory=lambda: ["*"])
     width_groups: list[str] | None = None
-    coordinate_noise: float = 1.0
+    coordinate_noise: Annotated[float, Field(ge=0, le=MAX_NOISE)] = 1.0
     alignment: Literal["corner", "center"] = "corner"
     clamp_sizes: bool = True
 
@@ -170,8 +172,8 @@ class SizesRecipe:
     widths: Widths | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
-    turns: list[float] = dataclasses.field(default_factory=list)
-    always: list[float] = dataclasses.field(default_factory=list)
+    turns: list[Width] = dataclasses.field(default_factory=list)
+    always: list[Width] = dataclasses.field(default_factory=list)
     num_random: Annotated[int, Field(ge=0)] = 1
     num_per_group: Annotated[int, Field(ge=0)] = 0
     smallest_per_group: Fraction = 0.0
@@ -204,7 +206,7 @@ class LossesRecipe:
     reconstruction: Amount = 1.0
     regularization: Amount = 1e-4
     distillation: Amount = 0.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     detail: Amount = 0.0
 
 
@@ -274,7 +276,7 @@ class Recipe:
 
     __pydantic_config__ = _FORBID
     output_dir: str = "outputs/run"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0  # all that numpy takes
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_is_a_word)] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
     target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
@@ -292,7 +294,7 @@ class Recipe:
     statistics_images: Count = 2048
     calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
     trackers: list[str] = dataclasses.field(default_factory=list)
-    num_samples: Count = 1
+    num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""
