@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.data import ImageData, load_image_data
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
-from neumeta_hf.files import write_beside, write_folder_beside
+from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
@@ -298,14 +297,11 @@ class _Run:
             model.calibrate(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
                 model.store_calibration_images(calibration_images(recipe, model, batches))
-        # Beside, and then file by file: the output folder may hold the family already, from before this was resumed.
-        beside = self.output / "family.partial"
-        shutil.rmtree(beside, ignore_errors=True)
-        model.save_pretrained(beside)
-        self._save_image_processor(beside)
-        for file in sorted(beside.iterdir()):
-            file.replace(self.output / file.name)
-        beside.rmdir()
+        # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the
+        # checksum in its config is not that of its weights, and resuming once more mends it.
+        with write_files_beside(self.output, "family") as beside:
+            model.save_pretrained(beside)
+            self._save_image_processor(beside)
 
 
 def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
