@@ -28,7 +28,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
         OSError: The folder does not exist, or the block has written nothing.
     """
     path = Path(path)
-    beside = _beside(path)
+    beside = partial_path(path)
     _remove(beside)
     try:
         yield beside
@@ -128,12 +128,25 @@ def recover(path: str | Path) -> None:
     """
     path = Path(path)
     _settle(path)
-    _remove(_beside(path))
+    _remove(partial_path(path))
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where a file or folder is written before it is complete.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        A hidden path beside it, the same every time, so that what killed processes leave does not pile up.
+    """
+    path = Path(path)
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
 
 
 @contextlib.contextmanager
 def _fresh_folder(folder: Path) -> Iterator[Path]:
-    beside = _beside(folder)
+    beside = partial_path(folder)
     recover(folder)
     beside.mkdir()
     try:

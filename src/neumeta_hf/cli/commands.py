@@ -55,7 +55,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     from neumeta_hf.training import load_recipe, train
 
     recipe = load_recipe(arguments.config, arguments.overrides)
-    output = train(recipe, resume=arguments.resume)
+    output = train(recipe, resume=arguments.resume, go_on="--resume")
     if output is None or int(os.environ.get("RANK", "0")) > 0:
         return
     if recipe.train is None:
