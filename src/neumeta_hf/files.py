@@ -1,11 +1,13 @@
 """Writing files and folders so that a failed run never damages what was there."""
 
 import contextlib
+import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 # An absolute path, or one that leaves the working folder, anywhere in an argument; the slashes of a Hub id, a fraction
 # or a web address are none.
@@ -17,7 +19,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that takes the place of `path` when the block ends well.
 
     Args:
-        path: The file to write or replace; its folder must exist.
+        path: The file to write or replace, by one process at a time; its folder must exist.
 
     Yields:
         The path to write to; it keeps the suffix. It is removed when the block raises, and `path` stays as it was.
@@ -26,12 +28,16 @@ def write_beside(path: str | Path) -> Iterator[Path]:
         OSError: The folder does not exist, or the block has written nothing.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    beside = partial_path(path)
+    _remove(beside)
     try:
         yield beside
+        _sync(beside)
         beside.replace(path)
+        _sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _remove(beside)
 
 
 @contextlib.contextmanager
@@ -45,18 +51,40 @@ def write_folder_beside(folder: str | Path) -> Iterator[Path]:
         The folder to write into, empty. It is removed when the block raises, and `folder` stays as it was.
 
     Raises:
-        OSError: The folder that both lie in does not exist or cannot be written to; `folder` is as it was.
+        OSError: The folder that both lie in does not exist or cannot be written to, or the disk is full; `folder` is
+            as it was.
     """
     folder = Path(folder)
-    # The same name every time: what a process that was killed left there goes when the next one writes.
-    beside = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
+    with _fresh_folder(folder) as beside:
         yield beside
         replace_folder(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def write_files_beside(folder: str | Path, name: str) -> Iterator[Path]:
+    """A fresh folder inside another whose files take the places of that one's, one by one, when the block ends well.
+
+    A machine that stops in between leaves some files old and some new.
+
+    Args:
+        folder: Holds the files to write or replace, and others, which stay; it must exist.
+        name: Of what is written, which the fresh folder is called after.
+
+    Yields:
+        The folder to write into, empty. It is removed when the block raises, and the files in `folder` stay.
+
+    Raises:
+        OSError: `folder` does not exist or cannot be written to, or the disk is full.
+    """
+    folder = Path(folder)
+    with _fresh_folder(folder / name) as beside:
+        yield beside
+        files = sorted(beside.iterdir())
+        for file in files:
+            _sync(file)
+        for file in files:
+            file.replace(folder / file.name)
+        _sync(folder)
 
 
 def replace_folder(beside: str | Path, folder: str | Path) -> None:
@@ -64,26 +92,114 @@ def replace_folder(beside: str | Path, folder: str | Path) -> None:
 
     Args:
         beside: The finished folder, on the same file system.
-        folder: What it becomes; what was there is kept until the new one is in place, and comes back if that fails.
+        folder: What it becomes; what was there is kept until the new one is in place, and comes back if that fails. A
+            link is replaced itself, whatever it points to.
 
     Raises:
         OSError: `beside` is no folder, or one of the two cannot be moved; `folder` is as it was.
     """
     beside, folder = Path(beside), Path(folder)
-    if not beside.is_dir():
+    if beside.is_symlink() or not beside.is_dir():
         raise NotADirectoryError(f"{beside} is no folder: {folder} stays as it is.")
-    if not folder.exists():
-        beside.rename(folder)
-        return
-    # No file system swaps two folders in one portable step: a machine that stops here leaves the old one hidden beside.
-    old = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
-    folder.rename(old)
+    # The bits before the name: a machine that loses power must not come back with a name for a half-written folder.
+    for root, _, names in os.walk(beside):
+        for name in names:
+            _sync(Path(root, name))
+        _sync(Path(root))
+    _settle(folder)
+    if os.path.lexists(folder):
+        # No file system swaps two folders in one portable step: `recover` brings back what a machine left hidden here.
+        folder.rename(_old(folder))
     try:
         beside.rename(folder)
-    except OSError:
+    finally:
+        _settle(folder)
+    _sync(folder.parent)
+
+
+def recover(path: str | Path) -> None:
+    """Tidy up after a process that was killed while it wrote a file or folder with a function of this module.
+
+    Args:
+        path: What was to be written. If it was just being replaced, what was there before comes back.
+
+    Raises:
+        OSError: What was left cannot be moved or removed.
+    """
+    path = Path(path)
+    _settle(path)
+    _remove(partial_path(path))
+
+
+def partial_path(path: str | Path) -> Path:
+    """Where a file or folder is written before it is complete.
+
+    Args:
+        path: The file or folder.
+
+    Returns:
+        A hidden path beside it, the same every time, so that what killed processes leave does not pile up.
+    """
+    path = Path(path)
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+@contextlib.contextmanager
+def _fresh_folder(folder: Path) -> Iterator[Path]:
+    beside = partial_path(folder)
+    recover(folder)
+    beside.mkdir()
+    try:
+        yield beside
+    except SafetensorError as error:  # what its writer makes of a full disk
+        raise OSError(f"{folder} cannot be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(beside)
+
+
+def _beside(path: Path) -> Path:
+    """Where a path is written before it is complete: the same name every time, so that copies do not pile up."""
+    return path.with_name(f".{path.stem}.partial{path.suffix}")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def _settle(folder: Path) -> None:
+    """Leave one of a folder and its former self: the former one if the new one has not come."""
+    old = _old(folder)
+    if not os.path.lexists(old):
+        return
+    if os.path.lexists(folder):
+        with contextlib.suppress(OSError):
+            _remove(old)
+    else:
         old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, and never what a link points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    if path.is_dir():
+        # Not every system and file system has this for folders; where it lacks, names reach the disk a little later.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        return
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def shorten_paths(text: str) -> str:

@@ -85,7 +85,7 @@ def run_train(arguments: argparse.Namespace) -> None:
     from neumeta_hf.training import load_recipe, train
 
     recipe = load_recipe(arguments.config, arguments.overrides)
-    output = train(recipe, resume=arguments.resume)
+    output = train(recipe, resume=arguments.resume, go_on="--resume")
     if output is None or int(os.environ.get("RANK", "0")) > 0:
         return
     if recipe.train is None:
@@ -95,14 +95,17 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.files import write_folder_beside
     from neumeta_hf.preparation import prepare
     from neumeta_hf.targets import load_network
 
     output = _new_folder(arguments.output)
     model: Any = load_network(arguments.model)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
-    prepared.save_pretrained(output)
-    (output / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with write_folder_beside(output) as beside:
+        prepared.save_pretrained(beside)
+        (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
         f"{report.tv_after:.1f} ({report.tv_after / max(report.tv_before, 1e-12) - 1:+.1%}), largest relative change "

@@ -51,6 +51,7 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
         Exit code: 0, 2 for bad input, 130 when interrupted.
     """
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     setup_logging(quiet=getattr(arguments, "quiet", False))
@@ -59,8 +60,9 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
             for name in arguments.modules:
                 _import(name)
             function(arguments)
-    # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to.
-    except (NeuMetaError, StrictDataclassError, OSError) as error:
+    # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to; its
+    # writer of weights says SafetensorError.
+    except (NeuMetaError, StrictDataclassError, OSError, SafetensorError) as error:
         print(f"neumeta: error: {one_line(error, most=2000)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit, collate
+from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import DataError
 from neumeta_hf.kinds import COUNT, whole_number
 from neumeta_hf.targets import TargetFamily, config_of, find_target
@@ -58,7 +59,13 @@ def evaluate_network(
     # Convolutions are about twice as fast so; anything else may count on the usual layout.
     has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
     layout = torch.channels_last if has_convolutions else torch.contiguous_format
-    loader = DataLoader(split, batch_size=batch_size, collate_fn=collate, num_workers=num_workers)
+    loader = DataLoader(
+        split,
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=leave_signals_to_parent,
+    )
     was_training = {module: module.training for module in network.modules()}
     network.to(device).eval()
     meter = task.make_meter(family, network, split.name)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from neumeta_hf.checkpoints import weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
-from neumeta_hf.files import replace_folder
+from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
 from neumeta_hf.hub.family_card import FamilyFacts, family_card
@@ -186,13 +186,11 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
             logger.warning("the morph is saved with what there is: %s", error)
     facts = _morph_facts(model, origin, sweep)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        beside = Path(temporary) / folder.name
+    with write_folder_beside(folder) as beside:
         model.save_pretrained(beside)
         if processor is not None:
             shutil.copyfile(processor, beside / PROCESSOR)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
-        replace_folder(beside, folder)
 
 
 def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | None) -> MorphFacts:

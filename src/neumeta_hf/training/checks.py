@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
@@ -17,6 +18,7 @@ from neumeta_hf.tasks import Task
 from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
+from neumeta_hf.training.run_folder import LOG, RECIPE, leftovers
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.statistics import statistics_widths
 
@@ -26,23 +28,34 @@ logger = logging.getLogger(__name__)
 def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
     """Refuse an output folder that holds another run, or none to go on with.
 
+    A run that ended before it had a state may be started again without `resume`, with another recipe as well.
+
     Args:
         recipe: The run.
         output: Its folder.
         resume: Whether the run goes on.
 
     Raises:
-        CheckpointError: There is no run to resume.
+        CheckpointError: There is no run to resume, or the folder holds a link.
         RecipeError: The folder is in use, or its run has another recipe.
     """
-    written = output / "recipe.yaml"
+    written = output / RECIPE
     if resume and not written.is_file():
         raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
-    if not resume and output.exists() and any(output.iterdir()):
+    if not output.exists():
+        return
+    names = {entry.name for entry in output.iterdir()} - leftovers()
+    if not resume and names and not (names <= {RECIPE, LOG} and _is_written_by_a_run(written)):
         raise RecipeError(
             f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another "
             "folder."
         )
+    for name in sorted(names):
+        if (output / name).is_symlink():
+            raise CheckpointError(
+                f"{output / name} is a link: a run reads and writes nothing through links, which may lead anywhere. "
+                "Remove it, or put what it points to in its place."
+            )
     if resume:
         changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
@@ -53,6 +66,26 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """The form in which a run writes its recipe.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        YAML of every key.
+    """
+    return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
+
+
+def _is_written_by_a_run(path: Path) -> bool:
+    """Whether a recipe has nothing of its author's to lose: it is the very text that a run writes."""
+    try:
+        return not path.is_symlink() and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
+    except (OSError, UnicodeDecodeError, RecipeError):
+        return False
 
 
 def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:

@@ -1,61 +1,44 @@
 """The one training loop: of a reference, and of a hypernetwork; through Accelerate, resumable to the bit."""
 
 import contextlib
-import dataclasses
 import logging
 import math
-import shutil
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler
+from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit, collate
+from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
-from neumeta_hf.files import replace_folder
+from neumeta_hf.files import write_folder_beside
 from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
+from neumeta_hf.training.processes import on_main
+from neumeta_hf.training.randomness import RandomState
 from neumeta_hf.training.recipe import LoopRecipe
+from neumeta_hf.training.signals import StopSignals
+from neumeta_hf.training.state import LoopState, Manifest, Progress, read_manifest
 
 logger = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
-class Progress:
-    """Where a run is; saved with its state.
-
-    Attributes:
-        batch: Batches seen by each process.
-        step: Optimiser steps taken.
-        best_score: Best score on the validation split.
-        batches_per_epoch: Batches of each process in an epoch, which depends on how many processes there are.
-        seconds: What the steps took, interruptions and validation left out.
-    """
-
-    batch: int = 0
-    step: int = 0
-    best_score: float = float("-inf")
-    batches_per_epoch: int = 0
-    seconds: float = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The fields, for Accelerate."""
-        return dataclasses.asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the fields."""
-        vars(self).update(state)
-
-
 class StoppedEarly(Exception):  # noqa: N818 - it reports, it is no fault
-    """The loop stopped at `stop_after_steps`, its state saved."""
+    """The loop stopped at `stop_after_steps` or at a signal, its state saved."""
+
+
+_STEPS_BETWEEN_SIGNALS = 10
+"""With several processes: how often they ask each other whether one of them was told to stop."""
 
 
 def check_batch_size(split: ImageSplit, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
@@ -90,6 +73,8 @@ class TrainingLoop:
         validate: Returns the validation score of the objective's module as it is (larger is better) and values to log.
         keep: Called as `keep(is_best)` after each validation, with the averaged weights in place: saves the module.
         name: Of the loop, in the log and on the progress bar.
+        signals: Says when to stop early.
+        before_saving: Called before the state is written; raises where that must not be.
     """
 
     def __init__(
@@ -104,6 +89,8 @@ class TrainingLoop:
         validate: Callable[[], tuple[float, dict[str, float]]],
         keep: Callable[[bool], None],
         name: str,
+        signals: StopSignals | None = None,
+        before_saving: Callable[[], None] | None = None,
     ):
         check_batch_size(split, recipe, num_processes=accelerator.num_processes, name=name)
         self.recipe = recipe
@@ -112,10 +99,11 @@ class TrainingLoop:
         self.validate = validate
         self.keep = keep
         self.name = name
+        self.signals = signals or StopSignals()
+        self.before_saving = before_saving or (lambda: None)
         self.split = split
         self.plain_objective = objective
-        accelerator.free_memory()  # of an earlier loop on this accelerator: its state must not be saved with this one's
-        accelerator._custom_objects.clear()
+        accelerator.free_memory()  # of an earlier loop on this accelerator, and its count of accumulated batches
         accelerator.gradient_accumulation_steps = recipe.gradient_accumulation_steps
         loader = DataLoader(
             split,
@@ -124,6 +112,7 @@ class TrainingLoop:
             drop_last=True,
             collate_fn=collate,
             num_workers=recipe.num_workers,
+            worker_init_fn=leave_signals_to_parent,
         )
         optimizer = build_optimizer(objective.parameters(), recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -137,10 +126,13 @@ class TrainingLoop:
         )
         self.progress = Progress(batches_per_epoch=len(self.loader))
         self.stop_at: int | None = None
+        self.random: RandomState | None = None  # of the state that was loaded
         self.average = None
         if recipe.ema_decay is not None:
             self.average = EMAModel(self.parameters, decay=recipe.ema_decay, foreach=True)
-        accelerator.register_for_checkpointing(self.progress, self.schedule, *([self.average] if self.average else []))
+        self.state = LoopState(
+            module=objective, optimizer=self.optimizer.optimizer, schedule=self.schedule, average=self.average
+        )
 
     def run(self, *, resume: bool = False) -> Progress:
         """Train to the end of the recipe.
@@ -152,42 +144,31 @@ class TrainingLoop:
             Where the run ended.
 
         Raises:
-            StoppedEarly: The recipe's `stop_after_steps` was reached.
-            CheckpointError: There is no state to resume from.
+            StoppedEarly: The recipe's `stop_after_steps` was reached, or a signal came.
+            CheckpointError: There is no state to resume from, or it is damaged.
             RecipeError: The loss is not finite, and the saved state is an earlier one; or there are other processes
                 than the saved state is of.
+            KeyboardInterrupt: A second signal came, or one after the last step.
+            SystemExit: As KeyboardInterrupt, where the signal was SIGTERM.
         """
         if resume:
-            if not self.state_dir.is_dir():
-                raise CheckpointError(f"no state to resume from at {self.state_dir}: run without --resume first.")
-            self.accelerator.load_state(str(self.state_dir))
-            if (before := self.progress.batches_per_epoch) != len(self.loader):
-                raise RecipeError(
-                    f"{self.name}: the state in {self.state_dir} is of {before} batches per process in an epoch, and "
-                    f"{self.accelerator.num_processes} process(es) now have {len(self.loader)}: resume with as many "
-                    "processes as the run was started with."
-                )
-            if self.average:
-                self.average.to(self.accelerator.device)
+            self._load_state()
         if self.recipe.stop_after_steps is not None:
             self.stop_at = self.progress.step + self.recipe.stop_after_steps
         first_epoch, skip = divmod(self.progress.batch, len(self.loader))
+        if not skip and not self.progress.evaluated:
+            first_epoch, skip = first_epoch - 1, len(self.loader)
         total = self.recipe.epochs * len(self.loader)
         bar = tqdm(
             total=total, initial=self.progress.batch, desc=self.name, disable=not self.accelerator.is_local_main_process
         )
-        with bar:
+        with self.signals.deferred(), bar:
             for epoch in range(first_epoch, self.recipe.epochs):
-                self._run_epoch(epoch, skip, bar)
+                if skip < len(self.loader):
+                    self._run_epoch(epoch, skip, bar)
                 skip = 0
-                is_last = epoch + 1 == self.recipe.epochs
-                stops = self.progress.step == self.stop_at and not is_last
-                if is_last or (epoch + 1) % self.recipe.evaluate_every == 0:
-                    self._evaluate(epoch)
-                if is_last or stops or (epoch + 1) % self.recipe.checkpoint_every == 0:
-                    self.save_state()
-                if stops:
-                    raise self._stopped()
+                self._end_epoch(epoch)
+        self.signals.stop()
         return self.progress
 
     def _run_epoch(self, epoch: int, skip: int, bar: tqdm) -> None:
@@ -200,7 +181,11 @@ class TrainingLoop:
         self.objective.train()
         losses = {}
         started = time.monotonic() - self.progress.seconds
+        random = self.random if skip else None
         for batch in loader:
+            if random is not None:  # the loader has drawn its seed anew, which the epoch had before it was stopped
+                random.restore(accelerator.device)
+                random = None
             batch["pixel_values"] = to_channels_last(batch["pixel_values"])
             with accelerator.accumulate(self.objective):
                 with CpuConvolutions():
@@ -212,6 +197,7 @@ class TrainingLoop:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             self.progress.batch += 1
+            self.progress.evaluated = False
             self.progress.seconds = time.monotonic() - started
             bar.update()
             if not accelerator.sync_gradients:
@@ -223,14 +209,54 @@ class TrainingLoop:
             if self.progress.step % 10 == 0 or self.progress.step == 1:
                 self._log(losses, bar)
             # At the end of an epoch there is an evaluation to do first, whose result decides what is kept.
-            if self.progress.step == self.stop_at and self.progress.batch % len(self.loader):
+            stops = self.progress.step == self.stop_at and self.progress.batch % len(self.loader)
+            if self._is_told_to_stop() or stops:
                 self._check_finite(losses)
-                self.save_state()
-                raise self._stopped()
+                self._stop()
         self._check_finite(losses)
 
-    def _stopped(self) -> StoppedEarly:
-        return StoppedEarly(f"{self.name} stopped after {self.progress.step} steps; --resume goes on from here.")
+    def _end_epoch(self, epoch: int) -> None:
+        """What follows the last step of an epoch, but for what is left of it after a stop."""
+        is_last = epoch + 1 == self.recipe.epochs
+        stops = self.progress.step == self.stop_at and not is_last
+        if is_last or (epoch + 1) % self.recipe.evaluate_every == 0:
+            self._evaluate_or_stop(epoch)
+        self.progress.evaluated = True
+        if stops or (self._is_told_to_stop() and not is_last):
+            self._stop()
+        if is_last or (epoch + 1) % self.recipe.checkpoint_every == 0:
+            self.save_state()
+
+    def _evaluate_or_stop(self, epoch: int) -> None:
+        if self.accelerator.num_processes > 1:  # which have to be at one place to stop
+            self._evaluate(epoch)
+            return
+        # Evaluation may take long, and is done again: it must start from the same random numbers.
+        device, best_score = self.accelerator.device, self.progress.best_score
+        random = RandomState.of_now(device)
+        try:
+            with self.signals.undeferred():
+                self._evaluate(epoch)
+        except (KeyboardInterrupt, SystemExit):
+            if self.signals.received is None:
+                raise
+            random.restore(device)
+            self.progress.best_score = best_score
+            self._stop()
+
+    def _is_told_to_stop(self) -> bool:
+        """Whether a signal came, on any process; all of them have to ask."""
+        accelerator = self.accelerator
+        if accelerator.num_processes > 1:
+            if self.progress.step % _STEPS_BETWEEN_SIGNALS and self.progress.batch % len(self.loader):
+                return False
+            received = torch.tensor([self.signals.received or 0], device=accelerator.device)
+            self.signals.received = int(accelerator.gather(received).max()) or None  # pyright: ignore
+        return self.signals.received is not None
+
+    def _stop(self) -> None:
+        self.save_state()
+        raise StoppedEarly(f"{self.name} stopped after {self.progress.step} steps")
 
     def _check_finite(self, losses: dict[str, Any]) -> dict[str, float]:
         values = {name: value.item() for name, value in losses.items()}
@@ -253,8 +279,9 @@ class TrainingLoop:
     def _evaluate(self, epoch: int) -> None:
         with self.averaged_weights():
             score, values = self.validate()
-            is_best = score > self.progress.best_score
-            self.progress.best_score = max(score, self.progress.best_score)
+            is_best = score > (-math.inf if self.progress.best_score is None else self.progress.best_score)
+            if is_best:
+                self.progress.best_score = score
             self.keep(is_best)
         self.accelerator.log(
             {f"{self.name}/validation/{name}": value for name, value in values.items()}, step=self.progress.step
@@ -278,12 +305,45 @@ class TrainingLoop:
 
     def save_state(self) -> None:
         """Write everything needed to resume, beside the old state, then put it in the old one's place."""
-        beside = self.state_dir.with_name(self.state_dir.name + ".partial")
-        if self.accelerator.is_main_process:
-            shutil.rmtree(beside, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(beside))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            replace_folder(beside, self.state_dir)
-        self.accelerator.wait_for_everyone()
+        states = gather_object([RandomState.of_now(self.accelerator.device)])
+
+        def write() -> None:
+            self.before_saving()
+            with write_folder_beside(self.state_dir) as beside:
+                self.state.save(beside, self.progress, states)
+
+        on_main(self.accelerator, write)
+
+    def _load_state(self) -> None:
+        accelerator = self.accelerator
+        try:
+            manifest = read_manifest(self.state_dir)
+            self._check_progress(manifest)
+            rank, device = accelerator.process_index, accelerator.device
+            self.random = self.state.load(self.state_dir, manifest, rank=rank, device=device)
+        except CheckpointError as error:
+            if not os.path.lexists(self.state_dir):
+                raise
+            raise CheckpointError(f"{error} Remove {self.state_dir}, and --resume starts {self.name} anew.") from error
+        self.random.restore(device)
+        self.progress = manifest.progress
+        # How many batches of a step Accelerate has seen: it starts anew with each epoch.
+        accelerator.step = self.progress.batch % len(self.loader)
+
+    def _check_progress(self, manifest: Manifest) -> None:
+        progress, num_processes = manifest.progress, self.accelerator.num_processes
+        before = (progress.batches_per_epoch, len(manifest.random))
+        if before != (now := (len(self.loader), num_processes)):
+            raise RecipeError(
+                f"{self.name}: the state in {self.state_dir} is of {before[0]} batches per process in an epoch and of "
+                f"{before[1]} process(es), and {num_processes} now have {now[0]}: resume with as many processes as the "
+                "run was started with."
+            )
+        epochs, batches = divmod(progress.batch, len(self.loader))
+        steps, rest = divmod(batches, self.recipe.gradient_accumulation_steps)
+        is_possible = epochs + bool(batches) <= self.recipe.epochs and (progress.batch or progress.evaluated)
+        if not is_possible or rest or progress.step != epochs * self.steps_per_epoch + steps:
+            raise CheckpointError(
+                f"{self.state_dir} is of {progress.step} steps after {progress.batch} batches, which are not the "
+                "recipe's."
+            )

@@ -33,6 +33,20 @@ def build_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe)
     return torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
 
 
+def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What an optimiser keeps for each parameter that it has moved, all of it tensors.
+
+    Args:
+        optimizer: As from `build_optimizer`.
+
+    Returns:
+        "step" is one number; the others are of the parameter's shape.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",) if optimizer.defaults["momentum"] else ()
+    return ("step", "exp_avg", "exp_avg_sq")
+
+
 def learning_rate_factor(progress: float, recipe: ScheduleRecipe) -> float:
     """Learning rate relative to its peak.
 

@@ -1,20 +1,29 @@
-"""The accelerator of a run: its precision, its trackers, and whether the processes see each other."""
+"""The accelerator of a run: its precision, its trackers, whether the processes see each other, and fail as one."""
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-from neumeta_hf.errors import RecipeError
+from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.training.precision import choose_precision
 from neumeta_hf.training.recipe import Recipe
 from neumeta_hf.training.tracking import JSONLTracker, check_trackers
 
 logger = logging.getLogger(__name__)
+
+_SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+"""What `accelerate launch` sets, and what it means."""
 
 
 def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
@@ -28,9 +37,13 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         An accelerator of the precision that the recipe asks for on this device.
 
     Raises:
-        RecipeError: A tracker is missing, or the processes do not see each other.
+        RecipeError: A tracker is missing, the processes do not see each other, or the launcher asks for a way of
+            sharing the work whose state is not written here.
     """
     check_trackers(recipe.trackers)
+    for variable, name in _SHARDING.items():
+        if parse_flag_from_env(variable):
+            raise RecipeError(_unknown_sharing(name))
     # Made here as Accelerator would make it, since the precision depends on the device.
     device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     precision = choose_precision(recipe.mixed_precision, device)
@@ -50,4 +63,37 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
             f"the launcher started {expected} processes that do not see each other. On CPUs set "
             "ACCELERATE_USE_CPU=true and launch with --multi_gpu --num_processes N, or use torchrun."
         )
+    kind = accelerator.distributed_type.value
+    if kind != "NO" and not kind.startswith("MULTI_"):
+        raise RecipeError(_unknown_sharing(kind))
     return accelerator
+
+
+def _unknown_sharing(name: str) -> str:
+    return (
+        f"the launcher asks for {name}, which spreads one network over processes: such a state cannot be written and "
+        "resumed here. Launch with --multi_gpu, each process of which holds the whole network."
+    )
+
+
+def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> None:
+    """Call a function on the main process, while the others wait; if it fails there, all fail with its error.
+
+    Args:
+        accelerator: Of the run; all its processes have to call this.
+        function: Without arguments.
+
+    Raises:
+        NeuMetaError: As the function does.
+        OSError: As the function does.
+    """
+    error = None
+    if accelerator.is_main_process:
+        try:
+            function()
+        except (NeuMetaError, OSError) as caught:
+            error = caught
+    if accelerator.num_processes > 1:
+        [error] = broadcast_object_list([error])
+    if error is not None:
+        raise error

@@ -1,14 +1,14 @@
 """One run, from a recipe to a checkpoint: reference, preparation, hypernetwork, selection."""
 
+import contextlib
 import dataclasses
 import json
 import logging
-import shutil
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
@@ -17,24 +17,39 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.data import ImageData, load_image_data
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
-from neumeta_hf.files import write_beside, write_folder_beside
+from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
-from neumeta_hf.training.checks import check_output, check_run
+from neumeta_hf.training.checks import check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
-from neumeta_hf.training.processes import make_accelerator
+from neumeta_hf.training.processes import make_accelerator, on_main
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.reference import start_target, task_of
+from neumeta_hf.training.run_folder import (
+    BEST,
+    FACTS,
+    FAMILY,
+    LAST,
+    PRETRAIN_STATE,
+    PRETRAINED,
+    RECIPE,
+    REFERENCE,
+    STATE,
+    locked,
+    tidy_up,
+    what_is_left,
+)
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
+from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.statistics import calibration_batches, calibration_images, statistics_widths
 
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
+def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, resume=True)") -> Path | None:
     """Run a recipe.
 
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
@@ -42,53 +57,77 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
     from). Of a recipe whose `train` is None there is the reference alone.
 
+    While it runs in the main thread, Ctrl-C and SIGTERM end it after the step that is under way, its state written.
+
     Args:
         recipe: The run.
         resume: Go on with the run in the output folder; it ends bit-equal to one that was never interrupted.
+        go_on: How a run that was stopped is told to go on, for the message that says so.
 
     Returns:
         The output folder, or None where the run stopped at `stop_after_steps`.
 
     Raises:
-        RecipeError: The output folder holds another run, a tracker is missing, the processes do not see each other, or
-            the data has other labels than the task needs.
-        CheckpointError: There is nothing to resume.
+        RecipeError: The output folder holds another run, or one is going on in it, a tracker is missing, the processes
+            do not see each other, or the data has other labels than the task needs.
+        CheckpointError: There is nothing to resume, or the state is damaged.
         DataError: The data cannot be read as the recipe says.
         TargetError: The target's config or checkpoint does not fit.
         HypernetworkError: The hypernetwork is unknown, or an option of it.
         SizeError: The family has no network of a width that the recipe names.
         PreparationError: Preparation would change the reference's function.
+        OSError: The disk is full, or the output folder cannot be written to; what was there is as it was.
+        KeyboardInterrupt: The run was stopped by Ctrl-C.
+        SystemExit: The run was stopped by SIGTERM; its code is 143.
     """
     output = Path(recipe.output_dir)
     accelerator = make_accelerator(recipe, output)
-    check_output(recipe, output, resume=resume)
-    task = task_of(recipe)
-    _image_processor(recipe, task)  # whether there can be one
-    data = load_image_data(recipe.data)
-    target = None if (output / "reference").is_dir() else start_target(recipe, task, data)
-    if target is not None:
-        check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
-    accelerator.wait_for_everyone()  # all have looked before one writes
-    # Only now: data or a target that cannot be read must not leave half a run behind.
-    if accelerator.is_main_process and not resume:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "recipe.yaml").write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
-    accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
-    try:
-        run = _Run(recipe, task, data, output, resume=resume, accelerator=accelerator)
+    with StopSignals() as signals:
+        try:
+            return _train(recipe, output, accelerator, signals, resume=resume)
+        except StoppedEarly as stop:
+            if accelerator.is_main_process:
+                logger.warning("%s; %s goes on from there.", stop, go_on)
+        except (KeyboardInterrupt, SystemExit):
+            if signals.received is not None and accelerator.is_main_process:
+                left = what_is_left(output)
+                advice = "nothing was written, start it again" if left is None else f"{go_on} goes on from {left}"
+                logger.warning("stopped by %s; %s.", signals.name, advice)
+            raise
+        accelerator.end_training()
+        signals.stop()
+    return None
+
+
+def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: StopSignals, *, resume: bool) -> Path:
+    with contextlib.ExitStack() as stack:
+        checks: list[Callable[[], None]] = []
+
+        def open_folder() -> None:
+            checks.append(stack.enter_context(locked(output)))
+            check_output(recipe, output, resume=resume)
+            tidy_up(output)
+
+        on_main(accelerator, open_folder)
+        task = task_of(recipe)
+        _image_processor(recipe, task)  # whether there can be one
+        data = load_image_data(recipe.data)
+        target = None if (output / REFERENCE).is_dir() else start_target(recipe, task, data)
+        if target is not None:
+            check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
+        accelerator.wait_for_everyone()  # all have looked before one writes
+        # Only now: data or a target that cannot be read must not leave half a run behind.
+        if not resume:
+            on_main(accelerator, lambda: _write(output / RECIPE, recipe_text(recipe)))
+        accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
+        run = _Run(recipe, task, data, output, resume, accelerator, signals, *checks)
         reference, report, seconds = run.make_reference(target)
         model = None
         if recipe.train is not None:
             model, seconds["train"] = run.train_family(recipe.train, reference, report)
-    except StoppedEarly as stop:
-        logger.warning("%s", stop)
-        accelerator.end_training()
-        return None
-    if accelerator.is_main_process:
-        run.write_result(reference, model, seconds)
-    accelerator.wait_for_everyone()  # before the end, which takes the processes' connection down
-    accelerator.end_training()
-    return output
+        on_main(accelerator, lambda: run.write_result(reference, model, seconds))
+        accelerator.end_training()  # after all have waited, since it takes the processes' connection down
+        return output
 
 
 # ---------------------------------------------------------------------------------------------------- the reference
@@ -104,6 +143,8 @@ class _Run:
     output: Path
     resume: bool
     accelerator: Accelerator
+    signals: StopSignals
+    before_saving: Callable[[], None] = lambda: None  # of the main process: raises where the folder is another's now
 
     @property
     def family(self) -> TargetFamily:
@@ -131,36 +172,37 @@ class _Run:
     def make_reference(self, target: nn.Module | None) -> tuple[nn.Module, PreparationReport, dict[str, float]]:
         """The prepared reference and the seconds of its steps; a target that is None stands for one made before."""
         recipe, accelerator = self.recipe, self.accelerator
-        folder = self.output / "reference"
+        folder = self.output / REFERENCE
         if target is not None:
             trained: Any = target
             seconds = {}
             if recipe.pretrain is not None:
                 trained, seconds["pretrain"] = self._pretrain(recipe.pretrain, target)
-            if accelerator.is_main_process:
-                prepared, report = prepare(
-                    trained.cpu().float().eval(),
-                    normalization=recipe.preparation.normalization,
-                    order=recipe.preparation.order,
-                    seed=recipe.seed,
-                )
-                with write_folder_beside(folder) as beside:
-                    prepared.save_pretrained(beside)
-                    self._save_image_processor(beside)
-                    (beside / "preparation.json").write_text(
-                        json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
-                    )
-                    (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
-            accelerator.wait_for_everyone()
+            on_main(accelerator, lambda: self._write_reference(trained, seconds))
         reference = self.family.load(str(folder)).to(accelerator.device).eval()
         report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
         written = folder / "seconds.json"
         return reference, report, json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
 
+    def _write_reference(self, trained: Any, seconds: Mapping[str, float]) -> None:
+        recipe = self.recipe
+        prepared, report = prepare(
+            trained.cpu().float().eval(),
+            normalization=recipe.preparation.normalization,
+            order=recipe.preparation.order,
+            seed=recipe.seed,
+        )
+        self.before_saving()
+        with write_folder_beside(self.output / REFERENCE) as beside:
+            prepared.save_pretrained(beside)
+            self._save_image_processor(beside)
+            (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
+
     def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
-        best, state = self.output / "pretrained", self.output / "state-pretrain"
+        best, state = self.output / PRETRAINED, self.output / PRETRAIN_STATE
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
@@ -169,8 +211,8 @@ class _Run:
             return self.score(values), values
 
         def keep(is_best: bool) -> None:
-            if is_best and accelerator.is_main_process:
-                _save_beside(target, best)
+            if is_best:
+                on_main(accelerator, lambda: self._save(target, best))
             target.train()
 
         training = TrainingLoop(
@@ -183,9 +225,10 @@ class _Run:
             validate=validate,
             keep=keep,
             name="pretrain",
+            signals=self.signals,
+            before_saving=self.before_saving,
         )
-        progress = training.run(resume=self.resume and state.is_dir())
-        accelerator.wait_for_everyone()
+        progress = training.run(resume=self.resume and os.path.lexists(state))
         return self.family.load(str(best)), progress.seconds
 
     def _save_image_processor(self, folder: Path) -> None:
@@ -209,8 +252,8 @@ class _Run:
             preparation=report.to_dict(),
             **dataclasses.asdict(recipe.family),
         )
-        state = self.output / "state"
-        resume = self.resume and state.is_dir()
+        state = self.output / STATE
+        resume = self.resume and os.path.lexists(state)
         if recipe.fit.steps and not resume:
             bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
             error = fit_to_reference(
@@ -251,9 +294,8 @@ class _Run:
             return self.score(mean), {**mean, **values}
 
         def keep(is_best: bool) -> None:
-            if accelerator.is_main_process:
-                for folder in ("best", "last") if is_best else ("last",):
-                    _save_beside(model, self.output / folder)
+            for folder in (BEST, LAST) if is_best else (LAST,):
+                on_main(accelerator, lambda folder=folder: self._save(model, self.output / folder))
 
         training = TrainingLoop(
             objective,
@@ -265,13 +307,19 @@ class _Run:
             validate=validate,
             keep=keep,
             name="train",
+            signals=self.signals,
+            before_saving=self.before_saving,
         )
         progress = training.run(resume=resume)
-        accelerator.wait_for_everyone()
-        best: Any = cls.from_pretrained(self.output / "best")
+        best: Any = cls.from_pretrained(self.output / BEST)
         return best.to(accelerator.device), progress.seconds
 
     # ------------------------------------------------------------------------------------------------ the result
+
+    def _save(self, model: Any, folder: Path) -> None:
+        self.before_saving()
+        with write_folder_beside(folder) as beside:
+            model.save_pretrained(beside)
 
     def write_result(self, reference: nn.Module, model: NeuMetaModel | None, seconds: Mapping[str, float]) -> None:
         """Save the family, if there is one, and the facts of the run."""
@@ -287,8 +335,7 @@ class _Run:
             "mixed_precision": self.accelerator.mixed_precision,
             "num_parameters": num_parameters,
         }
-        with write_beside(self.output / "training.json") as beside:
-            beside.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        _write(self.output / FACTS, json.dumps(facts, indent=1) + "\n")
 
     def _save_family(self, model: NeuMetaModel) -> None:
         recipe = self.recipe
@@ -298,14 +345,12 @@ class _Run:
             model.calibrate(batches, tqdm(widths, desc="statistics"))
             if recipe.calibration.images:
                 model.store_calibration_images(calibration_images(recipe, model, batches))
-        # Beside, and then file by file: the output folder may hold the family already, from before this was resumed.
-        beside = self.output / "family.partial"
-        shutil.rmtree(beside, ignore_errors=True)
-        model.save_pretrained(beside)
-        self._save_image_processor(beside)
-        for file in sorted(beside.iterdir()):
-            file.replace(self.output / file.name)
-        beside.rmdir()
+        # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the
+        # checksum in its config is not that of its weights, and resuming once more mends it.
+        self.before_saving()
+        with self.signals.deferred(), write_files_beside(self.output, FAMILY) as beside:
+            model.save_pretrained(beside)
+            self._save_image_processor(beside)
 
 
 def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
@@ -319,6 +364,6 @@ def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
     )
 
 
-def _save_beside(model: Any, folder: Path) -> None:
-    with write_folder_beside(folder) as beside:
-        model.save_pretrained(beside)
+def _write(path: Path, text: str) -> None:
+    with write_beside(path) as beside:
+        beside.write_text(text, encoding="utf-8")

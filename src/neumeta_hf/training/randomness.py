@@ -1,0 +1,151 @@
+"""The state of a process's random numbers: Python's, NumPy's, torch's, and its device's."""
+
+import dataclasses
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_PYTHON_VERSION = 3  # of `random.getstate()`
+
+
+@dataclasses.dataclass(kw_only=True)
+class RandomNumbers:
+    """What a process's random state holds beside tensors.
+
+    Attributes:
+        python_gauss: The normal number that Python has drawn ahead.
+        numpy_position: Where in its state NumPy is.
+        numpy_has_gauss: Whether NumPy has drawn a normal number ahead.
+        numpy_gauss: That number.
+        device: Kind of the device, such as "cuda", if it has random numbers of its own.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    python_gauss: float | None
+    numpy_position: Annotated[int, Field(ge=0, le=624)]
+    numpy_has_gauss: Annotated[int, Field(ge=0, le=1)]
+    numpy_gauss: float
+    device: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomState:
+    """The random state of one process.
+
+    Attributes:
+        tensors: "python", "numpy", "torch", and "device" where that has one.
+        numbers: The rest.
+    """
+
+    tensors: Mapping[str, Tensor]
+    numbers: RandomNumbers
+
+    @classmethod
+    def of_now(cls, device: torch.device) -> "RandomState":
+        """Take the state as it is.
+
+        Args:
+            device: Of this process.
+
+        Returns:
+            A copy of the state.
+        """
+        _, python, python_gauss = random.getstate()
+        _, keys, position, has_gauss, gauss = np.random.get_state()
+        own = _own_generator(device)
+        tensors = {
+            "python": torch.tensor(python),
+            "numpy": torch.from_numpy(keys.astype(np.int64)),  # pyright: ignore[reportAttributeAccessIssue]
+            "torch": torch.get_rng_state(),
+        }
+        if own is not None:
+            tensors["device"] = own.get_rng_state()
+        numbers = RandomNumbers(
+            python_gauss=python_gauss,
+            numpy_position=int(position),
+            numpy_has_gauss=int(has_gauss),
+            numpy_gauss=float(gauss),
+            device=None if own is None else device.type,
+        )
+        return cls(tensors, numbers)
+
+    @classmethod
+    def of_process(
+        cls, rank: int, numbers: Sequence[RandomNumbers], tensors: Mapping[str, Tensor], *, device: torch.device
+    ) -> "RandomState":
+        """Take a process's state from that of all, and check it.
+
+        Args:
+            rank: Number of the process.
+            numbers: Of every process.
+            tensors: Of every process, "<rank>.<name>".
+            device: Of the process.
+
+        Returns:
+            The state of the process; `restore` takes it.
+
+        Raises:
+            ValueError: A state is missing, is one too many, or is none.
+        """
+        expected = {
+            f"{process}.{name}"
+            for process, part in enumerate(numbers)
+            for name in ("python", "numpy", "torch", *(["device"] if part.device else []))
+        }
+        if expected != tensors.keys():
+            raise ValueError(f"it holds {sorted(tensors)[:9]} instead of {sorted(expected)[:9]}")
+        mine = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.partition(".")[0] == str(rank)}
+        state = cls(mine, numbers[rank])
+        try:
+            random.Random().setstate(state._python())
+            np.random.RandomState().set_state(state._numpy())
+            torch.Generator().set_state(mine["torch"])
+            if state.numbers.device == device.type:
+                torch.Generator(device).set_state(mine["device"])
+        except (ValueError, OverflowError, TypeError, RuntimeError) as error:
+            raise ValueError(str(error)) from error
+        return state
+
+    def restore(self, device: torch.device) -> None:
+        """Go on drawing where the state was taken.
+
+        Args:
+            device: Of this process.
+        """
+        random.setstate(self._python())
+        np.random.set_state(self._numpy())
+        torch.set_rng_state(self.tensors["torch"])
+        own = _own_generator(device)
+        if (self.numbers.device or "cpu") == device.type:
+            if own is not None:
+                own.set_rng_state(self.tensors["device"])
+        else:
+            logger.warning(
+                "The state was saved on %s and goes on on %s, whose random numbers start anew: the run will not end "
+                "bit-equal to an uninterrupted one.",
+                self.numbers.device or "cpu",
+                device.type,
+            )
+
+    def _python(self) -> tuple[int, tuple[int, ...], float | None]:
+        return _PYTHON_VERSION, tuple(self.tensors["python"].tolist()), self.numbers.python_gauss
+
+    def _numpy(self) -> tuple[str, Any, int, int, float]:
+        numbers, keys = self.numbers, self.tensors["numpy"]
+        if keys.dtype != torch.int64 or keys.shape != (624,) or keys.min() < 0 or keys.max() >= 2**32:
+            raise ValueError("NumPy's random state is none")
+        key = keys.numpy().astype(np.uint32)
+        return "MT19937", key, numbers.numpy_position, numbers.numpy_has_gauss, numbers.numpy_gauss
+
+
+def _own_generator(device: torch.device) -> Any:
+    """The module that draws random numbers on a device; None on a CPU, where torch itself does."""
+    return None if device.type == "cpu" else torch.get_device_module(device)
