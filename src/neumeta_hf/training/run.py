@@ -15,11 +15,14 @@ from torch import nn
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, load_image_data
+from neumeta_hf.errors import CheckpointError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.checks import check_output, check_run
@@ -121,6 +124,13 @@ class _Run:
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
+    def _made(self, name: str) -> Path:
+        """What the run has made before, perhaps on another machine and before it was resumed."""
+        find = find_file if "." in name else find_folder
+        if (path := find(self.output, name)) is None:
+            raise CheckpointError(f"{self.output} holds no {name}: start the run anew, in another folder.")
+        return path
+
     def score(self, scores: Mapping[str, float]) -> float:
         """What selection looks at, larger being better."""
         first = self.task.scores[0]
@@ -145,18 +155,18 @@ class _Run:
                     seed=recipe.seed,
                 )
                 with write_folder_beside(folder) as beside:
-                    prepared.save_pretrained(beside)
+                    save_network(prepared, beside)
                     self._save_image_processor(beside)
                     (beside / "preparation.json").write_text(
                         json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8"
                     )
                     (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
             accelerator.wait_for_everyone()
-        reference = self.family.load(str(folder)).to(accelerator.device).eval()
-        report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
+        reference = self.family.load(str(self._made("reference"))).to(accelerator.device).eval()
+        report = PreparationReport.from_dict(read_json(self._made("reference/preparation.json")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        written = folder / "seconds.json"
-        return reference, report, json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        written = find_file(folder, "seconds.json")
+        return reference, report, {} if written is None else read_json(written)
 
     def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
@@ -170,7 +180,8 @@ class _Run:
 
         def keep(is_best: bool) -> None:
             if is_best and accelerator.is_main_process:
-                _save_beside(target, best)
+                with write_folder_beside(best) as beside:
+                    save_network(target, beside)
             target.train()
 
         training = TrainingLoop(
@@ -186,7 +197,7 @@ class _Run:
         )
         progress = training.run(resume=self.resume and state.is_dir())
         accelerator.wait_for_everyone()
-        return self.family.load(str(best)), progress.seconds
+        return self.family.load(str(self._made("pretrained"))), progress.seconds
 
     def _save_image_processor(self, folder: Path) -> None:
         processor = _image_processor(self.recipe, self.task)
@@ -253,7 +264,8 @@ class _Run:
         def keep(is_best: bool) -> None:
             if accelerator.is_main_process:
                 for folder in ("best", "last") if is_best else ("last",):
-                    _save_beside(model, self.output / folder)
+                    with write_folder_beside(self.output / folder) as beside:
+                        model.save_pretrained(beside)
 
         training = TrainingLoop(
             objective,
@@ -268,7 +280,7 @@ class _Run:
         )
         progress = training.run(resume=resume)
         accelerator.wait_for_everyone()
-        best: Any = cls.from_pretrained(self.output / "best")
+        best: Any = cls.from_pretrained(self._made("best"))
         return best.to(accelerator.device), progress.seconds
 
     # ------------------------------------------------------------------------------------------------ the result
@@ -317,8 +329,3 @@ def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
         std=list(data.std),
         center_crop=data.center_crop,
     )
-
-
-def _save_beside(model: Any, folder: Path) -> None:
-    with write_folder_beside(folder) as beside:
-        model.save_pretrained(beside)
