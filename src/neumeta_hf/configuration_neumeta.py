@@ -1,5 +1,6 @@
 """What a NeuMeta checkpoint says of itself, and what a morph may be asked for."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neumeta_hf.checkpoints import check_numbers
+from neumeta_hf.checkpoints import check_numbers, forget_origin, without_origin
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.kinds import MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
 
@@ -17,6 +18,10 @@ FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
 
 MAX_STATISTICS = 4096
+MAX_WIDTHS = 4096
+
+_IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
+"""Whether this file lies beside somebody's weights, for people without the package: `auto_map` is what loads it."""
 
 _NOISE = number(0, MAX_NOISE)
 _SAMPLES = whole_number(1, MAX_SAMPLES)
@@ -72,6 +77,8 @@ class NeuMetaConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As for any transformers config, but what cannot be a family is refused by name.
 
+        What names code or tells where something was loaded from is left out.
+
         Raises:
             CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
                 sizes that no network has.
@@ -79,23 +86,32 @@ class NeuMetaConfig(PreTrainedConfig):
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
             raise CheckpointError(
-                f"config.json is of model type {found!r}, and a family's is {cls.model_type!r}: give the folder or "
-                "repo of a family."
+                f"config.json {'names no model type' if found is None else f'is of model type {found!r}'}, and a "
+                f"family's is {cls.model_type!r}: give the folder or repo of a family."
             )
         if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
             check_numbers(config_dict)
             target = config_dict.get("target_config")
             model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
-            if model_type not in CONFIG_MAPPING:
+            if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+                found = f"is of model type {model_type!r}" if isinstance(model_type, str) else "names no model type"
                 raise CheckpointError(
-                    f"config.json: target_config is of model type {model_type!r}, which neither transformers nor this "
-                    "package knows. Import the module that registers the target family first (on the command line with "
+                    f"config.json: target_config {found}, and has to be of one that transformers or this package "
+                    "knows. Import the module that registers the target family first (on the command line with "
                     "--import MODULE)."
                 )
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(_without_origin(config_dict), **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, without what names code or tells where something was loaded from."""
+        return _without_origin(super().to_dict())
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if isinstance(self.target_config, PreTrainedConfig):
+            # Of the caller's own: morphs are made of it, and must not say where it was loaded from.
+            self.target_config = copy.deepcopy(self.target_config)
+            forget_origin(self.target_config)
         self.validate_neumeta()  # here too, where its error comes through as it is
 
     def validate_neumeta(self):
@@ -126,11 +142,20 @@ class NeuMetaConfig(PreTrainedConfig):
             raise CheckpointError(
                 f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
             )
+        if len(self.trained_widths) > MAX_WIDTHS:
+            raise CheckpointError(f"trained_widths holds {len(self.trained_widths)} widths: at most {MAX_WIDTHS} are.")
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
         for name in ("trained_widths", "statistics_widths"):
             if bad := [width for width in getattr(self, name) if not WIDTH.holds(width)]:
-                raise CheckpointError(f"{name} holds {bad}: widths are ratios in (0, 4], where 1.0 is the reference.")
+                raise CheckpointError(
+                    f"{name} holds {bad[:5]}: widths are ratios in (0, 4], where 1.0 is the reference."
+                )
+
+
+def _without_origin(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {"auto_map": values["auto_map"]} if _IS_REMOTE_CODE and "auto_map" in values else {}
+    return {**without_origin(values), **kept}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -158,11 +158,6 @@ def _fresh_folder(folder: Path) -> Iterator[Path]:
             _remove(beside)
 
 
-def _beside(path: Path) -> Path:
-    """Where a path is written before it is complete: the same name every time, so that copies do not pile up."""
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 

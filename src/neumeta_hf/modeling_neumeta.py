@@ -27,7 +27,14 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.calibration import calibrate, interpolate_statistics
-from neumeta_hf.checkpoints import check_index, check_keys, check_weights, explain_loading_errors, weights_digest
+from neumeta_hf.checkpoints import (
+    HeldWeights,
+    check_keys,
+    check_weights,
+    limit_building,
+    open_checkpoint,
+    weights_digest,
+)
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
@@ -40,6 +47,7 @@ from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
 _MAX_SKELETONS = 64
+_MAX_MATCHES = 2**22
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
@@ -130,6 +138,7 @@ class NeuMetaModel(PreTrainedModel):
 
     Args:
         config: Names the target family, the reference's config, the hypernetwork and what is generated.
+        held: What the files hold that it is loaded from, which it must fit. None: it is not loaded.
 
     Raises:
         TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
@@ -145,7 +154,7 @@ class NeuMetaModel(PreTrainedModel):
     run_source: RunSource | None = None
     _skeletons: dict[tuple, _Skeleton]
 
-    def __init__(self, config: NeuMetaConfig):
+    def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
         super().__init__(config)
         self.target_family = find_target(self.reference_config)
         task = self.target_family.task
@@ -156,7 +165,8 @@ class NeuMetaModel(PreTrainedModel):
             )
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
-        reference = self.target_family.build(copy.deepcopy(self.reference_config))
+        with limit_building():
+            reference = self.target_family.build(copy.deepcopy(self.reference_config))
         self._sort_names(reference)
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
@@ -178,6 +188,8 @@ class NeuMetaModel(PreTrainedModel):
             )
         )
         self.post_init()
+        if held is not None:
+            held.check_family(self, self.num_generated_parameters)
 
     @property
     def reference_config(self) -> PreTrainedConfig:
@@ -194,6 +206,8 @@ class NeuMetaModel(PreTrainedModel):
             return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
 
         names = list(reference.state_dict())
+        if len(patterns) * len(names) > _MAX_MATCHES:
+            raise TargetError(f"generated has {len(patterns):,} entries: name fewer, or patterns such as '*'.")
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
                 raise TargetError(
@@ -322,39 +336,37 @@ class NeuMetaModel(PreTrainedModel):
         return model.to(device=parameter.device, dtype=parameter.dtype)  # pyright: ignore[reportCallIssue]
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
 
-        Only safetensors files are read, and what they hold is compared with the checksum that was saved.
+        Only safetensors files are read, no link is followed out of the folder, and what the files hold is compared with
+        the config before memory is taken for it, and with the checksum that was saved.
 
         Raises:
-            CheckpointError: A file is damaged, keys or shapes do not fit, weights are no numbers or not those that
-                were saved.
+            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are no numbers or
+                not those that were saved.
             MissingCheckpointError: There is no such checkpoint, or a file of it is missing; also an OSError.
             TargetError: The target family is not registered.
             HypernetworkError: The hypernetwork is unknown, or an option of it.
         """
-        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        name = str(path)
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise CheckpointError(
-                f"{name}: use_safetensors={kwargs['use_safetensors']} would read a pickle, which can run anything. "
-                "Only safetensors files are read."
-            )
+        where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir") if key in kwargs}
+        name: Any = pretrained_model_name_or_path
+        load: Any = super().from_pretrained
+        if name is not None:
+            checkpoint = open_checkpoint(name, kwargs)
+            name, load = checkpoint.name, functools.partial(checkpoint.load_family, load, cls.config_class)
         kwargs["ignore_mismatched_sizes"] = True  # they come back as keys, and are named below
-        check_index(Path(name) / kwargs.get("subfolder", ""))
-        load: Any = functools.partial(super().from_pretrained, *args, output_loading_info=True, **kwargs)
-        model, info = explain_loading_errors(name, load)
-        check_keys(info, name)
+        model, info = load(name, *args, output_loading_info=True, **kwargs)
+        check_keys(info, str(name))
         # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
         # aligned, so that a reloaded family generates the very same bits.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
         # Converted, or not from the file at all: then the checksum is of other bits.
-        as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and "state_dict" not in kwargs
-        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, name)
-        if path is not None:
-            where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir") if key in kwargs}
+        as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and name is not None
+        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, str(name))
+        if name is not None:
+            model.name_or_path = model.config.name_or_path = name
             model.run_source = RunSource.of_loaded(name, **where)
         return (model, info) if output_loading_info else model
 

@@ -95,6 +95,7 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.checkpoints import save_network
     from neumeta_hf.files import write_folder_beside
     from neumeta_hf.preparation import prepare
     from neumeta_hf.targets import load_network
@@ -104,7 +105,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(output) as beside:
-        prepared.save_pretrained(beside)
+        save_network(prepared, beside)
         (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
@@ -147,6 +148,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.hub import RunSource, read_training
+    from neumeta_hf.reading import find_folder
     from neumeta_hf.targets import load_network
     from neumeta_hf.training import task_of
 
@@ -162,10 +164,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
     task, data = task_of(recipe), load_image_data(recipe.data)
-    folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
-    reference = None
-    if arguments.reference or folder.is_dir():
-        reference = load_network(str(folder))
+    folder = arguments.reference or find_folder(checkpoint, "reference")
+    reference = None if folder is None else load_network(str(folder))
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
@@ -275,30 +275,30 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def _load_family(name: str) -> "NeuMetaModel":
-    from transformers import AutoConfig
-
-    from neumeta_hf.checkpoints import explain_loading_errors
+    from neumeta_hf.checkpoints import open_checkpoint
     from neumeta_hf.configuration_neumeta import NeuMetaConfig
     from neumeta_hf.modeling_neumeta import family_class
     from neumeta_hf.targets import find_target
 
-    config = explain_loading_errors(name, lambda: AutoConfig.from_pretrained(name))
-    if config.model_type != NeuMetaConfig.model_type:
+    checkpoint = open_checkpoint(name)
+    kind = checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
+    if isinstance(kind, str) and kind != NeuMetaConfig.model_type:
         raise CheckpointError(
-            f"{name} is one network, of model type {config.model_type!r}, and no family: give the output folder of a "
-            "training run."
+            f"{name} is one network, of model type {kind!r}, and no family: give the output folder of a training run."
         )
-    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name)
+    config, _ = checkpoint.make_config(NeuMetaConfig, {})
+    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name, config=config)
     return family
 
 
 def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """The recipe of a checkpoint's run, with what the command says about its data."""
+    from neumeta_hf.reading import find_file
     from neumeta_hf.training import load_recipe
 
     checkpoint = Path(arguments.checkpoint)
-    path = checkpoint / "recipe.yaml"
-    if not path.is_file():
+    path = find_file(checkpoint, "recipe.yaml")
+    if path is None:
         raise CheckpointError(
             f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
             "of a training run."

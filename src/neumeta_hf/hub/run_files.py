@@ -1,21 +1,20 @@
 """What a run leaves beside its checkpoint: found in a folder or in a repo, and checked before a card tells of it."""
 
 import dataclasses
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import yaml
 from huggingface_hub import try_to_load_from_cache
 
 from neumeta_hf.errors import CheckpointError, MissingCheckpointError, one_line
 from neumeta_hf.files import shorten_paths
 from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.client import download_file, explain_hub_errors
+from neumeta_hf.reading import find_file, read_json, read_yaml
 from neumeta_hf.scores import score_of
 
-PROCESSOR = "preprocessor_config.json"
 RECIPE = "recipe.yaml"
 SWEEP = "sweep.json"
 TRAINING = "training.json"
@@ -25,6 +24,7 @@ FACTS = (RECIPE, TRAINING, SWEEP, "sweep.csv", "sweep.png")
 _REMEDY = (
     "remove it, or write it anew (neumeta train writes recipe.yaml and training.json, neumeta evaluate sweep.json)."
 )
+_MOST_BYTES = 64 * 2**20
 _NUMBER = (int, float)
 _MAYBE_INT = (int, type(None))
 
@@ -62,9 +62,10 @@ class RunSource:
         Raises:
             MissingCheckpointError: There is no such folder.
         """
-        if not Path(folder).is_dir():
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
             raise MissingCheckpointError(f"run={folder} is no folder: give the output folder of the family's run.")
-        return cls(folder=Path(folder).resolve())
+        return cls(folder=folder.resolve())
 
     @classmethod
     def of_loaded(
@@ -107,10 +108,14 @@ class RunSource:
 
         Raises:
             HubError: The Hub refuses or cannot be reached.
+            CheckpointError: It is a link out of the folder, no regular file, or larger than a run writes any.
         """
-        if self.folder is not None:
-            path = self.folder / name
-            return path if path.is_file() else None
+        path = self._find_in_repo(name, token) if self.folder is None else find_file(self.folder, name)
+        if path is not None and (size := os.path.getsize(path)) > _MOST_BYTES:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than a run writes: remove it, or write it anew.")
+        return path
+
+    def _find_in_repo(self, name: str, token: bool | str | None) -> Path | None:
         return explain_hub_errors(
             f"reading {name} of {self.repo_id}",
             lambda: download_file(
@@ -136,7 +141,7 @@ def read_training(path: Path | None) -> dict[str, Any] | None:
     Raises:
         CheckpointError: It is no JSON, or not what a run writes.
     """
-    training = _read_json(path)
+    training = None if path is None else read_json(path)
     if path is None or training is None or "environment" not in training:
         return training
     _check_kinds(training, path, {"environment": dict, "seconds": dict, "seed": int})
@@ -158,9 +163,9 @@ def read_sweep(path: Path | None) -> dict[str, Any] | None:
     Raises:
         CheckpointError: It is no JSON, or no sweep.
     """
-    sweep = _read_json(path)
-    if path is None or sweep is None:
+    if path is None:
         return None
+    sweep = read_json(path)
     _check_kinds(sweep, path, {"facts": dict, "rows": list})
     facts = sweep["facts"]
     stated: _Kinds = {"score": dict, "versions": dict, "num_images": int, "num_samples": int, "calibrated": _MAYBE_INT}
@@ -195,24 +200,9 @@ def read_recipe(path: Path | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no YAML ({one_line(error)}): {_REMEDY}") from error
-    _check_kinds({"the file": values}, path, {"the file": dict})
+    values = read_yaml(path)
     _check_kinds({"data": {}, "target": {}, **values}, path, {"data": dict, "target": dict})
     return {key: _without_folders(value) for key, value in values.items() if key != "output_dir"}
-
-
-def _read_json(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({one_line(error)}): {_REMEDY}") from error
-    _check_kinds({"the file": values}, path, {"the file": dict})
-    return values
 
 
 def _check_kinds(values: Mapping[str, Any], path: Path, kinds: _Kinds) -> None:

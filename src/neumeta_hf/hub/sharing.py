@@ -14,7 +14,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import weights_digest
+from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest, without_origin
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
@@ -24,7 +24,6 @@ from neumeta_hf.hub.morph_card import MorphFacts, morph_card
 from neumeta_hf.hub.push import push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
-    PROCESSOR,
     RECIPE,
     SWEEP,
     TRAINING,
@@ -33,6 +32,7 @@ from neumeta_hf.hub.run_files import (
     read_sweep,
     read_training,
 )
+from neumeta_hf.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def push_morph(
         if image_processor is not None:
             image_processor.save_pretrained(folder)
         elif (processor := found.get(PROCESSOR)) is not None:
-            shutil.copyfile(processor, folder / PROCESSOR)
+            (folder / PROCESSOR).write_bytes(_without_code(processor))
         facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
@@ -165,6 +165,8 @@ def push_morph(
 
 def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     """Write a morph into a folder as `push_morph` uploads it: weights, the family's image processor, and the card.
+
+    A checksum of the weights goes with it, which loading it with this package compares.
 
     A file of the family that is damaged, or lies on the Hub and cannot be reached, is told of and left out: a family
     from the cache morphs without a network.
@@ -180,16 +182,17 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, processor, sweep = Path(folder), None, None
     if origin.run is not None:
         try:
-            processor = origin.run.find(PROCESSOR)
+            found = origin.run.find(PROCESSOR)
+            processor = None if found is None else _without_code(found)
             sweep = read_sweep(origin.run.find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
     facts = _morph_facts(model, origin, sweep)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(folder) as beside:
-        model.save_pretrained(beside)
+        save_network(model, beside)
         if processor is not None:
-            shutil.copyfile(processor, beside / PROCESSOR)
+            (beside / PROCESSOR).write_bytes(processor)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
 
 
@@ -236,12 +239,21 @@ def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[
     recipe = read_recipe(found.pop(RECIPE))
     facts = {"recipe": recipe, "training": read_training(found[TRAINING]), "sweep": read_sweep(found[SWEEP])}
     for name, path in found.items():
-        if path is not None:
+        if path is not None and name == PROCESSOR:
+            (folder / name).write_bytes(_without_code(path))
+        elif path is not None:
             shutil.copyfile(path, folder / name)
     if recipe is not None:  # without the folders of the machine that it was written on
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
     return facts
+
+
+def _without_code(path: Path) -> bytes:
+    """The config of an image processor, without code that it may name; as it is where it names none."""
+    values = read_json(path)
+    kept = without_origin(values)
+    return path.read_bytes() if kept == values else (json.dumps(kept, indent=2) + "\n").encode()
 
 
 def _add_code(folder: Path, task: str) -> None:

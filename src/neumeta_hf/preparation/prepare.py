@@ -71,9 +71,15 @@ class PreparationReport:
         """The inverse of `to_dict`.
 
         Raises:
-            PreparationError: A key is missing or unknown.
+            PreparationError: A key is missing or unknown, or its value is of another kind.
         """
         fields = _fields(cls, values)
+        numbers = [fields[key] for key in ("tv_before", "tv_after", "max_relative_error")]
+        is_list = isinstance(fields["cliques"], list) and all(isinstance(part, Mapping) for part in fields["cliques"])
+        if not is_list or not all(isinstance(number, int | float) for number in numbers):
+            raise PreparationError(
+                "a PreparationReport holds numbers, and a list of cliques: take the dict that `to_dict` made."
+            )
         fields["cliques"] = [CliqueReport(**_fields(CliqueReport, clique)) for clique in fields["cliques"]]
         return cls(**fields)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from neumeta_hf.checkpoints import explain_loading_errors
+from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
 from neumeta_hf.targets.registry import TargetFamily, load_complete
 
@@ -91,9 +91,8 @@ class AutoencoderFamily(TargetFamily):
         """
         self.refuse_bare_weights(name)
         known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
-        config = explain_loading_errors(name, lambda: next(iter(known.values())).load_config(name, **options))
-        class_name = config.get("_class_name")
-        if class_name not in known:
+        class_name = open_checkpoint(name, dict(options)).config.get("_class_name")
+        if not isinstance(class_name, str) or class_name not in known:
             raise TargetError(
                 f"{name!r} holds a {class_name or 'network that is not of diffusers'}, and {self.name!r} has "
                 f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "

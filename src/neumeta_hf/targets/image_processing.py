@@ -1,12 +1,20 @@
 """From PIL images to `pixel_values`, for networks with one or three input channels."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from transformers import ConvNextImageProcessorPil, SegformerImageProcessorPil, ViTImageProcessorPil
+from transformers import (
+    AutoImageProcessor,
+    ConvNextImageProcessorPil,
+    SegformerImageProcessorPil,
+    ViTImageProcessorPil,
+)
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
 from neumeta_hf.images import height_and_width
 
@@ -117,3 +125,21 @@ def build_segmentation_processor(
         do_convert_rgb=True,
         do_reduce_labels=False,
     )
+
+
+def load_image_processor(name: str, **options: Any) -> BaseImageProcessor:
+    """Load the image processor beside a network; code that it names does not run.
+
+    Args:
+        name: A folder or Hub id.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        A processor of transformers.
+
+    Raises:
+        CheckpointError: Its config cannot be read, or names no processor of transformers.
+        MissingCheckpointError: There is no such network, or no image processor beside it; also an OSError.
+    """
+    checkpoint = open_checkpoint(name, options)
+    return checkpoint.load_processor(functools.partial(AutoImageProcessor.from_pretrained, trust_remote_code=False))

@@ -13,6 +13,7 @@ from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData
 from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
+from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.loop import check_batch_size
@@ -39,8 +40,8 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
         CheckpointError: There is no run to resume, or the folder holds a link.
         RecipeError: The folder is in use, or its run has another recipe.
     """
-    written = output / RECIPE
-    if resume and not written.is_file():
+    written = find_file(output, RECIPE)
+    if resume and written is None:
         raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
     if not output.exists():
         return

@@ -15,11 +15,14 @@ from torch import nn
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, load_image_data
+from neumeta_hf.errors import CheckpointError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.checks import check_output, check_run, recipe_text
@@ -162,6 +165,13 @@ class _Run:
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
+    def _made(self, name: str) -> Path:
+        """What the run has made before, perhaps on another machine and before it was resumed."""
+        find = find_file if "." in name else find_folder
+        if (path := find(self.output, name)) is None:
+            raise CheckpointError(f"{self.output} holds no {name}: start the run anew, in another folder.")
+        return path
+
     def score(self, scores: Mapping[str, float]) -> float:
         """What selection looks at, larger being better."""
         first = self.task.scores[0]
@@ -179,11 +189,11 @@ class _Run:
             if recipe.pretrain is not None:
                 trained, seconds["pretrain"] = self._pretrain(recipe.pretrain, target)
             on_main(accelerator, lambda: self._write_reference(trained, seconds))
-        reference = self.family.load(str(folder)).to(accelerator.device).eval()
-        report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
+        reference = self.family.load(str(self._made(REFERENCE))).to(accelerator.device).eval()
+        report = PreparationReport.from_dict(read_json(self._made(f"{REFERENCE}/preparation.json")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        written = folder / "seconds.json"
-        return reference, report, json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        written = find_file(folder, "seconds.json")
+        return reference, report, {} if written is None else read_json(written)
 
     def _write_reference(self, trained: Any, seconds: Mapping[str, float]) -> None:
         recipe = self.recipe
@@ -195,7 +205,7 @@ class _Run:
         )
         self.before_saving()
         with write_folder_beside(self.output / REFERENCE) as beside:
-            prepared.save_pretrained(beside)
+            save_network(prepared, beside)
             self._save_image_processor(beside)
             (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
             (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
@@ -229,7 +239,7 @@ class _Run:
             before_saving=self.before_saving,
         )
         progress = training.run(resume=self.resume and os.path.lexists(state))
-        return self.family.load(str(best)), progress.seconds
+        return self.family.load(str(self._made(PRETRAINED))), progress.seconds
 
     def _save_image_processor(self, folder: Path) -> None:
         processor = _image_processor(self.recipe, self.task)
@@ -311,7 +321,7 @@ class _Run:
             before_saving=self.before_saving,
         )
         progress = training.run(resume=resume)
-        best: Any = cls.from_pretrained(self.output / BEST)
+        best: Any = cls.from_pretrained(self._made(BEST))
         return best.to(accelerator.device), progress.seconds
 
     # ------------------------------------------------------------------------------------------------ the result
@@ -319,7 +329,10 @@ class _Run:
     def _save(self, model: Any, folder: Path) -> None:
         self.before_saving()
         with write_folder_beside(folder) as beside:
-            model.save_pretrained(beside)
+            if isinstance(model, NeuMetaModel):
+                model.save_pretrained(beside)  # its config has a checksum
+            else:
+                save_network(model, beside)
 
     def write_result(self, reference: nn.Module, model: NeuMetaModel | None, seconds: Mapping[str, float]) -> None:
         """Save the family, if there is one, and the facts of the run."""

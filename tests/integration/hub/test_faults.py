@@ -128,10 +128,10 @@ FAULTS = {
     "weights at an absolute path": (with_index("/outside.safetensors"), r"index.json names '/outside"),
     "weights in a folder below": (with_index("below/outside.safetensors"), r"index.json names 'below/outside"),
     "index that is none": (with_broken_index, r"is no index of weights"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), r"model type None, and a family's is 'neumeta'"),
-    "config that is no JSON": (with_text("{"), r"is not a valid JSON file"),
-    "empty config": (with_text(""), r"is not a valid JSON file"),
-    "config that is a list": (with_text("[]"), r"of model type 'list'"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"family cannot be loaded: it has no config.json"),
+    "config that is no JSON": (with_text("{"), r"config.json is no JSON"),
+    "empty config": (with_text(""), r"config.json is no JSON"),
+    "config that is a list": (with_text("[]"), r"config.json holds a list"),
     "another model type": (with_config(model_type="bert"), r"of model type 'bert', and a family's is 'neumeta'"),
     "unknown model type": (with_config(model_type="nonsense"), r"of model type 'nonsense'"),
     "newer format": (with_config(format_version=2, more={}), r"format_version=2: this neumeta_hf reads format 1"),
@@ -143,7 +143,7 @@ FAULTS = {
     "hypernetwork that is a word": (with_config(hypernetwork="inr"), r"config.json holds a value that does not fit"),
     "target of another kind": (with_config(target_config__model_type="bert"), r"no target family of model type 'bert'"),
     "unknown target": (with_config(target_config__model_type="nonsense"), r"target_config is of model type 'nonsense'"),
-    "no target": (with_config(target_config=...), r"target_config is of model type None"),
+    "no target": (with_config(target_config=...), r"target_config names no model type"),
     "10^12 channels": (
         with_config(target_config__hidden_channels=[HUGE] * 3),
         r"channels=1000000000000: at most",
@@ -176,7 +176,7 @@ FAULTS = {
         r"resolution='a': a grid has more than 0",
     ),
     "10^12 images": (with_config(calibration_images=HUGE), r"calibration_images=1000000000000: at most"),
-    "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"at most 4096 are stored"),
+    "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"statistics_widths has 10,000 entries"),
     "negative channels": (with_config(target_config__hidden_channels=[-1, 2, 3]), r"pass three counts from 1 up"),
     "nothing of that name to generate": (with_config(generated=["nope"]), r"'nope' matches no parameter of lenet"),
     "nothing to generate": (with_config(generated=[]), r"which generated=\[\] leaves static"),
@@ -345,10 +345,10 @@ def test_a_card_that_cannot_be_merged_is_not_written_over(hub, checkpoint, card,
 
 RUN_FAULTS = {
     "recipe that is no YAML": ("recipe.yaml", "data: [", r"recipe.yaml is no YAML"),
-    "recipe that is a list": ("recipe.yaml", "[1, 2]", r"recipe.yaml was not written by .*the file is \[1, 2\]"),
+    "recipe that is a list": ("recipe.yaml", "[1, 2]", r"recipe.yaml holds a list"),
     "recipe whose data are none": ("recipe.yaml", "data: digits", r"recipe.yaml .* data is 'digits'"),
-    "training facts cut short": ("training.json", '{"seed": 7', r"training.json is no JSON .*: remove it, or write"),
-    "training facts of another kind": ("training.json", "[]", r"training.json .* the file is \[\]"),
+    "training facts cut short": ("training.json", '{"seed": 7', r"training.json is no JSON .* Write it anew"),
+    "training facts of another kind": ("training.json", "[]", r"training.json holds a list"),
     "training facts without a seed": (
         "training.json",
         '{"environment": {}, "seconds": {}}',
@@ -426,5 +426,5 @@ def test_a_repo_whose_index_leaves_its_folder(shared):
     index = {"metadata": {}, "weight_map": dict.fromkeys([KEY], "../../../outside.safetensors")}
     files = {"config.json": files["config.json"], f"{WEIGHTS}.index.json": json.dumps(index).encode()}
     shared.put("org/hostile", files)
-    with pytest.raises(CheckpointError, match=r"org/hostile cannot be loaded: .*'\.\.' path segment"):
+    with pytest.raises(CheckpointError, match=r"index.json names '\.\./\.\./\.\./outside"):
         NeuMetaModel.from_pretrained("org/hostile")
