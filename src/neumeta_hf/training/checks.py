@@ -1,5 +1,6 @@
 """What a run refuses before it writes anything: a folder in use, another recipe, steps that cannot be."""
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -9,8 +10,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import ImageData
-from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
+from neumeta_hf.data import ImageData, check_classes
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
@@ -47,12 +48,48 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
         changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
+        allowed += ("max_image_pixels",)
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+
+
+def forget_start(output: Path) -> None:
+    """Remove the recipe and the log of a failed run that there is nothing of, so that a mended recipe may start there.
+
+    Args:
+        output: The folder of a run that did not resume another.
+    """
+    if not any((output / name).exists() for name in ("state-pretrain", "pretrained", "reference", "state", "last")):
+        for name in ("recipe.yaml", "log.jsonl"):
+            (output / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a tracker may have written there
+            output.rmdir()
+
+
+def check_data(recipe: Recipe, task: Task, data: ImageData) -> None:
+    """Refuse data that nothing could be learned or selected from, before anything is trained.
+
+    Args:
+        recipe: The run.
+        task: What its networks do.
+        data: The data set.
+
+    Raises:
+        DataError: Naming the key of the recipe, and counts.
+    """
+    num_images = len(data.train) + len(data.validation)
+    if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
+        raise DataError(
+            f"data.validation_fraction={recipe.data.validation_fraction} of {num_images} training images is no image, "
+            "and training keeps what is best on the validation split: give "
+            f"{max(0.1, 1 / max(num_images, 1)):.2g} or so, or name data.validation_split."
+        )
+    if task.has_classes:
+        check_classes(data.train, data.validation, data.label_names)
 
 
 def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:

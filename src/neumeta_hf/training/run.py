@@ -16,13 +16,14 @@ from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.data import ImageData, load_image_data
+from neumeta_hf.errors import NeuMetaError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
-from neumeta_hf.training.checks import check_output, check_run
+from neumeta_hf.training.checks import check_data, check_output, check_run, forget_start
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.processes import make_accelerator
@@ -65,8 +66,10 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     task = task_of(recipe)
     _image_processor(recipe, task)  # whether there can be one
     data = load_image_data(recipe.data)
-    target = None if (output / "reference").is_dir() else start_target(recipe, task, data)
-    if target is not None:
+    target = None
+    if not (output / "reference").is_dir():
+        check_data(recipe, task, data)
+        target = start_target(recipe, task, data)
         check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
     accelerator.wait_for_everyone()  # all have looked before one writes
     # Only now: data or a target that cannot be read must not leave half a run behind.
@@ -84,6 +87,10 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         logger.warning("%s", stop)
         accelerator.end_training()
         return None
+    except NeuMetaError:
+        if accelerator.is_main_process and not resume:
+            forget_start(output)
+        raise
     if accelerator.is_main_process:
         run.write_result(reference, model, seconds)
     accelerator.wait_for_everyone()  # before the end, which takes the processes' connection down
