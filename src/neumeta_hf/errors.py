@@ -38,6 +38,13 @@ class RecipeError(NeuMetaError):
 class DataError(NeuMetaError):
     """A data set that cannot be read as the recipe says."""
 
+    def __init__(self, message: object = ""):
+        # What a worker of a DataLoader raises is raised anew with the worker's traceback for a message, whose last
+        # line has ours.
+        text = str(message)
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(text.rpartition(name)[2].strip() if text.startswith("Caught ") else text)
+
 
 class HubError(NeuMetaError):
     """The Hub refuses, or cannot be reached."""

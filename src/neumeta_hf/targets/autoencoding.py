@@ -136,6 +136,7 @@ class AutoencoderFamily(TargetFamily):
         return autoencoder.decode(latents).sample
 
     def set_image_size(self, network: nn.Module, image_size: int | Sequence[int]) -> None:
+        self.check_image_size(image_size)
         autoencoder: Any = network
         autoencoder.register_to_config(**{self.size_field: image_size})
 

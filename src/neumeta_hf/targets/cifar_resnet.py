@@ -221,6 +221,7 @@ class CifarResNetFamily(TargetFamily):
 
     name = "cifar_resnet"
     model_types = ("neumeta_cifar_resnet",)
+    square_only = True
 
     def load(self, name: str, **options: Any) -> nn.Module:
         """Load a network of the family, in evaluation mode; also from bare weights that were trained elsewhere.

@@ -28,6 +28,7 @@ from neumeta_hf.checkpoints import (
     open_checkpoint,
 )
 from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.images import height_and_width
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,14 @@ class TargetFamily(abc.ABC):
         model_types: The `model_type` of each config class that the family's networks have.
         class_names: Names of the network's classes, where they are what a saved config says: that of diffusers.
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
+        square_only: Whether its config has one number for the height and width of images.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     class_names: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str] = "image-classification"
+    square_only: ClassVar[bool] = False
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""
@@ -70,8 +73,9 @@ class TargetFamily(abc.ABC):
             The config.
 
         Raises:
-            TargetError: There is no such field.
+            TargetError: There is no such field, or the family has square images alone.
         """
+        self.check_image_size(image_shape[1:])
         model_type = self.model_types[0]
         defaults: Any = AutoConfig.for_model(model_type)
         known = {field.name for field in dataclasses.fields(defaults)}
@@ -200,9 +204,29 @@ class TargetFamily(abc.ABC):
         Args:
             network: Of this family; its config is changed.
             image_size: Height and width, in pixels; one number for both.
+
+        Raises:
+            TargetError: The family has square images alone.
         """
+        self.check_image_size(image_size)
         config: Any = network.config
         config.image_size = image_size
+
+    def check_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Refuse images that the family's configs cannot state the size of.
+
+        Args:
+            image_size: Height and width, in pixels; one number for both.
+
+        Raises:
+            TargetError: The family has square images alone.
+        """
+        height, width = height_and_width(image_size)
+        if self.square_only and height != width:
+            raise TargetError(
+                f"the target family {self.name!r} has square images alone, and data.image_size gives {height}x{width}: "
+                "give one number, or take a family that has images of any shape."
+            )
 
     def example_inputs(self, config: PreTrainedConfig, batch_size: int = 2) -> Tensor:
         """The same normal noise at every call, on the CPU: `[batch_size, channels, height, width]`."""

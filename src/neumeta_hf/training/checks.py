@@ -10,8 +10,8 @@ import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import ImageData
-from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
+from neumeta_hf.data import ImageData, check_classes
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
 from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
@@ -61,6 +61,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
         changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
+        allowed += ("max_image_pixels",)
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(
@@ -87,6 +88,28 @@ def _is_written_by_a_run(path: Path) -> bool:
         return not path.is_symlink() and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
     except (OSError, UnicodeDecodeError, RecipeError):
         return False
+
+
+def check_data(recipe: Recipe, task: Task, data: ImageData) -> None:
+    """Refuse data that nothing could be learned or selected from, before anything is trained.
+
+    Args:
+        recipe: The run.
+        task: What its networks do.
+        data: The data set.
+
+    Raises:
+        DataError: Naming the key of the recipe, and counts.
+    """
+    num_images = len(data.train) + len(data.validation)
+    if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
+        raise DataError(
+            f"data.validation_fraction={recipe.data.validation_fraction} of {num_images} training images is no image, "
+            "and training keeps what is best on the validation split: give "
+            f"{max(0.1, 1 / max(num_images, 1)):.2g} or so, or name data.validation_split."
+        )
+    if task.has_classes:
+        check_classes(data.train, data.validation, data.label_names)
 
 
 def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:

@@ -25,7 +25,7 @@ from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
-from neumeta_hf.training.checks import check_output, check_run, recipe_text
+from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.processes import make_accelerator, on_main
@@ -115,8 +115,10 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         task = task_of(recipe)
         _image_processor(recipe, task)  # whether there can be one
         data = load_image_data(recipe.data)
-        target = None if (output / REFERENCE).is_dir() else start_target(recipe, task, data)
-        if target is not None:
+        target = None
+        if not (output / REFERENCE).is_dir():
+            check_data(recipe, task, data)
+            target = start_target(recipe, task, data)
             check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
         accelerator.wait_for_everyone()  # all have looked before one writes
         # Only now: data or a target that cannot be read must not leave half a run behind.

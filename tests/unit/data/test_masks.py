@@ -310,7 +310,8 @@ def test_masks_keep_their_indices_when_resized(tmp_path):
     checks = np.kron(np.indices((12, 16)).sum(0) % 2, np.ones((3, 3))).astype(np.uint8) * 9
     folder = save(tmp_path / "set", grey(1, (48, 36)), [Image.fromarray(checks)])
     for wanted in ([18, 24], [50, 31]):
-        labels = load_image_data(config_for(folder, image_size=wanted)).test[0]["labels"]
+        config = config_for(folder, image_size=wanted, label_names=list("abcdefghij"))
+        labels = load_image_data(config).test[0]["labels"]
         assert set(labels.unique().tolist()) == {0, 9}
 
 
@@ -321,11 +322,11 @@ def test_masks_keep_their_indices_when_resized(tmp_path):
 @pytest.mark.parametrize("make", [Image.fromarray, palette, lambda array: Image.fromarray(array.astype(np.uint16))])
 def test_indices_are_read_from_grey_palette_and_16_bits(tmp_path, make, in_memory):
     indices = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    indices[0, 0] = 255
+    indices[5, 7] = 255
     folder = save(tmp_path / "set", grey(1), [make(indices)])
     data = load_image_data(config_for(folder, in_memory=in_memory))
     assert torch.equal(data.train[0]["labels"], torch.tensor(indices).long())
-    assert len(data.label_names) == 48
+    assert len(data.label_names) == 47
 
 
 def test_black_and_white_are_two_classes(tmp_path):
@@ -345,9 +346,10 @@ def test_the_ignored_value_becomes_255_and_counts_as_no_class(tmp_path, in_memor
     data = load_image_data(config_for(folder, ignore_index=11, in_memory=in_memory))
     assert data.label_names == ["0", "1", "2"]
     assert data.train[0]["labels"][0].tolist() == [0, 1, IGNORED, IGNORED, 2, 2, 2, 2]
-    # Without it, it is a class.
-    data = load_image_data(config_for(folder, in_memory=in_memory))
-    assert len(data.label_names) == 12
+    # Without it, it is a class, which must have a name as others are missing in between.
+    with pytest.raises(DataError, match=r"value 0, 1, 2, 11, 255: .*{0: ..., 1: ..., 2: ..., 11: ..., 255: ...}"):
+        load_image_data(config_for(folder, in_memory=in_memory))
+    data = load_image_data(config_for(folder, in_memory=in_memory, label_names=list("abcdefghijkl")))
     assert data.train[0]["labels"][0, :4].tolist() == [0, 1, 11, IGNORED]
 
 
@@ -364,12 +366,12 @@ def test_a_class_can_be_ignored_and_a_void_lie_beyond_8_bits(tmp_path):
 
 def test_classes_are_counted_in_the_masks_of_training_at_their_full_size(tmp_path):
     mask = plain(1, (80, 60))
-    mask.putpixel((1, 1), 4)  # too small to be seen at 6x8
-    other = plain(3, (80, 60))
+    mask.putpixel((1, 1), 2)  # too small to be seen at 6x8
+    other = plain(0, (80, 60))
     folder = save(tmp_path / "set", grey(2, (80, 60)), [mask, other])
     for in_memory in (True, False):
         data = load_image_data(config_for(folder, in_memory=in_memory, validation_fraction=0.5))
-        assert data.label_names == ["0", "1", "2", "3", "4"]
+        assert data.label_names == ["0", "1", "2"]
 
 
 def test_names_of_classes_are_those_of_the_config(tmp_path):
@@ -383,10 +385,10 @@ def test_values_that_are_no_class_are_refused_and_the_advice_works(tmp_path, in_
     strange = (grey(1), [plain(7)])
     folder = save(tmp_path / "set", grey(3), [plain(0), plain(1), plain(2)], test=strange)
     with pytest.raises(
-        DataError, match=r"split 'test' has pixels of value 7: values are classes \(0 to 2\) or ignored"
+        DataError, match=r"row 0 of split 'test' has pixels of value 7: values are classes \(0 to 2\) or ignored"
     ):
         load_image_data(config_for(folder, in_memory=in_memory)).test[0]
-    with pytest.raises(DataError, match=r"split 'train' has pixels of value 2: .*0 to 1.*data.label_names"):
+    with pytest.raises(DataError, match=r"row 2 of split 'train' has pixels of value 2: .*0, 1.*data.label_names"):
         load_image_data(config_for(folder, in_memory=in_memory, label_names=["a", "b"])).train[2]
     data = load_image_data(config_for(folder, in_memory=in_memory, ignore_index=7))
     assert (data.test[0]["labels"] == IGNORED).all()
@@ -398,11 +400,11 @@ def test_values_that_are_no_class_are_refused_and_the_advice_works(tmp_path, in_
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (grey(1)[0], "of mode RGB: masks hold the index .* Convert its colours"),
+        (grey(1)[0], "row 0 of split 'train' is of mode RGB: masks hold .* Convert its colours"),
         (Image.new("LA", (8, 6)), "of mode LA"),
         (Image.fromarray(np.full((6, 8), 300, dtype=np.uint16)), "pixels of value 300"),
-        (plain(1, (6, 8)), "row 0 of split 'train' the mask has 6x8 pixels and the image 8x6"),
-        (plain(1, (16, 12)), "the mask has 16x12 pixels"),
+        (plain(1, (6, 8)), "the mask in row 0 of split 'train' has 6x8 pixels and its image 8x6"),
+        (plain(1, (16, 12)), "the mask .* has 16x12 pixels"),
     ],
 )
 def test_masks_that_cannot_be_read_are_refused(tmp_path, mask, message, in_memory):
@@ -419,7 +421,13 @@ def test_masks_without_any_class_are_refused(tmp_path):
 
 def test_a_missing_or_broken_mask_is_refused(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
-    for entry, message in ((None, r"missing \(None\)"), ({"bytes": b"no mask", "path": None}, "rows 0 and 999")):
+    for entry, message in (
+        (None, r"the mask in row 0 of split 'train' is missing \(None\)"),
+        (
+            {"bytes": b"no mask", "path": "b/1.png"},
+            r"the mask in row 0 of split 'train' \('b/1.png'\) cannot be decoded",
+        ),
+    ):
         folder = tmp_path / ("missing" if entry is None else "broken")
         folder.mkdir()
         rows = {"image": [in_png(grey(1)[0])], "label": [entry]}
@@ -436,7 +444,7 @@ def test_a_missing_or_broken_mask_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["label", "labels", "mask", "annotation", "segmentation"])
 def test_masks_are_found_by_their_names_whatever_the_order(tmp_path, name):
     for folder, columns in (("a", ("image", name)), ("b", ("pixels", name))):
-        save(tmp_path / folder, grey(1), [plain(1)], columns=columns)
+        save(tmp_path / folder, grey(2), [plain(1), plain(0)], columns=columns)
         assert (load_image_data(config_for(tmp_path / folder)).train[0]["labels"] == 1).all()
 
 
@@ -446,7 +454,7 @@ def test_masks_that_are_not_found_by_name_ask_to_be_named(tmp_path):
         ("b", ("mask", "label"), ()),
         ("c", ("x", "mask"), ("y",)),
     ):
-        path = save(tmp_path / folder, grey(1), [plain(1)], columns=columns, more=more)
+        path = save(tmp_path / folder, grey(2), [plain(1), plain(0)], columns=columns, more=more)
         with pytest.raises(DataError, match=r"columns of type Image among .*Say which with data.label_column"):
             load_image_data(config_for(path))
         fields = {"label_column": columns[1], **({"image_column": columns[0]} if more else {})}
