@@ -1,6 +1,7 @@
 """From a `DataConfig` to training, validation and test splits."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -12,20 +13,20 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from neumeta_hf.data.config import Augmentation, DataConfig, Labels
+from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
 from neumeta_hf.data.splits import (
     ArraySource,
     DecodingSource,
     ImageSource,
     ImageSplit,
     MaskColumn,
+    bring_to_size,
     to_bytes,
     to_classes,
     to_colours,
-    to_size,
 )
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import IGNORED, height_and_width
+from neumeta_hf.images import IGNORED, Interpolation, height_and_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +82,7 @@ def load_image_data(config: DataConfig) -> ImageData:
 
 
 def _check(config: DataConfig) -> None:
-    if config.num_channels not in (1, 3):
-        raise DataError(f"data.num_channels={config.num_channels}: give 1 (grey) or 3 (RGB).")
-    sides = [config.image_size] * 2 if isinstance(config.image_size, int) else config.image_size
-    if len(sides) != 2 or min(sides) < 1:
-        raise DataError(
-            f"data.image_size={config.image_size}: give the height and width in pixels, at least 1, as one number or "
-            "as [height, width]."
-        )
-    for name in ("mean", "std"):
-        values = getattr(config, name)
-        if len(values) != config.num_channels or (name == "std" and min(values) <= 0):
-            raise DataError(
-                f"data.{name}={values}: give {config.num_channels} number(s), one per channel, std above 0."
-            )
+    _check_preprocessing(config.preprocessing)
     if not 0 <= config.validation_fraction < 1:
         raise DataError(f"data.validation_fraction={config.validation_fraction}: give a fraction in [0, 1).")
     if config.augmentation not in (known := get_args(Augmentation)):
@@ -112,6 +100,26 @@ def _check(config: DataConfig) -> None:
             "images that were trained on or selected by say nothing when they are tested on. Leave out "
             "data.validation_split to have one cut from the training split."
         )
+
+
+def _check_preprocessing(wanted: Preprocessing) -> None:
+    if wanted.num_channels not in (1, 3):
+        raise DataError(f"data.num_channels={wanted.num_channels}: give 1 (grey) or 3 (RGB).")
+    sides = [wanted.image_size] * 2 if isinstance(wanted.image_size, int) else wanted.image_size
+    if len(sides) != 2 or min(sides) < 1:
+        raise DataError(
+            f"data.image_size={wanted.image_size}: give the height and width in pixels, at least 1, as one number or "
+            "as [height, width]."
+        )
+    if wanted.interpolation not in (known := get_args(Interpolation)):
+        raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
+    for name in ("mean", "std"):
+        values = getattr(wanted, name)
+        finite = all(map(math.isfinite, values))
+        if not finite or len(values) != wanted.num_channels or (name == "std" and min(values) <= 0):
+            raise DataError(
+                f"data.{name}={values}: give {wanted.num_channels} number(s), one per channel, std above 0."
+            )
 
 
 def _check_labels(config: DataConfig) -> None:
@@ -144,14 +152,9 @@ def _load_digits(config: DataConfig) -> tuple[ImageSource, ImageSource, list[str
         raise DataError("data.labels=mask: the embedded digits have no masks. Name another data set (data.dataset).")
     digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    size = height_and_width(config.image_size)
+    wanted = config.preprocessing
     images = torch.stack(
-        [
-            to_bytes(
-                to_size(to_colours(Image.fromarray(image), config.num_channels), size, center_crop=config.center_crop)
-            )
-            for image in pixels
-        ]
+        [to_bytes(bring_to_size(to_colours(Image.fromarray(image), wanted.num_channels), wanted)) for image in pixels]
     )
     labels = torch.from_numpy(digits.target.astype(np.int64))
     # A fixed fifth, whatever the seeds: the test split must be the same for everybody.
@@ -304,7 +307,8 @@ def _find_column(named: str | None, features: Mapping[str, Any], kind: type, fie
 
 def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySource:
     everything = ImageSplit(source, np.arange(len(source)), config, augmented=False, name=split)
-    pixels = torch.empty(len(source), config.num_channels, *height_and_width(config.image_size), dtype=torch.uint8)
+    wanted = config.preprocessing
+    pixels = torch.empty(len(source), wanted.num_channels, *height_and_width(wanted.image_size), dtype=torch.uint8)
     labels: list[Tensor] = []
 
     def keep(rows: range) -> None:

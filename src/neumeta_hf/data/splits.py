@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
-from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import IGNORED, height_and_width
+from neumeta_hf.images import IGNORED, height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -93,21 +93,22 @@ class DecodingSource:
         return len(self._images)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
-        config = self._config
-        images = [to_colours(image, config.num_channels) for image in self._images[list(indices)][self._image_column]]
+        config, wanted = self._config, self._config.preprocessing
+        images = [to_colours(image, wanted.num_channels) for image in self._images[list(indices)][self._image_column]]
         self._sizes = {index: image.size for index, image in zip(indices, images, strict=True)}
-        size = height_and_width(config.image_size)
         if config.augmentation == "random_resized_crop_flip" and split.augmented:
-            moment = {"size": size, "seed": config.data_seed, "epoch": split.epoch}
-            images = [random_resized_crop(image, index, **moment) for image, index in zip(images, indices, strict=True)]
+            options: Any = {"size": wanted.image_size, "resample": resampling(wanted.interpolation)}
+            options |= {"seed": config.data_seed, "epoch": split.epoch}
+            images = [
+                random_resized_crop(image, index, **options) for image, index in zip(images, indices, strict=True)
+            ]
         else:
-            images = [to_size(image, size, center_crop=config.center_crop) for image in images]
+            images = [bring_to_size(image, wanted) for image in images]
         return torch.stack([to_bytes(image) for image in images])
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         if not isinstance(self._labels, MaskColumn):
             return None if self._labels is None else self._labels[torch.as_tensor(indices)]
-        size = height_and_width(self._config.image_size)
         masks = []
         for index, image in zip(indices, self._masks[list(indices)][self._labels.name], strict=True):
             mask = to_classes(image, self._labels)
@@ -116,7 +117,7 @@ class DecodingSource:
                     f"in row {index} of split {self._labels.split!r} the mask has {mask.size[0]}x{mask.size[1]} pixels "
                     f"and the image {expected[0]}x{expected[1]}: bring masks to the size of their images first."
                 )
-            resized = to_size(mask, size, center_crop=self._config.center_crop, resample=Image.Resampling.NEAREST)
+            resized = bring_to_size(mask, dataclasses.replace(self._config.preprocessing, interpolation="nearest"))
             masks.append(to_bytes(resized)[0])
         return torch.stack(masks)
 
@@ -215,6 +216,20 @@ def to_size(
     return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
+def bring_to_size(image: Image.Image, wanted: Preprocessing) -> Image.Image:
+    """Bring an image to the size that a network gets, as a recipe says.
+
+    Args:
+        image: Grey or RGB, or a mask.
+        wanted: Size, crop and interpolation.
+
+    Returns:
+        As `to_size`.
+    """
+    size = height_and_width(wanted.image_size)
+    return to_size(image, size, center_crop=wanted.center_crop, resample=resampling(wanted.interpolation))
+
+
 def to_bytes(image: Image.Image) -> Tensor:
     """Pixels of an image.
 
@@ -247,8 +262,8 @@ class ImageSplit(Dataset):
         self.augmented = augmented
         self.name = name
         self.epoch = 0
-        self._mean = torch.tensor(config.mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(config.std).view(1, -1, 1, 1)
+        self._mean = torch.tensor(config.preprocessing.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(config.preprocessing.std).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -272,11 +272,12 @@ def load_complete(cls: Any, name: str, *, dropped: tuple[str, ...] = (), **optio
     return model.eval()
 
 
-def load_network(name: str) -> nn.Module:
+def load_network(name: str, **options: Any) -> nn.Module:
     """Load a network of whatever family its config.json says.
 
     Args:
         name: A folder or Hub id.
+        **options: Of its family's `load`.
 
     Returns:
         The network, in evaluation mode.
@@ -290,7 +291,7 @@ def load_network(name: str) -> nn.Module:
     kind = values.get("model_type", values.get("_class_name"))
     for family in _REGISTRY.values():
         if kind is not None and kind in (*family.model_types, *family.class_names):
-            return family.load(name)
+            return family.load(name, **options)
     raise TargetError(
         f"{name} is a {kind}, which no target family has: there is {', '.join(list_targets())}. "
         "docs/new_target.md shows how to add one in a single file."

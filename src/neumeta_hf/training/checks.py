@@ -14,6 +14,7 @@ from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
+from neumeta_hf.training.agreement import continue_recipe
 from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
@@ -23,13 +24,16 @@ from neumeta_hf.training.statistics import statistics_widths
 logger = logging.getLogger(__name__)
 
 
-def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
+def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
     """Refuse an output folder that holds another run, or none to go on with.
 
     Args:
         recipe: The run.
         output: Its folder.
         resume: Whether the run goes on.
+
+    Returns:
+        The recipe; of a run that goes on with what it leaves open as the run has it.
 
     Raises:
         CheckpointError: There is no run to resume.
@@ -44,7 +48,9 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
             "folder."
         )
     if resume:
-        changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
+        before = load_recipe(written)
+        recipe = continue_recipe(recipe, before)
+        changed = _differences(continue_recipe(before, before).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
         changed = [key for key in changed if not key.startswith("calibration.")]
@@ -53,6 +59,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+    return recipe
 
 
 def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:

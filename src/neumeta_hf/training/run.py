@@ -13,8 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 from tqdm import tqdm
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.checkpoints import explain_loading_errors
 from neumeta_hf.data import ImageData, load_image_data
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_folder_beside
@@ -22,12 +24,13 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
+from neumeta_hf.training.agreement import resolve_recipe
 from neumeta_hf.training.checks import check_output, check_run
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.processes import make_accelerator
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
-from neumeta_hf.training.reference import start_target, task_of
+from neumeta_hf.training.reference import load_checkpoint, match_labels, start_target, task_of
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.statistics import calibration_batches, calibration_images, statistics_widths
 
@@ -42,6 +45,8 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
     from). Of a recipe whose `train` is None there is the reference alone.
 
+    What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
+
     Args:
         recipe: The run.
         resume: Go on with the run in the output folder; it ends bit-equal to one that was never interrupted.
@@ -50,22 +55,29 @@ def train(recipe: Recipe, *, resume: bool = False) -> Path | None:
         The output folder, or None where the run stopped at `stop_after_steps`.
 
     Raises:
-        RecipeError: The output folder holds another run, a tracker is missing, the processes do not see each other, or
-            the data has other labels than the task needs.
+        RecipeError: The output folder holds another run, a tracker is missing, the processes do not see each other,
+            the data has other labels than the task needs, or recipe and checkpoint disagree on images.
         CheckpointError: There is nothing to resume.
         DataError: The data cannot be read as the recipe says.
-        TargetError: The target's config or checkpoint does not fit.
+        TargetError: The target's config or checkpoint does not fit, or it tells other classes apart than the data has.
+        HubError: What a repo says beside its checkpoint cannot be read.
         HypernetworkError: The hypernetwork is unknown, or an option of it.
         SizeError: The family has no network of a width that the recipe names.
         PreparationError: Preparation would change the reference's function.
     """
     output = Path(recipe.output_dir)
     accelerator = make_accelerator(recipe, output)
-    check_output(recipe, output, resume=resume)
+    recipe = check_output(recipe, output, resume=resume)
     task = task_of(recipe)
+    made = output / "reference"
+    checkpoint = None if made.is_dir() else load_checkpoint(recipe)
+    if not resume:
+        recipe = resolve_recipe(recipe, checkpoint)
     _image_processor(recipe, task)  # whether there can be one
     data = load_image_data(recipe.data)
-    target = None if (output / "reference").is_dir() else start_target(recipe, task, data)
+    target = None if made.is_dir() else start_target(recipe, task, data, checkpoint)
+    if task.has_classes:
+        data = match_labels(data, _config_in(made) if target is None else config_of(target))
     if target is not None:
         check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
     accelerator.wait_for_everyone()  # all have looked before one writes
@@ -308,15 +320,14 @@ class _Run:
         beside.rmdir()
 
 
-def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
-    data = recipe.data
-    return task.make_image_processor(
-        num_channels=data.num_channels,
-        image_size=data.image_size,
-        mean=list(data.mean),
-        std=list(data.std),
-        center_crop=data.center_crop,
+def _config_in(folder: Path) -> PreTrainedConfig:
+    return explain_loading_errors(
+        str(folder), lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
+
+
+def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
+    return task.make_image_processor(**dataclasses.asdict(recipe.data.preprocessing))
 
 
 def _save_beside(model: Any, folder: Path) -> None:
