@@ -14,6 +14,7 @@ from neumeta_hf.printable import printable
 if TYPE_CHECKING:
     from neumeta_hf.data import ImageData
     from neumeta_hf.modeling_neumeta import NeuMetaModel
+    from neumeta_hf.tasks import Task
     from neumeta_hf.training import Recipe
 
 
@@ -98,10 +99,10 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from neumeta_hf.checkpoints import save_network
     from neumeta_hf.files import write_folder_beside
     from neumeta_hf.preparation import prepare
-    from neumeta_hf.targets import load_network
+    from neumeta_hf.targets.masters import load_in_float32
 
     output = _new_folder(arguments.output)
-    model: Any = load_network(arguments.model)
+    model: Any = load_in_float32(arguments.model)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(output) as beside:
@@ -147,9 +148,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.evaluation.matching import match_data, name_data
     from neumeta_hf.hub import RunSource, read_training
-    from neumeta_hf.reading import find_folder
-    from neumeta_hf.targets import load_network
     from neumeta_hf.training import task_of
 
     widths = parse_widths(arguments.widths)
@@ -163,9 +163,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     recipe = _recipe_of(arguments)
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
-    task, data = task_of(recipe), load_image_data(recipe.data)
-    folder = arguments.reference or find_folder(checkpoint, "reference")
-    reference = None if folder is None else load_network(str(folder))
+    task = task_of(recipe)
+    reference = _reference(arguments, family, recipe, task)
+    data = match_data(family, load_image_data(name_data(family, recipe.data, task)), task)
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
@@ -197,6 +197,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         path = prefix.with_name(f"{prefix.name}_images.png")
         draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
         print(f"written: {path}")
+
+
+def _reference(arguments: argparse.Namespace, family: "NeuMetaModel", recipe: "Recipe", task: "Task") -> Any:
+    """The network to compare with, of the family's classes and images; None where there is none."""
+    from neumeta_hf.evaluation.matching import check_reference
+    from neumeta_hf.reading import find_folder
+    from neumeta_hf.targets import config_of, load_network
+    from neumeta_hf.training.agreement import compare_preprocessing
+
+    folder = arguments.reference or find_folder(arguments.checkpoint, "reference")
+    if folder is None:
+        return None
+    name = str(folder)
+    reference = load_network(name)
+    check_reference(reference, family, task)
+    if arguments.reference and recipe.target.preprocessing == "checkpoint":
+        compare_preprocessing(recipe.data, name, config_of(reference))
+    return reference
 
 
 def _info(arguments: argparse.Namespace) -> None:

@@ -1,10 +1,24 @@
 """What a recipe says of its data."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from neumeta_hf.images import Interpolation
 
 Labels = Literal["class", "mask", "none"]
 Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes the input of a network; the fields are those of `DataConfig`, with what applies without."""
+
+    image_size: int | list[int] = 8
+    center_crop: bool = False
+    interpolation: Interpolation = "bilinear"
+    num_channels: Literal[1, 3] = 1
+    mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
+    std: list[float] = dataclasses.field(default_factory=lambda: [0.5])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -40,11 +54,15 @@ class DataConfig:
         validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
             named. 0 leaves the validation split empty, which is an error where it is used, before anything is trained.
         data_seed: Of the cut and of the augmentation.
-        image_size: What the network gets: one number for height and width, or [height, width].
+        image_size: What the network gets: one number for height and width, or [height, width]. This and the next five
+            may be None, which says nothing: they are then as `target.checkpoint` states them, and without one 8, False,
+            "bilinear", 1, [0.5] and [0.5].
         center_crop: How images of another size come to it, here and in the image processor that is saved with the
             network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
             and cropped at the centre, as is usual for ImageNet; processors of transformers do it for square RGB images
             with a class. Masks go the same way; each of their pixels is then the nearest one.
+        interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
+            "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
@@ -73,11 +91,22 @@ class DataConfig:
     validation_split: str | None = None
     validation_fraction: float = 0.1
     data_seed: int = 0
-    image_size: int | list[int] = 8
-    num_channels: Literal[1, 3] = 1
-    mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
-    std: list[float] = dataclasses.field(default_factory=lambda: [0.5])
-    center_crop: bool = False
+    image_size: int | list[int] | None = None
+    center_crop: bool | None = None
+    interpolation: Interpolation | None = None
+    num_channels: Literal[1, 3] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     augmentation: Augmentation = "none"
     in_memory: bool = True
     max_image_pixels: int = 100_000_000
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What applies: each field as it is said here, or its default."""
+        names = [field.name for field in dataclasses.fields(Preprocessing)]
+        return Preprocessing(**{name: value for name in names if (value := getattr(self, name)) is not None})
+
+    def filled(self) -> Self:
+        """The same data, with what applies said in each field of `preprocessing`."""
+        return dataclasses.replace(self, **dataclasses.asdict(self.preprocessing))

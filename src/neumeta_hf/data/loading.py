@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neumeta_hf.data.columns import find_columns
-from neumeta_hf.data.config import Augmentation, DataConfig, Labels
+from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
 from neumeta_hf.data.counts import warn_of_missing_classes
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, class_names, count_classes, mask_values, refuse_lossy
@@ -24,12 +24,12 @@ from neumeta_hf.data.splits import (
     ImageSource,
     ImageSplit,
     MaskColumn,
+    bring_to_size,
     to_bytes,
     to_colours,
-    to_size,
 )
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import IGNORED, height_and_width
+from neumeta_hf.images import IGNORED, Interpolation, height_and_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,20 +103,7 @@ class _Loaded:
 
 
 def _check(config: DataConfig) -> None:
-    if config.num_channels not in (1, 3):
-        raise DataError(f"data.num_channels={config.num_channels}: give 1 (grey) or 3 (RGB).")
-    sides = [config.image_size] * 2 if isinstance(config.image_size, int) else config.image_size
-    if len(sides) != 2 or min(sides) < 1:
-        raise DataError(
-            f"data.image_size={config.image_size}: give the height and width in pixels, at least 1, as one number or "
-            "as [height, width]."
-        )
-    for name in ("mean", "std"):
-        values = getattr(config, name)
-        if len(values) != config.num_channels or (name == "std" and min(values) <= 0):
-            raise DataError(
-                f"data.{name}={values}: give {config.num_channels} number(s), one per channel, std above 0."
-            )
+    _check_preprocessing(config.preprocessing)
     if not 0 <= config.validation_fraction < 1:
         raise DataError(f"data.validation_fraction={config.validation_fraction}: give a fraction in [0, 1).")
     if config.augmentation not in (known := get_args(Augmentation)):
@@ -136,6 +123,26 @@ def _check(config: DataConfig) -> None:
             raise DataError(
                 f"data.test_fraction={config.test_fraction} cuts the test split from the training split, and "
                 f"data.test_split={config.test_split!r} names one: leave one out."
+            )
+
+
+def _check_preprocessing(wanted: Preprocessing) -> None:
+    if wanted.num_channels not in (1, 3):
+        raise DataError(f"data.num_channels={wanted.num_channels}: give 1 (grey) or 3 (RGB).")
+    sides = [wanted.image_size] * 2 if isinstance(wanted.image_size, int) else wanted.image_size
+    if len(sides) != 2 or min(sides) < 1:
+        raise DataError(
+            f"data.image_size={wanted.image_size}: give the height and width in pixels, at least 1, as one number or "
+            "as [height, width]."
+        )
+    if wanted.interpolation not in (known := get_args(Interpolation)):
+        raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
+    for name in ("mean", "std"):
+        values = getattr(wanted, name)
+        finite = all(map(math.isfinite, values))
+        if not finite or len(values) != wanted.num_channels or (name == "std" and min(values) <= 0):
+            raise DataError(
+                f"data.{name}={values}: give {wanted.num_channels} number(s), one per channel, std above 0."
             )
 
 
@@ -187,14 +194,9 @@ def _load_digits(config: DataConfig) -> _Loaded:
         raise DataError("data.labels=mask: the embedded digits have no masks. Name another data set (data.dataset).")
     digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    size = height_and_width(config.image_size)
+    wanted = config.preprocessing
     images = torch.stack(
-        [
-            to_bytes(
-                to_size(to_colours(Image.fromarray(image), config.num_channels), size, center_crop=config.center_crop)
-            )
-            for image in pixels
-        ]
+        [to_bytes(bring_to_size(to_colours(Image.fromarray(image), wanted.num_channels), wanted)) for image in pixels]
     )
     labels = torch.from_numpy(digits.target.astype(np.int64))
     # A fixed fifth, whatever the seeds: the test split must be the same for everybody.
@@ -283,7 +285,8 @@ def _read_classes(
 
 def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySource:
     everything = ImageSplit(source, np.arange(len(source)), config, augmented=False, name=split)
-    shape = (len(source), config.num_channels, *height_and_width(config.image_size))
+    wanted = config.preprocessing
+    shape = (len(source), wanted.num_channels, *height_and_width(wanted.image_size))
     try:
         pixels = torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError) as error:

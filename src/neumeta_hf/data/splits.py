@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
-from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, to_classes
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import height_and_width
+from neumeta_hf.images import height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -88,17 +88,18 @@ class DecodingSource:
         return len(self._images)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
-        config, size = self._config, height_and_width(self._config.image_size)
+        config, wanted = self._config, self._config.preprocessing
         is_cropped = config.augmentation == "random_resized_crop_flip" and split.augmented
-        moment = {"size": size, "seed": config.data_seed, "epoch": split.epoch}
+        options: Any = {"size": wanted.image_size, "resample": resampling(wanted.interpolation)}
+        options |= {"seed": config.data_seed, "epoch": split.epoch}
         self._sizes = {}
 
         def convert(index: int, image: Image.Image) -> Tensor:
-            image = to_colours(image, config.num_channels)
+            image = to_colours(image, wanted.num_channels)
             self._sizes[index] = image.size
             if is_cropped:
-                return to_bytes(random_resized_crop(image, index, **moment))
-            return to_bytes(to_size(image, size, center_crop=config.center_crop, max_pixels=config.max_image_pixels))
+                return to_bytes(random_resized_crop(image, index, **options))
+            return to_bytes(bring_to_size(image, wanted, max_pixels=config.max_image_pixels))
 
         return torch.stack(list(self._images.read(indices, convert)))
 
@@ -106,7 +107,7 @@ class DecodingSource:
         if not isinstance(self._labels, MaskColumn):
             return None if self._labels is None else self._labels[torch.as_tensor(indices)]
         config, classes = self._config, self._labels.classes
-        size = height_and_width(config.image_size)
+        wanted = dataclasses.replace(config.preprocessing, interpolation="nearest")
 
         def convert(index: int, image: Image.Image) -> Tensor:
             mask = to_classes(image, classes)
@@ -115,14 +116,7 @@ class DecodingSource:
                     f"has {mask.size[0]}x{mask.size[1]} pixels and its image {expected[0]}x{expected[1]}: bring masks "
                     "to the size of their images first."
                 )
-            resized = to_size(
-                mask,
-                size,
-                center_crop=config.center_crop,
-                resample=Image.Resampling.NEAREST,
-                max_pixels=config.max_image_pixels,
-            )
-            return to_bytes(resized)[0]
+            return to_bytes(bring_to_size(mask, wanted, max_pixels=config.max_image_pixels))[0]
 
         return torch.stack(list(self._labels.images.read(indices, convert)))
 
@@ -192,6 +186,24 @@ def to_size(
     return image if image.size == (width, height) else image.resize((width, height), resample)
 
 
+def bring_to_size(image: Image.Image, wanted: Preprocessing, *, max_pixels: int | None = None) -> Image.Image:
+    """Bring an image to the size that a network gets, as a recipe says.
+
+    Args:
+        image: Grey or RGB, or a mask.
+        wanted: Size, crop and interpolation.
+        max_pixels: As for `to_size`.
+
+    Returns:
+        As `to_size`.
+
+    Raises:
+        DataError: As `to_size`.
+    """
+    options: Any = {"center_crop": wanted.center_crop, "resample": resampling(wanted.interpolation)}
+    return to_size(image, height_and_width(wanted.image_size), max_pixels=max_pixels, **options)
+
+
 def to_bytes(image: Image.Image) -> Tensor:
     """Pixels of an image.
 
@@ -224,8 +236,8 @@ class ImageSplit(Dataset):
         self.augmented = augmented
         self.name = name
         self.epoch = 0
-        self._mean = torch.tensor(config.mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(config.std).view(1, -1, 1, 1)
+        self._mean = torch.tensor(config.preprocessing.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(config.preprocessing.std).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return len(self.indices)

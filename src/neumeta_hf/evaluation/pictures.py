@@ -57,7 +57,8 @@ def draw_networks(
     task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
     batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (split.config.mean, split.config.std))
+    seen = split.config.preprocessing
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
     images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
     networks = {}

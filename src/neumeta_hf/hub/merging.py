@@ -8,6 +8,7 @@ import yaml
 
 from neumeta_hf.errors import CardError
 from neumeta_hf.hub.card import BEGIN, END, UNKNOWN
+from neumeta_hf.reading import parse_yaml
 
 _BEGIN = re.compile(f"^{re.escape(BEGIN)}", flags=re.MULTILINE)
 _END = re.compile(f"^{re.escape(END)}", flags=re.MULTILINE)
@@ -58,11 +59,9 @@ def _split_front_matter(card: str) -> tuple[dict[str, Any], str]:
     if found is None:
         return {}, card
     try:
-        front = yaml.safe_load(found[1])
-    except yaml.YAMLError as error:
-        raise CardError(
-            "the front matter of the card on the Hub is no YAML: repair it there, or push with overwrite_card=True."
-        ) from error
+        front = parse_yaml(found[1], "the front matter of the card on the Hub", error=CardError)
+    except CardError as error:
+        raise CardError(f"{error} Repair it there, or push with overwrite_card=True.") from error
     if not isinstance(front or {}, dict):
         raise CardError(
             "the front matter of the card on the Hub is no mapping of keys: repair it there, or push with "

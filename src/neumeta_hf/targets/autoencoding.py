@@ -79,7 +79,7 @@ class AutoencoderFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id; for one part of a pipeline with `subfolder`.
-            **options: Of diffusers' `from_pretrained`.
+            **options: Of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
 
         Returns:
             As from `build`.
@@ -90,6 +90,7 @@ class AutoencoderFamily(TargetFamily):
             TargetError: It is a file of bare weights, or the folder holds a network of another family.
         """
         self.refuse_bare_weights(name)
+        precision = {"torch_dtype": options.pop("dtype")} if "dtype" in options else {}
         known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
         class_name = open_checkpoint(name, dict(options)).config.get("_class_name")
         if not isinstance(class_name, str) or class_name not in known:
@@ -98,7 +99,7 @@ class AutoencoderFamily(TargetFamily):
                 f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "
                 "part of a pipeline."
             )
-        return load_complete(known[class_name], name, **options)
+        return load_complete(known[class_name], name, **precision, **options)
 
     def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> AutoencoderOutput:
         """Encode images and decode their latents.

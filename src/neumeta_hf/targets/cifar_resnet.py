@@ -228,7 +228,7 @@ class CifarResNetFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id, or a file of weights that ends in ".safetensors".
-            **options: Of its class's `from_pretrained`; for a file, of `load_cifar_checkpoint`.
+            **options: Of its class's `from_pretrained`; for a file, `dtype` and those of `load_cifar_checkpoint`.
 
         Returns:
             As from `build`.
@@ -238,7 +238,9 @@ class CifarResNetFamily(TargetFamily):
             MissingCheckpointError: There is no such folder or Hub id; also an OSError.
         """
         if name.endswith(".safetensors"):
-            return load_cifar_checkpoint(name, **options)
+            dtype = options.pop("dtype", None)
+            network: nn.Module = load_cifar_checkpoint(name, **options)
+            return network if dtype is None else network.to(dtype)
         return super().load(name, **options)
 
     def num_channels(self, config: CifarResNetConfig) -> dict[str, int]:

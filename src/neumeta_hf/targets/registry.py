@@ -377,7 +377,7 @@ def load_network(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: A folder or Hub id.
-        **options: Of its class's `from_pretrained`.
+        **options: Of its family's `load`.
 
     Returns:
         The network, in evaluation mode.

@@ -16,6 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf.errors import DataError, RecipeError
+from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, load_image_processor
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
@@ -113,6 +114,7 @@ class ImageGeneration(Task):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> None:
         """None: diffusers has it in code, `VaeImageProcessor`, and that knows no other range than [-1, 1].
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import DataError, RecipeError
-from neumeta_hf.images import IGNORED
+from neumeta_hf.images import IGNORED, Interpolation
 from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, build_segmentation_processor
@@ -95,13 +95,14 @@ class SemanticSegmentation(Task):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> BaseImageProcessor:
         if center_crop:
             raise RecipeError(
                 "data.center_crop=true: a network would learn on the centres of images and be asked for masks of whole "
                 "ones. Set it to false, then images are resized whole."
             )
-        return build_segmentation_processor(image_size=image_size, mean=mean, std=std)
+        return build_segmentation_processor(image_size=image_size, mean=mean, std=std, interpolation=interpolation)
 
 
 class SegmentationMeter:

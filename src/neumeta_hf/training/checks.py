@@ -16,6 +16,7 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
 from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
+from neumeta_hf.training.agreement import continue_recipe
 from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
@@ -26,7 +27,7 @@ from neumeta_hf.training.statistics import statistics_widths
 logger = logging.getLogger(__name__)
 
 
-def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
+def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
     """Refuse an output folder that holds another run, or none to go on with.
 
     A run that ended before it had a state may be started again without `resume`, with another recipe as well.
@@ -36,6 +37,9 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
         output: Its folder.
         resume: Whether the run goes on.
 
+    Returns:
+        The recipe; of a run that goes on with what it leaves open as the run has it.
+
     Raises:
         CheckpointError: There is no run to resume, or the folder holds a link.
         RecipeError: The folder is in use, or its run has another recipe.
@@ -44,7 +48,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
     if resume and written is None:
         raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
     if not output.exists():
-        return
+        return recipe
     names = {entry.name for entry in output.iterdir()} - leftovers()
     if not resume and names and not (names <= {RECIPE, LOG} and _is_written_by_a_run(written)):
         raise RecipeError(
@@ -58,7 +62,9 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
                 "Remove it, or put what it points to in its place."
             )
     if resume:
-        changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
+        before = load_recipe(written)
+        recipe = continue_recipe(recipe, before)
+        changed = _differences(continue_recipe(before, before).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
         allowed += ("max_image_pixels",)
@@ -68,6 +74,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+    return recipe
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -82,10 +89,10 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
 
 
-def _is_written_by_a_run(path: Path) -> bool:
+def _is_written_by_a_run(path: Path | None) -> bool:
     """Whether a recipe has nothing of its author's to lose: it is the very text that a run writes."""
     try:
-        return not path.is_symlink() and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
+        return path is not None and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
     except (OSError, UnicodeDecodeError, RecipeError):
         return False
 

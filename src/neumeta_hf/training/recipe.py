@@ -46,13 +46,22 @@ class TargetRecipe:
         family: Name of a registered target family.
         config: Fields of the family's config; classes, image size and colours come from the data.
         checkpoint: Trained weights to start from: a folder or Hub id of a transformers model, or a safetensors file
-            with the usual names of CIFAR-10 ResNets. None: random weights.
+            with the usual names of CIFAR-10 ResNets. None: random weights. Whatever it was saved in, it is trained in
+            float32.
+        preprocessing: Whose word on images counts. "checkpoint": what a `preprocessor_config.json` beside the
+            checkpoint says is taken where the recipe says nothing under `data`, and is an error where the recipe says
+            something else. "recipe": the file is set aside.
+        classes: How classes of the data are matched with those of a checkpoint that names them. "name": the same names
+            in any order. "position": in the order that they stand in, whatever they are called; they then have the
+            names of the data.
     """
 
     __pydantic_config__ = _FORBID
     family: str = "lenet"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint: str | None = None
+    preprocessing: Literal["checkpoint", "recipe"] = "checkpoint"
+    classes: Literal["name", "position"] = "name"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -13,9 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 from tqdm import tqdm
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.checkpoints import save_network
+from neumeta_hf.checkpoints import explain_loading_errors, save_network
 from neumeta_hf.data import ImageData, load_image_data
 from neumeta_hf.errors import CheckpointError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
@@ -25,12 +26,13 @@ from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
+from neumeta_hf.training.agreement import resolve_recipe
 from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.processes import make_accelerator, on_main
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
-from neumeta_hf.training.reference import start_target, task_of
+from neumeta_hf.training.reference import load_checkpoint, match_labels, start_target, task_of
 from neumeta_hf.training.run_folder import (
     BEST,
     FACTS,
@@ -60,6 +62,8 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
     from). Of a recipe whose `train` is None there is the reference alone.
 
+    What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
+
     While it runs in the main thread, Ctrl-C and SIGTERM end it after the step that is under way, its state written.
 
     Args:
@@ -72,10 +76,12 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
 
     Raises:
         RecipeError: The output folder holds another run, or one is going on in it, a tracker is missing, the processes
-            do not see each other, or the data has other labels than the task needs.
+            do not see each other, the data has other labels than the task needs, or recipe and checkpoint disagree on
+            images.
         CheckpointError: There is nothing to resume, or the state is damaged.
         DataError: The data cannot be read as the recipe says.
-        TargetError: The target's config or checkpoint does not fit.
+        TargetError: The target's config or checkpoint does not fit, or it tells other classes apart than the data has.
+        HubError: What a repo says beside its checkpoint cannot be read.
         HypernetworkError: The hypernetwork is unknown, or an option of it.
         SizeError: The family has no network of a width that the recipe names.
         PreparationError: Preparation would change the reference's function.
@@ -106,19 +112,25 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
     with contextlib.ExitStack() as stack:
         checks: list[Callable[[], None]] = []
 
-        def open_folder() -> None:
+        def open_folder() -> Recipe:
             checks.append(stack.enter_context(locked(output)))
-            check_output(recipe, output, resume=resume)
+            continued = check_output(recipe, output, resume=resume)
             tidy_up(output)
+            return continued
 
-        on_main(accelerator, open_folder)
+        recipe = on_main(accelerator, open_folder)
         task = task_of(recipe)
+        made = find_folder(output, REFERENCE)
+        checkpoint = None if made else load_checkpoint(recipe)
+        if not resume:
+            recipe = resolve_recipe(recipe, checkpoint)
         _image_processor(recipe, task)  # whether there can be one
         data = load_image_data(recipe.data)
-        target = None
-        if not (output / REFERENCE).is_dir():
+        target: Any = None if made else start_target(recipe, task, data, checkpoint)
+        if task.has_classes:
+            data = match_labels(data, _config_in(made) if made else config_of(target))
+        if target is not None:
             check_data(recipe, task, data)
-            target = start_target(recipe, task, data)
             check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
         accelerator.wait_for_everyone()  # all have looked before one writes
         # Only now: data or a target that cannot be read must not leave half a run behind.
@@ -368,17 +380,16 @@ class _Run:
             self._save_image_processor(beside)
 
 
-def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
-    data = recipe.data
-    return task.make_image_processor(
-        num_channels=data.num_channels,
-        image_size=data.image_size,
-        mean=list(data.mean),
-        std=list(data.std),
-        center_crop=data.center_crop,
+def _config_in(folder: Path) -> PreTrainedConfig:
+    return explain_loading_errors(
+        str(folder), lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
 
 
 def _write(path: Path, text: str) -> None:
     with write_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
+    return task.make_image_processor(**dataclasses.asdict(recipe.data.preprocessing))

@@ -41,7 +41,7 @@ def test_the_guide_makes_a_task_that_trains_measures_and_draws(names):
     figure = task.draw(family, {"width 0.5": network}, batch, images, [])
     assert len(figure.axes) == 4
     processor = task.make_image_processor(
-        num_channels=3, image_size=[4, 6], mean=[0.5] * 3, std=[0.5] * 3, center_crop=False
+        num_channels=3, image_size=[4, 6], mean=[0.5] * 3, std=[0.5] * 3, center_crop=False, interpolation="bilinear"
     )
     assert processor.size == {"height": 4, "width": 6}
 
