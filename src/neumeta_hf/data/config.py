@@ -37,8 +37,9 @@ class DataConfig:
             plain numbers or strings, which must be named, the sorted values of the training split are the classes.
             None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
             or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
-        label_names: Of the classes of masks, in order. None: "0", "1", ... up to the highest index in the masks of the
-            training split, all of which are then read once more for it.
+        label_names: Of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does not
+            "0", "1", ... up to the highest index in the masks of the training split, all of which are then read once
+            more for it.
         ignore_index: The value in masks that stands for no class, besides 255, which always does. In batches it is 255.
         train_split: Name of the training split.
         test_split: Name of the split that is touched once, at the end; never the one that selection uses.
