@@ -113,12 +113,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
-    parser.add_argument("--dataset", type=_PATH, help="data set to use instead of the recipe's, such as a local folder")
+    parser.add_argument(
+        "--dataset",
+        type=_PATH,
+        help="data set to use instead of the recipe's, such as a local folder; its classes are matched with the "
+        "family's by name",
+    )
     _add_overrides(parser, "task.features=path/to/classifier")
     parser.add_argument(
         "--reference",
         type=_PATH,
-        help="plain network to compare with; default: the checkpoint's reference folder where it has one",
+        help="plain network to compare with, of the family's classes in their order; default: the checkpoint's "
+        "reference folder where it has one",
     )
     parser.add_argument("--output", type=_PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
     parser.add_argument(

@@ -37,8 +37,9 @@ class DataConfig:
             plain numbers or strings, which must be named, the sorted values of the training split are the classes.
             None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
             or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
-        label_names: Of the classes of masks, in order. None: "0", "1", ... up to the highest value in the masks of the
-            training split, all of which are then read once more for it; a value in between that none has is refused.
+        label_names: Of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does not
+            "0", "1", ... up to the highest value in the masks of the training split, all of which are then read once
+            more for it; a value in between that none has is refused.
         mask_values: Name of the class of each value in masks, such as {0: background, 255: lesion}, instead of
             `label_names`; the order is that of the classes, and several values may have one name. Any other value is
             refused, unless it is ignored. Classes of batches count from 0, whatever their values.

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -33,15 +34,18 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
 
     Raises:
         RecipeError: Recipe and checkpoint disagree on how images are made.
-        TargetError: The checkpoint's images are made in a way that a recipe has no words for.
+        TargetError: The checkpoint's images are made in a way that a recipe has no words for, or have other channels.
         CheckpointError: What lies beside the checkpoint, or the names of its classes, is damaged.
         HubError: What lies beside the checkpoint cannot be read.
         DataError: The checkpoint names more classes than masks can hold.
     """
     if checkpoint is None:
         return dataclasses.replace(recipe, data=recipe.data.filled())
-    name, config = str(recipe.target.checkpoint), config_of(checkpoint)
-    data = recipe.data
+    name, data, config = str(recipe.target.checkpoint), recipe.data, config_of(checkpoint)
+    shape = find_target(config).image_shape(config)
+    if data.num_channels not in (None, shape[0]):
+        size = shape[1:] if data.image_size is None else height_and_width(data.image_size)
+        raise other_images(shape, (data.num_channels, *size))
     if recipe.target.preprocessing == "recipe":
         logger.info("target.preprocessing=recipe: what %s says of its images is set aside.", name)
         stated = None
@@ -60,6 +64,23 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
             raise RecipeError(f"{said}.")
         logger.warning("%s; until then it is %s", said, ", ".join(f"{key}={getattr(filled, key)}" for key in lacking))
     return dataclasses.replace(recipe, data=filled)
+
+
+def other_images(shape: Sequence[int], wanted: Sequence[int]) -> TargetError:
+    """Say that a checkpoint takes other images than the recipe gives.
+
+    Args:
+        shape: Channels, height and width of the checkpoint's.
+        wanted: Those of the recipe's.
+
+    Returns:
+        The error.
+    """
+    told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
+    return TargetError(
+        f"target.checkpoint takes images of {told} (channels, height, width), and data.num_channels and "
+        f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
+    )
 
 
 def compare_preprocessing(data: DataConfig, name: str, config: PreTrainedConfig) -> dict[str, Any] | None:

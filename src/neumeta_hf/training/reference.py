@@ -16,7 +16,7 @@ from neumeta_hf.images import height_and_width
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.targets.masters import load_in_float32
 from neumeta_hf.tasks import Task, build_task
-from neumeta_hf.training.agreement import resolve_recipe
+from neumeta_hf.training.agreement import other_images, resolve_recipe
 from neumeta_hf.training.recipe import Recipe, TargetRecipe
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,6 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
     height, width = height_and_width(images.image_size)
     wanted, shape = (images.num_channels, height, width), family.image_shape(config_of(model))
     fits = shape == wanted
-    told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
     if not fits and shape[0] == wanted[0]:
         family.set_image_size(model, height if height == width else [height, width])
         with torch.device("meta"):
@@ -169,12 +168,14 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
         )
         fits = shapes == before
         if fits:
-            logger.info("target.checkpoint is for images of %s, and of any size: it now says %s", told, asked)
+            logger.info(
+                "target.checkpoint is for images of %dx%d, and of any size: it now says %dx%d",
+                *shape[1:],
+                height,
+                width,
+            )
     if not fits:
-        raise TargetError(
-            f"target.checkpoint takes images of {told} (channels, height, width), and data.num_channels and "
-            f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
-        )
+        raise other_images(shape, wanted)
 
 
 def start_target(recipe: Recipe, task: Task, data: ImageData, checkpoint: nn.Module | None) -> Any:

@@ -171,7 +171,7 @@ def test_a_damaged_file_is_one_error(text, tmp_path):
 
 
 def test_bytes_and_heaps_are_refused(tmp_path):
-    for content in (b"\xff\xfe{}", b'{"a": "' + b"x" * 2**21 + b'"}'):
+    for content in (b"\xff\xfe{}", b'{"a": "' + b"x" * 2**23 + b'"}'):
         (tmp_path / "preprocessor_config.json").write_bytes(content)
         with pytest.raises(CheckpointError, match="cannot be read"):
             stated_preprocessing(str(tmp_path), num_channels=3, model_type="resnet")

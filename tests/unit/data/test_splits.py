@@ -6,6 +6,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from neumeta_hf.data import DataConfig, ImageSplit, collate, load_image_data
+from neumeta_hf.data.decoding import ImageColumn
+from neumeta_hf.data.masks import MaskClasses
 from neumeta_hf.data.splits import ArraySource, DecodingSource, MaskColumn
 from neumeta_hf.errors import DataError
 
@@ -118,8 +120,11 @@ def test_images_are_interpolated_as_asked_and_masks_never(augmentation, tmp_path
             mean=[0.0] * 3,
             std=[1.0] * 3,
         )
-        masks = MaskColumn("label", "train", 3, None) if augmentation == "none" else None
-        source = DecodingSource(dataset, "image", masks, config)
+        images, column = (
+            ImageColumn.of(dataset, name, split="train", max_pixels=config.max_image_pixels) for name in features
+        )
+        masks = MaskColumn(column, MaskClasses.of(config, 3)) if augmentation == "none" else None
+        source = DecodingSource(images, masks, config)
         batch = ImageSplit(source, np.arange(3), config, augmented=True, name="train").__getitems__([0, 1, 2])
         shown[interpolation] = batch["pixel_values"]
         labels.append(batch.get("labels"))
