@@ -31,11 +31,12 @@ def count_labels(split: ImageSplit) -> np.ndarray:
     counts = np.zeros(IGNORED + 1, dtype=np.int64)
     size = _ROWS_AT_ONCE if split.config.labels == "mask" else max(1, len(split))
     starts = range(0, len(split), size)
-    for start in tqdm(starts, desc=f"counting classes of {split.name}", disable=None, leave=False):
-        labels = split.source.labels(split.indices[start : start + size].tolist())
-        if labels is not None:
-            found = np.bincount(labels.numpy().ravel(), minlength=len(counts))
-            counts = np.pad(counts, (0, len(found) - len(counts))) + found
+    with tqdm(starts, desc=f"counting classes of {split.name}", disable=None, leave=False) as bar:
+        for start in bar:
+            labels = split.source.labels(split.indices[start : start + size].tolist())
+            if labels is not None:
+                found = np.bincount(labels.numpy().ravel(), minlength=len(counts))
+                counts = np.pad(counts, (0, len(found) - len(counts))) + found
     return counts
 
 

@@ -111,6 +111,8 @@ class ImageColumn:
             with fsspec.open(source, "rb") as file:
                 source = io.BytesIO(file.read())  # pyright: ignore[reportAttributeAccessIssue]
         with _at_most(self.max_pixels), Image.open(source) as opened:
+            if opened.format == "EPS":
+                raise DataError("is an EPS file, which is a program that would be run to draw it: save it as PNG.")
             if self.check is not None:
                 self.check(opened)
             opened.load()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import datasets
@@ -253,9 +253,12 @@ def _read_labels(
 def _values_of(masks: ImageColumn) -> set[int]:
     """All values that the pixels of masks have."""
     found: set[int] = set()
-    for rows in _rounds(len(masks), f"counting classes of {masks.split}"):
+
+    def look(rows: range) -> None:
         for values in masks.read(rows, lambda _, mask: np.unique(mask_values(mask))):
             found.update(values.tolist())
+
+    _in_rounds(look, len(masks), f"counting classes of {masks.split}")
     return found
 
 
@@ -295,17 +298,20 @@ def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySou
             "data.image_size: set data.in_memory=false, or lower data.image_size."
         ) from error
     labels: list[Tensor] = []
-    for rows in _rounds(len(source), f"decoding {split}"):
+
+    def keep(rows: range) -> None:
         pixels[rows.start : rows.stop] = source.images(rows, everything)
         if (found := source.labels(rows)) is not None:
             labels.append(found)
+
+    _in_rounds(keep, len(source), f"decoding {split}")
     return ArraySource(pixels, torch.cat(labels) if labels else None)
 
 
-def _rounds(num_rows: int, task: str) -> Iterator[range]:
-    """Rows in parts of a few hundred, with a progress bar."""
+def _in_rounds(read: Callable[[range], None], num_rows: int, task: str) -> None:
+    """Read rows in parts of a few hundred, with a progress bar."""
     with tqdm(total=num_rows, desc=task, unit=" images", disable=None, leave=False) as bar:
         for start in range(0, num_rows, 256):
             rows = range(start, min(start + 256, num_rows))
-            yield rows
+            read(rows)
             bar.update(len(rows))

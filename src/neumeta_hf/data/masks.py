@@ -55,12 +55,17 @@ class MaskClasses:
         )
 
     @functools.cached_property
-    def _of_bytes(self) -> np.ndarray:
-        """The class of each value of 8 bits; -1 where it has none and is not ignored."""
-        return np.array([self._class_of(value) for value in range(256)], dtype=np.int16)
+    def _all(self) -> dict[int, int]:
+        return {**self.classes, **dict.fromkeys(self.ignored, IGNORED)}
 
-    def _class_of(self, value: int) -> int:
-        return IGNORED if value in self.ignored else self.classes.get(value, -1)
+    @functools.cached_property
+    def _of_short(self) -> np.ndarray:
+        """The class of each value of 16 bits; -1 where it has none and is not ignored."""
+        table = np.full(2**16, -1, dtype=np.int16)
+        for value, label in self._all.items():
+            if 0 <= value < len(table):
+                table[value] = label
+        return table
 
     def of_values(self, values: np.ndarray) -> np.ndarray:
         """Look up classes.
@@ -71,12 +76,11 @@ class MaskClasses:
         Returns:
             Indices of classes, `IGNORED` where there is none, and -1 for values that are neither; as `values`.
         """
-        if values.dtype == np.uint8:
-            return self._of_bytes[values]
+        if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+            return self._of_short[values]
         found, places = np.unique(values, return_inverse=True)
-        return np.array([self._class_of(value) for value in found.tolist()], dtype=np.int16)[
-            places.reshape(values.shape)
-        ]
+        labels = np.array([self._all.get(value, -1) for value in found.tolist()], dtype=np.int16)
+        return labels[places.reshape(values.shape)]
 
 
 def class_names(mask_values: Mapping[int, str]) -> list[str]:

@@ -83,7 +83,7 @@ def _refuse_overlaps(loaded: Mapping[str, datasets.Dataset]) -> None:
 
 def _rows(dataset: datasets.Dataset) -> np.ndarray:
     """Rows of a split as numbers in the whole data set, all of whose splits lie one behind the other."""
-    sizes = {name: info.num_examples for name, info in (dataset.info.splits or {}).items()}
+    sizes = {name: info.num_examples for name, info in sorted((dataset.info.splits or {}).items())}
     starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
     parts = datasets.ReadInstruction.from_spec(str(dataset.split)).to_absolute(sizes)
     return np.concatenate([starts[part.splitname] + np.arange(part.from_, part.to) for part in parts])
@@ -107,12 +107,13 @@ def cut_test_rows(num_rows: int, classes: np.ndarray | None, fraction: float) ->
     order = np.random.default_rng(0).permutation(num_rows)
     groups = [order] if classes is None else [order[classes[order] == label] for label in np.unique(classes)]
     sizes = np.array([len(group) for group in groups])
+    most = sizes if classes is None else sizes - 1
     quotas = sizes * fraction
-    counts = np.floor(quotas).astype(np.int64)
-    left = round(num_rows * fraction) - int(counts.sum())
-    counts[np.argsort(counts - quotas, kind="stable")[:left]] += 1  # those with the largest remainders
-    if classes is not None:
-        counts = np.clip(counts, np.minimum(1, sizes - 1), sizes - 1)
+    counts = np.clip(np.floor(quotas).astype(np.int64), 0 if classes is None else np.minimum(1, most), most)
+    # What is left goes to the largest remainders.
+    left = max(0, round(num_rows * fraction) - int(counts.sum()))
+    counts[np.argsort(np.where(counts < most, counts - quotas, np.inf), kind="stable")[:left]] += 1
+    counts = np.minimum(counts, most)
     if not 0 < (total := int(counts.sum())) < num_rows:
         raise DataError(
             f"data.test_fraction={fraction} of {num_rows} images leaves {total} for testing and {num_rows - total} for "
