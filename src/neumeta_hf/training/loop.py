@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -281,7 +282,7 @@ class TrainingLoop:
             score, values = self.validate()
             is_best = score > (-math.inf if self.progress.best_score is None else self.progress.best_score)
             if is_best:
-                self.progress.best_score = score
+                self.progress.best_score = min(score, sys.float_info.max)  # JSON knows no infinity
             self.keep(is_best)
         self.accelerator.log(
             {f"{self.name}/validation/{name}": value for name, value in values.items()}, step=self.progress.step

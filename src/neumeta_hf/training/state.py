@@ -6,6 +6,7 @@ types against what is to be loaded into, and only then is anything changed.
 
 import dataclasses
 import hashlib
+import json
 import math
 import os
 import stat
@@ -86,8 +87,13 @@ class Manifest:
 
     def text(self) -> bytes:
         """The one form in which it is written, checksum included."""
-        bare = _MANIFESTS.dump_json(dataclasses.replace(self, checksum=""), indent=1)
-        return _MANIFESTS.dump_json(dataclasses.replace(self, checksum=hashlib.sha256(bare).hexdigest()), indent=1)
+        values = {**dataclasses.asdict(self), "checksum": ""}
+        values["checksum"] = hashlib.sha256(_json(values)).hexdigest()
+        return _json(values)
+
+
+def _json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=1, allow_nan=False).encode()
 
 
 @dataclasses.dataclass
@@ -208,7 +214,6 @@ class LoopState:
             CheckpointError: A file is damaged, or is not of these objects. The message names the file.
         """
         path = folder / MANIFEST
-        self._check_numbers(path, manifest)
         expected = {_MODEL: self._module_tensors(), _OPTIMIZER: self._optimizer_tensors(whole=True), _RANDOM: {}}
         if self.average is not None:
             expected[_AVERAGE] = _numbered(self.average.shadow_params)
@@ -216,6 +221,7 @@ class LoopState:
             raise CheckpointError(
                 f"{path} {'lacks' if name in expected else 'names'} {name}, unlike the recipe's loop."
             )
+        self._check_numbers(path, manifest)
         tensors = {}
         for name, templates in expected.items():
             most = 2**16 + sum(tensor.nbytes + 2**9 for tensor in templates.values())
@@ -261,8 +267,9 @@ class LoopState:
         if len(found) == len(expected):
             for group, base, factor in zip(expected, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True):
                 group["lr"] = float(base * factor(step))
-        if self.average is not None and manifest.average is not None:
+        if manifest.average is not None:
             found.append(manifest.average)
+        if self.average is not None:
             expected.append({**_numbers(self.average.state_dict()), "optimization_step": step})
         if len(found) != len(expected) or any("lr" not in group for group in manifest.optimizer):
             raise CheckpointError(f"{path} has other groups of parameters than the recipe's loop.")
@@ -343,7 +350,7 @@ def _read_tensors(path: Path, digest: str, most: int) -> dict[str, Tensor]:
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     for key in sorted(tensors.keys() ^ expected.keys()):
         raise CheckpointError(f"{path} {'lacks' if key in expected else 'holds'} {key!r}, unlike the recipe's network.")
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items()):
         found, wanted = ((part.dtype, list(part.shape)) for part in (tensor, expected[key]))
         if found != wanted:
             raise CheckpointError(
