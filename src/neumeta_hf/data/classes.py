@@ -4,6 +4,7 @@ Two sides that name the same classes may count them in another order; folders th
 sorted 1, 10, 2. Nothing of a network moves: the labels do.
 """
 
+import collections
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -100,9 +101,10 @@ def compare_names(ours: Sequence[str], theirs: Sequence[str], *, us: str, them: 
     """
     parts = []
     for names, others, side, other_side in ((ours, theirs, us, them), (theirs, ours, them, us)):
-        if missing := [name for name in dict.fromkeys(names) if name not in set(others)]:
+        known = set(others)
+        if missing := [name for name in dict.fromkeys(names) if name not in known]:
             parts.append(f"{other_side} lacks {_few(missing)} of {side}")
-        if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
+        if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
             parts.append(f"{side} has {_few(twice)} more than once")
     return "; ".join(parts)
 
@@ -128,8 +130,8 @@ def in_order(data: ImageData, label_names: Sequence[str], *, them: str = "the ne
     """
     if data.label_names == list(label_names):
         return data
-    foreign = [name for name in data.label_names if name not in set(label_names)]
-    if foreign or len(set(label_names)) < len(label_names) or len(set(data.label_names)) < len(data.label_names):
+    ours, theirs = set(data.label_names), set(label_names)
+    if ours - theirs or len(ours) < len(data.label_names) or len(theirs) < len(label_names):
         problem = compare_names(data.label_names, label_names, us="the data", them=them)
         raise DataError(
             f"classes are matched by name, and {problem}: give data with the classes of {them}, or rename those of the "

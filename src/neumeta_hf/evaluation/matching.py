@@ -65,7 +65,8 @@ def match_data(model: NeuMetaModel, data: ImageData, task: Task) -> ImageData:
             )
         return data
     matched = in_order(data, names, them="the family")
-    if lacking := [name for name in names if name not in set(data.label_names)]:
+    present = set(data.label_names)
+    if lacking := [name for name in names if name not in present]:
         shown = ", ".join(lacking[:20]) + (f" and {len(lacking) - 20} more" if len(lacking) > 20 else "")
         logger.warning("the data has none of these classes of the family, so no score tells of them: %s", shown)
     return matched
