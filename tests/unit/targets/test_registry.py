@@ -71,3 +71,20 @@ def test_bare_weights_are_refused_by_families_that_read_none(name, tmp_path):
 def test_bare_weights_are_read_by_the_family_that_has_a_reader():
     with pytest.raises(CheckpointError, match="nowhere.safetensors cannot be read as safetensors"):
         find_target("cifar_resnet").load("nowhere.safetensors")
+
+
+@pytest.mark.parametrize("name", ["autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae"])
+def test_families_of_square_images_refuse_oblong_ones_by_name(name):
+    family = find_target(name)
+    rule = rf"{name!r} has square images alone, and data.image_size gives 16x24: give one number"
+    with pytest.raises(TargetError, match=rule):
+        family.make_config({}, image_shape=(3, 16, 24), label_names=["a", "b"])
+    with pytest.raises(TargetError, match=rule):
+        family.set_image_size(None, [16, 24])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["resnet", "upernet"])
+def test_other_families_take_images_of_any_shape(name):
+    family = find_target(name)
+    config = family.make_config({}, image_shape=(3, 16, 24), label_names=["a", "b"])
+    assert family.image_shape(config) == (3, 16, 24)
