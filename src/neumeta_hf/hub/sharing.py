@@ -1,5 +1,6 @@
 """What goes up with a family or a morph: weights, image processor, what the run left behind, and the card."""
 
+import csv
 import dataclasses
 import functools
 import json
@@ -24,13 +25,17 @@ from neumeta_hf.hub.morph_card import MorphFacts, morph_card
 from neumeta_hf.hub.push import push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
+    FIGURE,
     PROCESSOR,
     RECIPE,
     SWEEP,
+    TABLE,
     TRAINING,
     RunSource,
+    read_processor,
     read_recipe,
     read_sweep,
+    read_table,
     read_training,
 )
 
@@ -112,7 +117,7 @@ def push_family(
             image_processor.save_pretrained(folder)
         if with_code:
             _add_code(folder, facts.task)
-        whole = dataclasses.replace(facts, **found, has_figure=(folder / "sweep.png").is_file())
+        whole = dataclasses.replace(facts, **found, has_figure=(folder / FIGURE).is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, replaced=FACTS, **options)
 
@@ -156,8 +161,8 @@ def push_morph(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if image_processor is not None:
             image_processor.save_pretrained(folder)
-        elif (processor := found.get(PROCESSOR)) is not None:
-            shutil.copyfile(processor, folder / PROCESSOR)
+        elif (processor := read_processor(found.get(PROCESSOR))) is not None:
+            _write_json(processor, folder / PROCESSOR, indent=2)
         facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
@@ -180,7 +185,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, processor, sweep = Path(folder), None, None
     if origin.run is not None:
         try:
-            processor = origin.run.find(PROCESSOR)
+            processor = read_processor(origin.run.find(PROCESSOR))
             sweep = read_sweep(origin.run.find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
@@ -190,7 +195,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
         beside = Path(temporary) / folder.name
         model.save_pretrained(beside)
         if processor is not None:
-            shutil.copyfile(processor, beside / PROCESSOR)
+            _write_json(processor, beside / PROCESSOR, indent=2)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
         replace_folder(beside, folder)
 
@@ -233,17 +238,31 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
 
 
 def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
-    """Put what a run left behind into a folder; what the card tells of it."""
+    """Put what a run left behind into a folder; what the card tells of it.
+
+    What was read and checked is what is written, without the folders of the machine that it was first written on.
+    """
     found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
-    recipe = read_recipe(found.pop(RECIPE))
-    facts = {"recipe": recipe, "training": read_training(found[TRAINING]), "sweep": read_sweep(found[SWEEP])}
-    for name, path in found.items():
-        if path is not None:
-            shutil.copyfile(path, folder / name)
-    if recipe is not None:  # without the folders of the machine that it was written on
+    processor, table = read_processor(found[PROCESSOR]), read_table(found[TABLE])
+    recipe, training, sweep = read_recipe(found[RECIPE]), read_training(found[TRAINING]), read_sweep(found[SWEEP])
+    for name, values, indent in ((PROCESSOR, processor, 2), (TRAINING, training, 1), (SWEEP, sweep, 1)):
+        if values is not None:
+            _write_json(values, folder / name, indent=indent)
+    if table is not None:
+        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table)
+    if recipe is not None:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
-    return facts
+    if (figure := found[FIGURE]) is not None:
+        shutil.copyfile(figure, folder / FIGURE)
+    return {"recipe": recipe, "training": training, "sweep": sweep}
+
+
+def _write_json(values: Mapping[str, Any], path: Path, *, indent: int) -> None:
+    """Write values as those who made the file do, so that what needed no change is the same to the byte."""
+    text = json.dumps(values, indent=indent, sort_keys=path.name == PROCESSOR, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _add_code(folder: Path, task: str) -> None:

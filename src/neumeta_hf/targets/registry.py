@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 
 from neumeta_hf.checkpoints import check_keys, explain_loading_errors
+from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import SizeError, TargetError
 
 
@@ -264,10 +265,17 @@ def load_complete(cls: Any, name: str, *, dropped: tuple[str, ...] = (), **optio
         The network, in evaluation mode.
 
     Raises:
-        CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
+        CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many; or a field of
+            its config is of the wrong kind.
         MissingCheckpointError: There is no such network; also an OSError.
     """
-    model, info = explain_loading_errors(name, lambda: cls.from_pretrained(name, output_loading_info=True, **options))
+    where = {key: value for key, value in options.items() if key in ("revision", "subfolder", "cache_dir", "token")}
+
+    def load() -> Any:
+        check_fields(PreTrainedConfig.get_config_dict(name, **where)[0], f"{name}: config.json")
+        return cls.from_pretrained(name, output_loading_info=True, **options)
+
+    model, info = explain_loading_errors(name, load)
     check_keys(info, name, dropped=dropped)
     return model.eval()
 
