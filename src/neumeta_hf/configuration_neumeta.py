@@ -11,8 +11,9 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf.checkpoints import check_numbers, forget_origin, without_origin
+from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import CheckpointError, SizeError
-from neumeta_hf.kinds import MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
+from neumeta_hf.kinds import AMOUNT, MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
 
 FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
@@ -81,7 +82,7 @@ class NeuMetaConfig(PreTrainedConfig):
 
         Raises:
             CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
-                sizes that no network has.
+                sizes that no network has, or a field of it or of its target is of the wrong kind.
         """
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
@@ -91,6 +92,7 @@ class NeuMetaConfig(PreTrainedConfig):
             )
         if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
             check_numbers(config_dict)
+            check_fields(config_dict)
             target = config_dict.get("target_config")
             model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
             if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
@@ -144,6 +146,11 @@ class NeuMetaConfig(PreTrainedConfig):
             )
         if len(self.trained_widths) > MAX_WIDTHS:
             raise CheckpointError(f"trained_widths holds {len(self.trained_widths)} widths: at most {MAX_WIDTHS} are.")
+        for key in ("tv_before", "tv_after") if self.preparation else ():
+            if not AMOUNT.holds(value := (self.preparation or {}).get(key)):
+                raise CheckpointError(
+                    f"preparation has {key}={value!r:.80}: it must be {AMOUNT.rule}, as `prepare` reports it."
+                )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
         for name in ("trained_widths", "statistics_widths"):

@@ -80,6 +80,34 @@ def text(most: int, least: int = 0) -> Kind:
     )
 
 
+def mapping_of(kind: Kind, *, most: int = 64) -> Kind:
+    """Mappings of names to values of one kind.
+
+    Args:
+        kind: Of the values.
+        most: Entries at most.
+    """
+    return Kind(
+        f"a mapping of at most {most} names, each to {kind.rule}",
+        lambda value: (
+            isinstance(value, dict)
+            and len(value) <= most
+            and all(NAME.holds(name) and kind.holds(inner) for name, inner in value.items())
+        ),
+    )
+
+
+def list_of(kind: Kind) -> Kind:
+    """Lists of values of one kind.
+
+    Args:
+        kind: Of the values.
+    """
+    return Kind(
+        f"a list, each of it {kind.rule}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
+    )
+
+
 COUNT = whole_number()
 SEED = whole_number(most=MAX_SEED)
 NUMBER = number()

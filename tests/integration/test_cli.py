@@ -166,6 +166,12 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
         ({"coordinate_scale": "wide"}, "coordinate_scale"),
         ({"hypernetwork": {"type": "nope"}}, "choose one of grid, inr"),
         ({"width_groups": ["conv9"]}, "lenet has conv1, conv2, conv3"),
+        ({"preparation": {"a": 1}}, "preparation has tv_before=None"),
+        ({"id2label": []}, "id2label=[], and it must be a mapping"),
+        ({"dtype": "x"}, "dtype='x', and it must be the name of a type of floats"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights are not read"),
+        ({"trained_widths": [0.5, 5]}, "trained_widths holds [5]"),
+        ({"normalization": "x"}, "normalization='x': choose one of fuse, keep"),
         (
             {"target_config": {"model_type": "neumeta_lenet", "hidden_channels": [4, 6, 9], "num_labels": 10}},
             "hypernetwork.tensors.0.values",
@@ -173,7 +179,9 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
     ],
 )
 def test_a_config_with_a_bad_value_is_refused_by_name(values, said, changed, capsys):
-    assert said in refusal(capsys, "info", changed(**values))
+    folder = changed(**values)
+    assert said in refusal(capsys, "info", folder)
+    assert said in refusal(capsys, "push", folder, "org/family")
 
 
 @pytest.mark.parametrize("command", ["morph", "prepare"])

@@ -1,5 +1,6 @@
 """What goes up with a family or a morph: weights, image processor, what the run left behind, and the card."""
 
+import csv
 import dataclasses
 import functools
 import json
@@ -14,7 +15,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest, without_origin
+from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
@@ -24,15 +25,18 @@ from neumeta_hf.hub.morph_card import MorphFacts, morph_card
 from neumeta_hf.hub.push import push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
+    FIGURE,
     RECIPE,
     SWEEP,
+    TABLE,
     TRAINING,
     RunSource,
+    read_processor,
     read_recipe,
     read_sweep,
+    read_table,
     read_training,
 )
-from neumeta_hf.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +116,7 @@ def push_family(
             image_processor.save_pretrained(folder)
         if with_code:
             _add_code(folder, facts.task)
-        whole = dataclasses.replace(facts, **found, has_figure=(folder / "sweep.png").is_file())
+        whole = dataclasses.replace(facts, **found, has_figure=(folder / FIGURE).is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, replaced=FACTS, **options)
 
@@ -156,8 +160,8 @@ def push_morph(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if image_processor is not None:
             image_processor.save_pretrained(folder)
-        elif (processor := found.get(PROCESSOR)) is not None:
-            (folder / PROCESSOR).write_bytes(_without_code(processor))
+        elif (processor := read_processor(found.get(PROCESSOR))) is not None:
+            _write_json(processor, folder / PROCESSOR, indent=2)
         facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
@@ -182,8 +186,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, processor, sweep = Path(folder), None, None
     if origin.run is not None:
         try:
-            found = origin.run.find(PROCESSOR)
-            processor = None if found is None else _without_code(found)
+            processor = read_processor(origin.run.find(PROCESSOR))
             sweep = read_sweep(origin.run.find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
@@ -192,7 +195,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     with write_folder_beside(folder) as beside:
         save_network(model, beside)
         if processor is not None:
-            (beside / PROCESSOR).write_bytes(processor)
+            _write_json(processor, beside / PROCESSOR, indent=2)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
 
 
@@ -234,26 +237,31 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
 
 
 def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
-    """Put what a run left behind into a folder; what the card tells of it."""
+    """Put what a run left behind into a folder; what the card tells of it.
+
+    What was read and checked is what is written, without the folders of the machine that it was first written on.
+    """
     found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
-    recipe = read_recipe(found.pop(RECIPE))
-    facts = {"recipe": recipe, "training": read_training(found[TRAINING]), "sweep": read_sweep(found[SWEEP])}
-    for name, path in found.items():
-        if path is not None and name == PROCESSOR:
-            (folder / name).write_bytes(_without_code(path))
-        elif path is not None:
-            shutil.copyfile(path, folder / name)
-    if recipe is not None:  # without the folders of the machine that it was written on
+    processor, table = read_processor(found[PROCESSOR]), read_table(found[TABLE])
+    recipe, training, sweep = read_recipe(found[RECIPE]), read_training(found[TRAINING]), read_sweep(found[SWEEP])
+    for name, values, indent in ((PROCESSOR, processor, 2), (TRAINING, training, 1), (SWEEP, sweep, 1)):
+        if values is not None:
+            _write_json(values, folder / name, indent=indent)
+    if table is not None:
+        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table)
+    if recipe is not None:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
-    return facts
+    if (figure := found[FIGURE]) is not None:
+        shutil.copyfile(figure, folder / FIGURE)
+    return {"recipe": recipe, "training": training, "sweep": sweep}
 
 
-def _without_code(path: Path) -> bytes:
-    """The config of an image processor, without code that it may name; as it is where it names none."""
-    values = read_json(path)
-    kept = without_origin(values)
-    return path.read_bytes() if kept == values else (json.dumps(kept, indent=2) + "\n").encode()
+def _write_json(values: Mapping[str, Any], path: Path, *, indent: int) -> None:
+    """Write values as those who made the file do, so that what needed no change is the same to the byte."""
+    text = json.dumps(values, indent=indent, sort_keys=path.name == PROCESSOR, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _add_code(folder: Path, task: str) -> None:

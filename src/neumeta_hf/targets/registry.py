@@ -27,6 +27,7 @@ from neumeta_hf.checkpoints import (
     limit_building,
     open_checkpoint,
 )
+from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.images import height_and_width
 
@@ -317,6 +318,7 @@ def load_complete(
     checkpoint = open_checkpoint(name, options)
     name = checkpoint.name
     check_numbers(checkpoint.config)
+    check_fields(checkpoint.config, f"{name}: config.json")
     _warn_of_code(checkpoint)
     config: Any = checkpoint.config
     is_of_diffusers = hasattr(cls, "load_config")

@@ -21,6 +21,7 @@ from neumeta_hf.data import ImageData, load_image_data
 from neumeta_hf.errors import CheckpointError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
+from neumeta_hf.kinds import AMOUNT
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.reading import find_file, find_folder, read_json
@@ -206,8 +207,7 @@ class _Run:
         reference = self.family.load(str(self._made(REFERENCE))).to(accelerator.device).eval()
         report = PreparationReport.from_dict(read_json(self._made(f"{REFERENCE}/preparation.json")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        written = find_file(folder, "seconds.json")
-        return reference, report, {} if written is None else read_json(written)
+        return reference, report, _read_seconds(find_file(folder, "seconds.json"))
 
     def _write_reference(self, trained: Any, seconds: Mapping[str, float]) -> None:
         recipe = self.recipe
@@ -384,6 +384,14 @@ def _config_in(folder: Path) -> PreTrainedConfig:
     return explain_loading_errors(
         str(folder), lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
+
+
+def _read_seconds(path: Path | None) -> dict[str, float]:
+    """What the steps before the reference took; a run that took its network as it is has written none."""
+    seconds = {} if path is None else read_json(path)
+    if not all(AMOUNT.holds(value) for value in seconds.values()):
+        raise CheckpointError(f"{path} does not hold seconds: each must be {AMOUNT.rule}. Start the run anew.")
+    return seconds
 
 
 def _write(path: Path, text: str) -> None:
