@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from neumeta_hf.training.randomness import RandomState
+
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 HYPERNETWORKS = {
@@ -51,3 +53,14 @@ def test_every_parameter_of_a_hypernetwork_gets_its_gradient(case):
     sum(model(images, width=width).logits.square().sum() for width in (1.0, 0.25)).backward()
     missing = [name for name, parameter in model.hypernetwork.named_parameters() if parameter.grad is None]
     assert not missing
+
+
+def test_random_numbers_of_the_device_go_on_where_their_state_was_taken():
+    device = torch.device("cuda")
+    state = RandomState.of_now(device)
+    drawn = torch.rand(3, device=device)
+    tensors = {f"0.{name}": tensor for name, tensor in state.tensors.items()}
+    RandomState.of_process(0, [state.numbers], tensors, device=device).restore(device)
+    assert torch.equal(torch.rand(3, device=device), drawn)
+    with pytest.raises(ValueError, match="."):
+        RandomState.of_process(0, [state.numbers], {**tensors, "0.device": torch.zeros(3)}, device=device)

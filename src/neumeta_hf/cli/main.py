@@ -49,6 +49,9 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
 
     Returns:
         Exit code: 0, 2 for bad input, 130 when interrupted.
+
+    Raises:
+        SystemExit: A run was stopped by SIGTERM; its code is 143.
     """
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -89,7 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; None: those of the process.
 
     Returns:
-        Exit code: 0, or 2 after bad input.
+        Exit code: 0, 2 after bad input, or 130 when interrupted.
+
+    Raises:
+        SystemExit: As `run`; or the arguments are not understood.
     """
     parser = build_parser()
     arguments = parser.parse_args(argv)

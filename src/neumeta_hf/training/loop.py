@@ -221,29 +221,12 @@ class TrainingLoop:
         is_last = epoch + 1 == self.recipe.epochs
         stops = self.progress.step == self.stop_at and not is_last
         if is_last or (epoch + 1) % self.recipe.evaluate_every == 0:
-            self._evaluate_or_stop(epoch)
+            self._evaluate(epoch)
         self.progress.evaluated = True
         if stops or (self._is_told_to_stop() and not is_last):
             self._stop()
         if is_last or (epoch + 1) % self.recipe.checkpoint_every == 0:
             self.save_state()
-
-    def _evaluate_or_stop(self, epoch: int) -> None:
-        if self.accelerator.num_processes > 1:  # which have to be at one place to stop
-            self._evaluate(epoch)
-            return
-        # Evaluation may take long, and is done again: it must start from the same random numbers.
-        device, best_score = self.accelerator.device, self.progress.best_score
-        random = RandomState.of_now(device)
-        try:
-            with self.signals.undeferred():
-                self._evaluate(epoch)
-        except (KeyboardInterrupt, SystemExit):
-            if self.signals.received is None:
-                raise
-            random.restore(device)
-            self.progress.best_score = best_score
-            self._stop()
 
     def _is_told_to_stop(self) -> bool:
         """Whether a signal came, on any process; all of them have to ask."""
@@ -278,13 +261,28 @@ class TrainingLoop:
         )
 
     def _evaluate(self, epoch: int) -> None:
+        """Measure, keep and log; a signal stops it, and it is done again when the run goes on."""
+        accelerator, best_score = self.accelerator, self.progress.best_score
+        random = RandomState.of_now(accelerator.device)
+        # Several processes have to be at one place to stop: there a signal waits for the end of the evaluation.
+        stops, is_told, is_best, values = accelerator.num_processes == 1, False, False, {}
         with self.averaged_weights():
-            score, values = self.validate()
-            is_best = score > (-math.inf if self.progress.best_score is None else self.progress.best_score)
-            if is_best:
-                self.progress.best_score = min(score, sys.float_info.max)  # JSON knows no infinity
-            self.keep(is_best)
-        self.accelerator.log(
+            try:
+                with self.signals.undeferred() if stops else contextlib.nullcontext():
+                    score, values = self.validate()
+                    is_best = score > (-math.inf if best_score is None else best_score)
+                    if is_best:
+                        self.progress.best_score = min(score, sys.float_info.max)  # JSON knows no infinity
+                    self.keep(is_best)
+            except (KeyboardInterrupt, SystemExit):
+                if not stops or self.signals.received is None:
+                    raise
+                is_told = True
+        if is_told:  # only here, where the trained weights are in place again
+            random.restore(accelerator.device)
+            self.progress.best_score = best_score
+            self._stop()
+        accelerator.log(
             {f"{self.name}/validation/{name}": value for name, value in values.items()}, step=self.progress.step
         )
         summary = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -33,7 +33,7 @@ class RandomNumbers:
     numpy_position: Annotated[int, Field(ge=0, le=624)]
     numpy_has_gauss: Annotated[int, Field(ge=0, le=1)]
     numpy_gauss: float
-    device: str | None
+    device: Annotated[str, Field(pattern="^[a-z]{1,20}$")] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,20 +60,20 @@ class RandomState:
         """
         _, python, python_gauss = random.getstate()
         _, keys, position, has_gauss, gauss = np.random.get_state()
-        own = _own_generator(device)
         tensors = {
             "python": torch.tensor(python),
             "numpy": torch.from_numpy(keys.astype(np.int64)),  # pyright: ignore[reportAttributeAccessIssue]
             "torch": torch.get_rng_state(),
         }
-        if own is not None:
-            tensors["device"] = own.get_rng_state()
+        has_own = device.type != "cpu"  # where torch itself draws
+        if has_own:
+            tensors["device"] = torch.get_device_module(device).get_rng_state()
         numbers = RandomNumbers(
             python_gauss=python_gauss,
             numpy_position=int(position),
             numpy_has_gauss=int(has_gauss),
             numpy_gauss=float(gauss),
-            device=None if own is None else device.type,
+            device=device.type if has_own else None,
         )
         return cls(tensors, numbers)
 
@@ -100,6 +100,8 @@ class RandomState:
             for process, part in enumerate(numbers)
             for name in ("python", "numpy", "torch", *(["device"] if part.device else []))
         }
+        if any(part.device == "cpu" for part in numbers):
+            raise ValueError("a CPU is no device with random numbers of its own")
         if expected != tensors.keys():
             raise ValueError(f"it holds {sorted(tensors)[:9]} instead of {sorted(expected)[:9]}")
         mine = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.partition(".")[0] == str(rank)}
@@ -112,6 +114,13 @@ class RandomState:
                 torch.Generator(device).set_state(mine["device"])
         except (ValueError, OverflowError, TypeError, RuntimeError) as error:
             raise ValueError(str(error)) from error
+        if (saved := state.numbers.device or "cpu") != device.type:
+            logger.warning(
+                "The state was saved on %s and goes on on %s, whose random numbers start anew: the run will not end "
+                "bit-equal to an uninterrupted one.",
+                saved,
+                device.type,
+            )
         return state
 
     def restore(self, device: torch.device) -> None:
@@ -123,17 +132,8 @@ class RandomState:
         random.setstate(self._python())
         np.random.set_state(self._numpy())
         torch.set_rng_state(self.tensors["torch"])
-        own = _own_generator(device)
-        if (self.numbers.device or "cpu") == device.type:
-            if own is not None:
-                own.set_rng_state(self.tensors["device"])
-        else:
-            logger.warning(
-                "The state was saved on %s and goes on on %s, whose random numbers start anew: the run will not end "
-                "bit-equal to an uninterrupted one.",
-                self.numbers.device or "cpu",
-                device.type,
-            )
+        if self.numbers.device == device.type:
+            torch.get_device_module(device).set_rng_state(self.tensors["device"])
 
     def _python(self) -> tuple[int, tuple[int, ...], float | None]:
         return _PYTHON_VERSION, tuple(self.tensors["python"].tolist()), self.numbers.python_gauss
@@ -144,8 +144,3 @@ class RandomState:
             raise ValueError("NumPy's random state is none")
         key = keys.numpy().astype(np.uint32)
         return "MT19937", key, numbers.numpy_position, numbers.numpy_has_gauss, numbers.numpy_gauss
-
-
-def _own_generator(device: torch.device) -> Any:
-    """The module that draws random numbers on a device; None on a CPU, where torch itself does."""
-    return None if device.type == "cpu" else torch.get_device_module(device)

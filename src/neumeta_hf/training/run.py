@@ -111,10 +111,13 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
 
 def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: StopSignals, *, resume: bool) -> Path:
     with contextlib.ExitStack() as stack:
-        checks: list[Callable[[], None]] = []
+
+        def before_saving() -> None:
+            """Nothing to check: another process than the main one saves nothing."""
 
         def open_folder() -> Recipe:
-            checks.append(stack.enter_context(locked(output)))
+            nonlocal before_saving
+            before_saving = stack.enter_context(locked(output))
             continued = check_output(recipe, output, resume=resume)
             tidy_up(output)
             return continued
@@ -138,7 +141,7 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         if not resume:
             on_main(accelerator, lambda: _write(output / RECIPE, recipe_text(recipe)))
         accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
-        run = _Run(recipe, task, data, output, resume, accelerator, signals, *checks)
+        run = _Run(recipe, task, data, output, resume, accelerator, signals, before_saving)
         reference, report, seconds = run.make_reference(target)
         model = None
         if recipe.train is not None:
@@ -162,7 +165,7 @@ class _Run:
     resume: bool
     accelerator: Accelerator
     signals: StopSignals
-    before_saving: Callable[[], None] = lambda: None  # of the main process: raises where the folder is another's now
+    before_saving: Callable[[], None]
 
     @property
     def family(self) -> TargetFamily:

@@ -7,8 +7,8 @@ optimiser's step, or a change of the file system through Python, at the moment b
 
 - "kill": number of the event at which the process is killed;
 - "at": a list of `[pattern, number, action]`: the action at that event of those whose name holds the pattern. An action
-  is the number of a signal, `["full", bytes]` for files that may have so many bytes and no more, or `["move", path]`
-  for a folder that is moved away.
+  is the number of a signal, `["all", number]` for one to the processes that load data as well, `["full", bytes]` for
+  files that may have so many bytes and no more, or `["move", path]` for a folder that is moved away.
 
 It answers with a JSON object: exit code (negative: the signal that killed it), what it wrote to stderr, its events.
 """
@@ -47,6 +47,8 @@ def watch(command):
     def act(action):
         if isinstance(action, int):
             os.kill(os.getpid(), action)
+        elif action[0] == "all":
+            os.killpg(0, action[1])
         elif action[0] == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (action[1], resource.RLIM_INFINITY))
         else:
@@ -68,6 +70,7 @@ def run(command):
     told, tell = os.pipe()
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         os.dup2(speak, 1)
         os.dup2(speak, 2)
         for descriptor in (said, speak, told):

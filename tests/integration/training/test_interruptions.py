@@ -176,6 +176,16 @@ def test_a_signal_ends_the_step_writes_the_state_and_says_how_to_go_on(
     assert_equal(driver.finish(output), whole[0])
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_to_all_processes_leaves_the_step_its_data(driver, tmp_path, number, code):
+    output = tmp_path / "run"
+    answer = driver.train(output, "pretrain.num_workers=1", at=[["optimizer.step", 1, ["all", number]]])
+    assert answer["code"] == code
+    assert "pretrain stopped after 1 steps" in answer["stderr"]
+    assert "worker" not in answer["stderr"]
+    assert_intact(output)
+
+
 def test_a_signal_during_an_evaluation_stops_it_and_it_is_done_again(driver, whole, tmp_path):
     output = tmp_path / "run"
     # As the best one is about to be written.
@@ -253,6 +263,36 @@ def test_a_folder_that_is_removed_under_a_run_is_one_line_and_stays_removed(driv
     line = driver.refuse(output, at=[[pattern, times, ["move", str(output)]]])
     assert str(output) in line
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "pattern", "limit"),
+    [
+        (["morph", "{run}", "--width=0.5", "--output={new}"], ".new.partial", 300),
+        (["prepare", "{run}/reference", "--output={new}"], ".new.partial", 300),
+        (["evaluate", "{run}", "--widths=0.5", "--output={old}/sweep"], "open {old}/.sweep.partial.csv", 10),
+    ],
+)
+def test_other_commands_on_a_full_disk_leave_nothing_half_written(driver, whole, tmp_path, argv, pattern, limit):
+    names = {"run": whole[0], "new": tmp_path / "new", "old": tmp_path / "old"}
+    names["old"].mkdir()
+    for name in ("sweep.json", "sweep.csv", "sweep.png"):
+        (names["old"] / name).write_text("old")
+    argv = [part.format(**names) for part in argv]
+    answer = driver.ask("-q", *argv, at=[[pattern.format(**names), 1, ["full", limit]]])
+    assert answer["code"] == 2
+    [line] = [line for line in answer["stderr"].splitlines() if line.startswith("neumeta: error: ")]
+    assert "too large" in line.lower()
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert {path.name for path in names["old"].iterdir()} == {"sweep.json", "sweep.csv", "sweep.png"}
+    assert (names["old"] / "sweep.csv").read_text() == "old"
+
+
+@pytest.mark.parametrize("output", ["/proc/run", "{tmp_path}/file/run", "{tmp_path}/file"])
+def test_a_folder_that_cannot_be_made_is_one_line(driver, tmp_path, output):
+    (tmp_path / "file").write_text("mine")
+    driver.refuse(output.format(tmp_path=tmp_path))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 # ------------------------------------------------------------------------------------------------ crowded

@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -255,6 +257,38 @@ def test_a_run_can_be_killed_between_two_states(make_loop, monkeypatch):
     second = make_loop(name="parts", epochs=3)
     second.run(resume=True)
     assert_equal(weights(second), weights(whole))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize("second", [False, True])
+def test_a_signal_in_an_evaluation_leaves_the_trained_weights_and_random_numbers_to_the_state(
+    make_loop, monkeypatch, ema_decay, second
+):
+    options = {"epochs": 2, "ema_decay": ema_decay, "scores": [0.3, 0.2]}
+    whole = make_loop(name="whole", **options)
+    whole.run()
+    first = make_loop(name="parts", **options)
+
+    def be_told(again):
+        torch.rand(7)
+        first.progress.best_score = 99.0
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            if again:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(first, "validate", lambda: be_told(second))
+    with first.signals, pytest.raises(StoppedEarly, match="stopped after 5 steps"):
+        first.run()
+    resumed = make_loop(name="parts", **options)
+    progress = resumed.run(resume=True)
+    assert_equal(weights(resumed), weights(whole))
+    assert progress.best_score == whole.progress.best_score
+    assert [best for best, _ in resumed.kept] == [best for best, _ in whole.kept]
+    for name in ("model", "optimizer", "random"):
+        files = [load_file(loop.state_dir / f"{name}.safetensors") for loop in (whole, resumed)]
+        assert_equal(*(list(dict(sorted(tensors.items())).values()) for tensors in files))
 
 
 def test_nothing_to_resume_is_refused(make_loop):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +13,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
-from two_processes import three_steps
+from two_processes import make_loop, three_steps
+
+from neumeta_hf.errors import RecipeError
+from neumeta_hf.training.state import read_manifest
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -42,7 +47,7 @@ def folder(tmp_path_factory):
     ]
     try:
         for process in processes:
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=120)
             if process.returncode:
                 pytest.fail(said[-2000:], pytrace=False)
     finally:
@@ -67,6 +72,21 @@ def test_two_processes_equal_one_with_the_joint_batch(folder, tmp_path):
     one, two = load_file(tmp_path / "three-1-0.safetensors"), load_file(folder / "three-2-0.safetensors")
     for name, tensor in one.items():
         assert torch.allclose(tensor, two[name], atol=1e-6), name
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_step_and_both_go_on_bit_equal(folder):
+    stopped = [json.loads((folder / f"stopped-{rank}.json").read_text()) for rank in (0, 1)]
+    assert stopped == [[3, signal.SIGTERM]] * 2  # of the second step, at the end of the epoch
+    for rank in (0, 1):
+        assert_equal(*(load_file(folder / f"{name}-{rank}.safetensors") for name in ("whole", "parts")))
+
+
+def test_a_state_holds_the_random_numbers_of_every_process_and_is_of_as_many(folder, tmp_path):
+    manifest = read_manifest(folder / "state-parts")
+    assert len(manifest.random) == 2
+    shutil.copytree(folder / "state-parts", tmp_path / "state-parts")
+    with pytest.raises(RecipeError, match=r"of 2 process\(es\), and 1 now .*: resume with as many processes"):
+        make_loop(tmp_path, Accelerator(cpu=True), name="parts", epochs=2).run(resume=True)
 
 
 def test_sizes_agree_and_noise_differs(folder):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from accelerate import DistributedType
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from tiny_runs import RECIPE, reset_accelerate
@@ -166,6 +167,16 @@ def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
         assert min(seconds.values()) > 0
 
 
+def test_a_run_that_stops_says_how_to_go_on_in_the_words_of_who_started_it(make_recipe, caplog):
+    stopped = make_recipe(pretrain={"stop_after_steps": 4})
+    assert train_anew(stopped) is None
+    assert "pretrain stopped after 4 steps; train(recipe, resume=True) goes on from there" in caplog.text
+    caplog.clear()
+    reset_accelerate()
+    assert train(stopped, resume=True, go_on="--resume") is None
+    assert "pretrain stopped after 8 steps; --resume goes on from there" in caplog.text
+
+
 def test_a_finished_run_can_be_resumed(make_recipe):
     recipe = make_recipe(train={"epochs": 1})
     output = train_anew(recipe)
@@ -315,6 +326,31 @@ def test_processes_that_do_not_see_each_other_are_refused(make_recipe, monkeypat
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RecipeError, match="2 processes that do not see each other"):
+        train(make_recipe())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_FSDP", "FSDP"),
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "a parallelism config"),
+    ],
+)
+def test_processes_whose_state_cannot_be_written_are_refused_by_name(
+    make_recipe, monkeypatch, tmp_path, variable, name
+):
+    monkeypatch.setenv(variable, "true")
+    with pytest.raises(RecipeError, match=f"the launcher asks for {name}, .* --multi_gpu"):
+        train(make_recipe())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_kind_of_processes_that_is_not_known_is_refused_by_name(make_recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(processes.Accelerator, "distributed_type", property(lambda self: DistributedType.XLA))
+    with pytest.raises(RecipeError, match="the launcher asks for XLA"):
         train(make_recipe())
     assert not (tmp_path / "run").exists()
 

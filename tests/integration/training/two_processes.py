@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,14 +16,15 @@ from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, find_target
 from neumeta_hf.training import NeuMetaObjective, SizeSampler, recipe_from_dict, run, train
-from neumeta_hf.training.loop import TrainingLoop
+from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.recipe import LoopRecipe, LossesRecipe, OptimizerRecipe, ScheduleRecipe
+from neumeta_hf.training.signals import StopSignals
 
 JOINT_BATCH = 32
 
 
-def three_steps(folder: Path, accelerator: Accelerator) -> None:
-    """Train on 3 joint batches without noise, and save every process's weights, trained and averaged."""
+def make_loop(folder: Path, accelerator: Accelerator, *, name: str, epochs: int = 1, signals=None) -> TrainingLoop:
+    """Training on 3 joint batches an epoch, without noise."""
     torch.manual_seed(0)
     config = LeNetConfig(hidden_channels=[4, 6, 8], kernel_size=3, image_size=8, num_labels=10)
     reference = find_target(config).build(config).eval()
@@ -29,7 +32,7 @@ def three_steps(folder: Path, accelerator: Accelerator) -> None:
         reference, trained_widths=[0.5, 1.0], coordinate_noise=0.0, hypernetwork=RECIPE["family"]["hypernetwork"]
     )
     data = load_image_data(DataConfig(**DATA))
-    loop = TrainingLoop(
+    return TrainingLoop(
         NeuMetaObjective(
             family,
             reference,
@@ -40,7 +43,7 @@ def three_steps(folder: Path, accelerator: Accelerator) -> None:
         ),
         data.train.subset(3 * JOINT_BATCH, seed=0),
         LoopRecipe(
-            epochs=1,
+            epochs=epochs,
             batch_size=JOINT_BATCH // accelerator.num_processes,
             optimizer=OptimizerRecipe(name="sgd", learning_rate=0.05),
             schedule=ScheduleRecipe(name="one_cycle"),
@@ -49,15 +52,50 @@ def three_steps(folder: Path, accelerator: Accelerator) -> None:
         ),
         accelerator=accelerator,
         seed=0,
-        state_dir=folder / f"state-{accelerator.num_processes}",
+        state_dir=folder / f"state-{name}",
         validate=lambda: (0.0, {}),
         keep=lambda is_best: None,
-        name="three",
+        name=name,
+        signals=signals,
     )
-    assert loop.run().step == 3
-    tensors = {name: tensor.contiguous() for name, tensor in family.state_dict().items()}
+
+
+def save_weights(loop: TrainingLoop, path: Path) -> None:
+    """Every process's weights, trained and averaged."""
+    tensors = {name: tensor.contiguous() for name, tensor in loop.plain_objective.model.state_dict().items()}
     tensors |= {f"average.{index}": tensor for index, tensor in enumerate(loop.average.shadow_params)}
-    save_file(tensors, folder / f"three-{accelerator.num_processes}-{accelerator.process_index}.safetensors")
+    save_file(tensors, path)
+
+
+def three_steps(folder: Path, accelerator: Accelerator) -> None:
+    """Train for an epoch."""
+    loop = make_loop(folder, accelerator, name=f"three-{accelerator.num_processes}")
+    assert loop.run().step == 3
+    save_weights(loop, folder / f"three-{accelerator.num_processes}-{accelerator.process_index}.safetensors")
+
+
+def one_is_told_to_stop(folder: Path, accelerator: Accelerator) -> None:
+    """Train for two epochs, whole, and stopped by a signal that one process alone receives, and resumed."""
+    rank = accelerator.process_index
+    whole = make_loop(folder, accelerator, name="whole", epochs=2)
+    whole.run()
+    save_weights(whole, folder / f"whole-{rank}.safetensors")
+    with StopSignals() as signals:
+        loop = make_loop(folder, accelerator, name="parts", epochs=2, signals=signals)
+
+        def tell(*_) -> None:
+            if rank == 1 and loop.progress.step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        loop.plain_objective.register_forward_hook(tell)
+        try:
+            loop.run()
+        except StoppedEarly:
+            stopped = [loop.progress.step, signals.received]
+    (folder / f"stopped-{rank}.json").write_text(json.dumps(stopped))
+    again = make_loop(folder, accelerator, name="parts", epochs=2)
+    again.run(resume=True)
+    save_weights(again, folder / f"parts-{rank}.safetensors")
 
 
 def whole_run(folder: Path, rank: int) -> None:
@@ -95,4 +133,5 @@ if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     three_steps(output, accelerator)
+    one_is_told_to_stop(output, accelerator)
     whole_run(output, accelerator.process_index)

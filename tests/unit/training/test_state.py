@@ -353,6 +353,8 @@ def test_a_forged_manifest_is_read_if_all_is_right(saved):
         (("average", "optimization_step"), 99, "optimization_step is 99"),
         (("random", 0, "numpy_position"), 625, "numpy_position"),
         (("random", 0, "device"), "cuda", "random.safetensors"),
+        (("random", 0, "device"), "cpu", "random.safetensors"),
+        (("random", 0, "device"), "\x1b[2J", "random.0.device"),
         (("random",), [], "random.safetensors"),
         (("more",), 1, "more"),
         (("files", "model.safetensors"), "0" * 64, "model.safetensors is damaged"),
