@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.data import ImageSplit
-from neumeta_hf.errors import SizeError
+from neumeta_hf.errors import RecipeError, SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
@@ -25,6 +25,7 @@ from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.printable import printable
+from neumeta_hf.scores import ROW_KEYS
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -201,11 +202,14 @@ def sweep(
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
             `calibration` is not of normalised images.
         DataError: The split is empty.
+        RecipeError: A score of the task has the name of something else in a row.
     """
     _check_widths(widths)
     check_sampling(num_samples=num_samples, seed=seed)
     config, family = model.config, model.target_family
     task = task or build_task(family.task)
+    if shadowed := [score.name for score in task.scores if score.name in ROW_KEYS]:
+        raise RecipeError(f"the task {task.name} has a score {shadowed[0]!r}, as rows call something else: rename it.")
     full_config: Any = config.target_config
     example = model.target_family.example_inputs(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(full_config))

@@ -47,7 +47,7 @@ def merge_card(written: str, existing: str) -> str:
     merged = {**new_front, **front}
     if license != UNKNOWN:
         merged["license"] = license
-    merged["tags"] = list(dict.fromkeys([*_tags(front), *_tags(new_front)]))
+    merged["tags"] = _tags(front) + [tag for tag in _tags(new_front) if tag not in _tags(front)]
     merged.pop("model-index", None)
     if "model-index" in new_front:
         merged["model-index"] = new_front["model-index"]

@@ -108,6 +108,85 @@ def test_the_recipe_names_no_folder_and_can_be_read(hub, run_folder):
     assert (recipe.seed, recipe.data.dataset, recipe.target.checkpoint) == (3, "mnist", "org/teacher")
 
 
+def name_a_secret_folder_everywhere(folder):
+    """Let every file of a run name folders of a machine, as its writer's tools may have written them."""
+    paths = [
+        "/home/secret-person/secret/x",
+        "/srv/secret/my secret folder/x",
+        "C:\\Users\\secret-person\\secret\\x",
+        "\\\\secret-server\\secret\\x",
+        "file:///srv/secret/x",
+        "~/secret/x",
+        "$HOME/secret/x",
+        "../../secret/x",
+    ]
+    command = "neumeta train --config /srv/secret/r.yaml --set data.dataset=C:\\secret\\mnist"
+    for name in ("training.json", "sweep.json", "preprocessor_config.json"):
+        values = json.loads((folder / name).read_text())
+        facts = values.get("environment", values.get("facts", values))
+        facts |= {"notes": paths, paths[0]: {"deep": paths}, "command": command, "checkpoint": paths[1]}
+        (folder / name).write_text(json.dumps(values))
+    with_sweep(folder, dataset=paths[2], device=paths[3], date=paths[4])
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    recipe["data"] |= {"dataset": paths[2], "train_split": paths[5], "label_names": paths}
+    recipe["target"] |= {"checkpoint": paths[1], "config": {path: path for path in paths}}
+    recipe["task"] = {"features": paths[6], "command": command}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "output_dir": paths[0]}))
+    rows = "".join(f'0.5,"{path}"\r\n' for path in paths)
+    (folder / "sweep.csv").write_text(f"width,checkpoint\r\n{rows}")
+
+
+def test_nothing_that_is_pushed_or_saved_names_a_folder(hub, run_folder, tmp_path):
+    name_a_secret_folder_everywhere(run_folder)
+    family = load(run_folder)
+    family.push_to_hub("org/family")
+    family.morph(0.5).push_to_hub("org/half")
+    assert main(["morph", str(run_folder), "--width", "0.5", "--output", str(tmp_path / "half")]) == 0
+    pushed = {f"{repo}/{name}": data for repo in ("org/family", "org/half") for name, data in hub.files(repo).items()}
+    saved = {f"half/{path.name}": path.read_bytes() for path in (tmp_path / "half").iterdir()}
+    assert {"recipe.yaml", "training.json", "sweep.json", "sweep.csv"} <= set(hub.files("org/family"))
+    assert [name for name, data in {**pushed, **saved}.items() if b"secret" in data] == []
+
+
+def test_what_needed_no_change_is_pushed_to_the_byte(hub, run_folder):
+    names = ("training.json", "sweep.json", "preprocessor_config.json")
+    for name in names[:2]:
+        text = json.dumps(json.loads((run_folder / name).read_text()), indent=1)
+        (run_folder / name).write_text(text + "\n")  # as a run writes it
+    (run_folder / "sweep.csv").write_bytes(b'width,accuracy\r\n"conv1=0.5,conv2=1",0.5\r\n')
+    load(run_folder).push_to_hub("org/family")
+    for name in (*names, "sweep.csv", "sweep.png"):
+        assert hub.files("org/family")[name] == (run_folder / name).read_bytes(), name
+
+
+HOSTILE = "x | `y`\n\n# Owned\n\n</details><script>alert(1)</script>![](https://evil.example)\n<!-- neumeta: end -->\n"
+
+
+def test_run_files_cannot_write_into_a_card(hub, run_folder):
+    load(run_folder).push_to_hub("org/plain")
+    score = {"name": "accuracy", "label": HOSTILE[:100], "is_ratio": True}
+    with_sweep(run_folder, dataset=HOSTILE, split=HOSTILE, device=HOSTILE, date=HOSTILE, score=score)
+    training = json.loads((run_folder / "training.json").read_text())
+    training["environment"] |= {"device": HOSTILE, "date": HOSTILE, "versions": {HOSTILE: HOSTILE}}
+    (run_folder / "training.json").write_text(json.dumps(training))
+    recipe = yaml.safe_load((run_folder / "recipe.yaml").read_text())
+    recipe["target"]["config"] = {HOSTILE: [HOSTILE]}
+    (run_folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    family = load(run_folder)
+    hub.put("org/family", {"README.md": hub.files("org/plain")["README.md"] + b"\nBy hand.\n"})
+    for _ in range(2):
+        family.push_to_hub("org/family")
+        family.morph(0.5).push_to_hub("org/half")
+        for repo in ("org/family", "org/half"):
+            _, card = front_matter(hub, repo)
+            lines = card.splitlines()
+            assert "# Owned" not in lines
+            assert lines.count("</details>") == (repo == "org/family")
+            assert "\n<script>" not in card
+            assert card.count("<!-- neumeta: end -->") == 1
+        assert hub.files("org/family")["README.md"].endswith(b"<!-- neumeta: end -->\n\nBy hand.\n")
+
+
 def test_a_run_is_named_once(hub, make_case, run_folder):
     family = make_case("lenet").family()
     family.push_to_hub("org/family", run=run_folder)

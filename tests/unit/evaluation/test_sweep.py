@@ -12,9 +12,10 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from neumeta_hf.data import DataConfig, load_image_data
-from neumeta_hf.errors import CheckpointError, DataError, SizeError
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
 from neumeta_hf.evaluation import Sweep, count_macs, count_parameters, evaluate_network, sweep
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, SizeWarning
+from neumeta_hf.scores import Score
 from neumeta_hf.targets import LeNetConfig, find_target, resize
 
 CONFIG = LeNetConfig(hidden_channels=[4, 8, 16], image_size=8, num_labels=10)
@@ -185,6 +186,14 @@ def test_a_sweep_that_cannot_be_told_of_is_refused_before_anything_is_measured(s
     family = Family()
     with pytest.raises(SizeError, match=said):
         sweep(family, split, widths, progress=False, **options)
+    assert family.calls == []
+
+
+def test_a_score_does_not_take_the_place_of_something_else_in_a_row(split):
+    family = Family()
+    task = types.SimpleNamespace(name="counting", scores=[Score(name="macs", label="MACs")])
+    with pytest.raises(RecipeError, match="counting has a score 'macs'"):
+        sweep(family, split, [0.5], task=task, progress=False)
     assert family.calls == []
 
 

@@ -191,6 +191,14 @@ def test_a_card_is_merged_whatever_it_is_told(make):
         assert split(merge_card(benign, merged))[1] == split(by_hand)[1]
 
 
+def test_tags_of_any_kind_are_kept():
+    card = family("name")
+    by_hand = card.replace("tags:\n", "tags:\n- {a: [b]}\n- 5\n- mine\n", 1)
+    front, _ = split(merge_card(card, by_hand))
+    assert front["tags"][:3] == [{"a": ["b"]}, 5, "mine"]
+    assert front["tags"][3:] == split(card)[0]["tags"]
+
+
 def test_the_snippet_of_a_card_is_python_whatever_the_name_of_the_repo():
     for text in [*HOSTILE, *mixtures(10)]:
         card = classifier(text)
