@@ -165,8 +165,10 @@ class NeuMetaModel(PreTrainedModel):
             )
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
-        with limit_building():
+        with limit_building() as num_built:
             reference = self.target_family.build(copy.deepcopy(self.reference_config))
+        if held is not None:
+            held.check_work(num_built(), len(self.target_family.num_channels(self.reference_config)))
         self._sort_names(reference)
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()

@@ -128,7 +128,7 @@ def check_config(values: Mapping[str, Any], name: str) -> list[str]:
                 "of a checkpoint is read. Load it in Python and save it with save_pretrained, which writes out the "
                 "backbone's config."
             )
-        if key in _CODE and value not in (None, {}, [], ""):
+        if key in _CODE and value not in (None, {}, [], "") and not _is_our_own(value):
             told = value if not isinstance(value, Mapping) else ", ".join(f"{k}={v}" for k, v in value.items())
             found.append(f"{path}: {_short(told)}")
     return found
@@ -148,22 +148,22 @@ def without_origin(values: Any) -> Any:
     return [without_origin(value) for value in values] if isinstance(values, list) else values
 
 
-def forget_origin(config: Any) -> None:
-    """Drop from a config, and from those inside of it, what names code and where it was loaded from.
+def forget_origin(network: Any) -> None:
+    """Drop from the config of a network, and from those inside of it, what names code and where it was loaded from.
 
     Args:
-        config: A config of transformers, or a network of diffusers, which keeps a dictionary of its own; changed.
+        network: Of transformers or of diffusers, or a config of transformers; its config is changed.
     """
+    config = network if isinstance(network, PreTrainedConfig) else getattr(network, "config", None)
     if isinstance(config, PreTrainedConfig):
         config.name_or_path = ""
-        for key in (*_CODE, *_ORIGIN):
-            if key != "_name_or_path":
-                vars(config).pop(key, None)
+        for key in {*_CODE, *_ORIGIN} - {"_name_or_path"}:
+            vars(config).pop(key, None)
         for value in vars(config).values():
             if isinstance(value, PreTrainedConfig):
                 forget_origin(value)
-    elif isinstance(kept := getattr(config, "_internal_dict", None), dict):
-        config._internal_dict = type(kept)({key: kept[key] for key in kept if key not in _CODE + _ORIGIN})
+    elif isinstance(kept := getattr(network, "_internal_dict", None), dict):  # what diffusers calls a config
+        network._internal_dict = type(kept)({key: kept[key] for key in kept if key not in _CODE + _ORIGIN})
 
 
 def _walk(values: Any, path: str = ""):
@@ -174,6 +174,12 @@ def _walk(values: Any, path: str = ""):
         yield from _walk(value, here)
     for value in values if isinstance(values, list) else ():
         yield from _walk(value, path)
+
+
+def _is_our_own(value: Any) -> bool:
+    """Whether it is what a push with this package's modeling code writes; where the package is, that does not run."""
+    ours = ("configuration_neumeta.NeuMeta", "modeling_neumeta.NeuMeta")
+    return isinstance(value, Mapping) and all(str(name).startswith(ours) for name in value.values())
 
 
 def _takes_backbone_config(values: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 import struct
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,21 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 MOST_PARTS = 2**15
 """Layers, parameters and buffers of one network."""
-_MOST_BUILT = 2**18
-"""The same of all networks that are built to load a checkpoint: a family looks at one for each group of channels."""
+_MOST_BUILT = 2**16
+_MOST_BUILT_EACH = 2**8
+"""The same of all networks that are built to load a checkpoint, and as many more for each tensor in its files: a family
+looks at a network for each group of channels, of which there are more the more tensors a network has."""
 
 
 @contextlib.contextmanager
-def limit_building(most: int = MOST_PARTS) -> Iterator[None]:
+def limit_building(most: int = MOST_PARTS) -> Iterator[Callable[[], int]]:
     """While active, building more layers and tensors than that in this thread is an error.
 
     Args:
         most: Layers, parameters and buffers.
+
+    Yields:
+        Tells how many were built.
 
     Raises:
         CheckpointError: More are built.
@@ -55,10 +60,7 @@ def limit_building(most: int = MOST_PARTS) -> Iterator[None]:
         nonlocal count
         count += threading.get_ident() == thread
         if count > most:
-            raise CheckpointError(
-                f"its config.json asks for a network of more than {most:,} layers and tensors: it is damaged or not to "
-                "be trusted."
-            )
+            raise _too_much_built(most)
 
     handles = [
         register(counted)
@@ -69,10 +71,17 @@ def limit_building(most: int = MOST_PARTS) -> Iterator[None]:
         )
     ]
     try:
-        yield
+        yield lambda: count
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _too_much_built(most: int) -> CheckpointError:
+    return CheckpointError(
+        f"a config asks for networks of more than {most:,} layers and tensors in all: it is damaged or not to be "
+        "trusted."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +108,20 @@ class HeldWeights:
     @property
     def most_built(self) -> int:
         """How many layers and tensors are built, at the most, to load these."""
-        return _MOST_BUILT + 64 * len(self.shapes)
+        return _MOST_BUILT + _MOST_BUILT_EACH * len(self.shapes)
+
+    def check_work(self, num_parts: int, num_groups: int) -> None:
+        """Refuse a family that takes too long to build, before it does.
+
+        Args:
+            num_parts: Layers and tensors of one of its networks.
+            num_groups: Groups of channels, for each of which one is built.
+
+        Raises:
+            CheckpointError: So many are not built for a checkpoint of this size.
+        """
+        if num_parts * num_groups > self.most_built:
+            raise _too_much_built(self.most_built)
 
     def check_family(self, family: nn.Module, num_generated: int) -> None:
         """Refuse a family that these are not the weights of, tensor by tensor.

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ from neumeta_hf.checkpoints.held import HeldWeights, limit_building, read_header
 from neumeta_hf.checkpoints.weights import DIGEST_FILE, check_files
 from neumeta_hf.errors import CheckpointError, MissingCheckpointError, NeuMetaError, one_line
 from neumeta_hf.reading import find_file, find_folder, read_json
+
+logger = logging.getLogger(__name__)
 
 PROCESSOR = "preprocessor_config.json"
 """The config of an image processor, beside a network."""
@@ -112,7 +115,7 @@ class _Source:
         elif Path(name).exists():
             raise MissingCheckpointError(
                 f"{name} cannot be loaded: it is a file{_of_pickles(name)}. Give the folder of a network that was "
-                "saved with save_pretrained (bare .safetensors files are read as target.checkpoint of a CIFAR ResNet)."
+                "saved with save_pretrained (a bare .safetensors file is read as target.checkpoint of a CIFAR ResNet)."
             )
         elif not is_hub_name(name):
             raise MissingCheckpointError(
@@ -140,13 +143,16 @@ class _Source:
 
     def no_config(self) -> MissingCheckpointError:
         """The error of a checkpoint that has no config.json, by what there is instead."""
-        if (index := self.find(_PIPELINE)) is not None:
-            parts = [key for key in read_json(index) if not key.startswith("_")]
+        if self.find(_PIPELINE) is not None:
+            parts = [] if self.folder is None else sorted(path.parent.name for path in self.folder.glob(f"*/{_CONFIG}"))
             return MissingCheckpointError(
-                f"{self.name} cannot be loaded: it is a pipeline of several networks ({', '.join(parts[:8])}). Give "
-                f"the folder of one of them, such as {self.name}/vae, on this machine."
+                f"{self.name} cannot be loaded: it is a pipeline of several networks. Give the folder of one of them "
+                f"on this machine, such as {Path(self.name, next((part for part in parts if 'vae' in part), 'vae'))}."
             )
-        return MissingCheckpointError(f"{self.name} cannot be loaded: it has no {_CONFIG}{self._held()}.")
+        return MissingCheckpointError(
+            f"{self.name} cannot be loaded: it has no {_CONFIG}{self._held()}. Give the folder or Hub id of a network "
+            "that was saved with save_pretrained."
+        )
 
     def no_weights(self, file: str) -> MissingCheckpointError:
         """The error of a checkpoint without weights that are read, by what there is instead."""
@@ -160,7 +166,7 @@ class _Source:
             return ""
         names = sorted(path.name for path in self.folder.iterdir())
         if not names:
-            return ", and nothing else: the folder is empty"
+            return ": the folder is empty"
         if _ADAPTER in names:
             return ", but an adapter for another network: merge it into that in Python first, and save the result"
         if pickles := [name for name in names if name.endswith(_PICKLES)]:
@@ -171,7 +177,7 @@ class _Source:
 def _of_pickles(name: str) -> str:
     if not name.endswith(_PICKLES):
         return ""
-    return " of pickled weights, which can run anything when they are read: load it in Python if you trust it"
+    return ": pickled weights, which can run anything when they are read. If you trust it, load it in Python"
 
 
 @dataclasses.dataclass
@@ -263,6 +269,9 @@ class Checkpoint:
             NeuMetaError: As `explain_loading_errors`.
         """
         assert self._held is not None
+        if self.code:
+            told = "; ".join(self.code)[:200]
+            logger.warning("%s names code of its own (%s): none of it runs, nor is it saved again", self.name, told)
         with self._staged(self._held) as folder, limit_building(self._held.most_built):
             return explain_loading_errors(self.name, lambda: loader(folder, *args, **options))
 

@@ -243,7 +243,7 @@ def _info(arguments: argparse.Namespace) -> None:
         "widths with stored BatchNorm statistics": list(config.statistics_widths),
         "coordinate noise (channels)": config.coordinate_noise,
     }
-    if config.preparation:
+    if {"tv_before", "tv_after"} <= set(config.preparation or ()):
         facts["total variation before, after preparation"] = [
             round(config.preparation["tv_before"], 2),
             round(config.preparation["tv_after"], 2),

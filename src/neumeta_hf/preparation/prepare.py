@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from neumeta_hf.checkpoints import forget_origin
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.kinds import AMOUNT, COUNT, MAPPING, NAME, SEED, Kind, list_of, text, whole_number
 from neumeta_hf.preparation.cliques import apply_order, find_cliques
@@ -159,6 +160,7 @@ def prepare(
             CliqueReport(clique.num_channels, members, channels, tv_before, total_variation(weights, [clique]))
         )
     prepared.load_state_dict(weights)
+    forget_origin(prepared)
 
     with torch.no_grad():
         error = relative_error(run(original, example_inputs), run(prepared, example_inputs))

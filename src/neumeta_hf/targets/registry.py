@@ -8,7 +8,6 @@ it does not know.
 import abc
 import copy
 import dataclasses
-import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -30,8 +29,6 @@ from neumeta_hf.checkpoints import (
 from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.images import height_and_width
-
-logger = logging.getLogger(__name__)
 
 
 class TargetFamily(abc.ABC):
@@ -319,7 +316,6 @@ def load_complete(
     name = checkpoint.name
     check_numbers(checkpoint.config)
     check_fields(checkpoint.config, f"{name}: config.json")
-    _warn_of_code(checkpoint)
     config: Any = checkpoint.config
     is_of_diffusers = hasattr(cls, "load_config")
     if not is_of_diffusers:
@@ -333,7 +329,7 @@ def load_complete(
     checkpoint.check_network(held.check_network(network, dropped=dropped))
     model, info = checkpoint.load(cls.from_pretrained, output_loading_info=True, **options)
     check_keys(info, name, dropped=dropped)
-    forget_origin(model if is_of_diffusers else model.config)
+    forget_origin(model)
     return model.eval()
 
 
@@ -352,7 +348,10 @@ def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
     if isinstance(kind, str):
         message = f"{name} is of model type {kind!r}, which no target family has"
     elif "architecture" in config:
-        message = f"{name} is a network of timm ({str(config['architecture'])[:40]}), which no target family has"
+        message = (
+            f"{name} is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads: take the same "
+            "network of transformers, or copy its weights into that. Of timm no target family is"
+        )
     else:
         message = f"the config.json of {name} names no model_type, so that no target family has it"
     message += f": there is {', '.join(list_targets())}. "
@@ -363,15 +362,6 @@ def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
             "own is known after --import MODULE on the command line. "
         )
     return TargetError(message + "docs/new_target.md shows how to add one in a single file.")
-
-
-def _warn_of_code(checkpoint: Checkpoint) -> None:
-    if checkpoint.code:
-        logger.warning(
-            "%s names code of its own (%s): none of it runs, and it is left out of what is saved",
-            checkpoint.name,
-            "; ".join(checkpoint.code)[:200],
-        )
 
 
 def load_network(name: str, **options: Any) -> nn.Module:
