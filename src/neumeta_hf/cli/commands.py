@@ -243,10 +243,9 @@ def _info(arguments: argparse.Namespace) -> None:
         "widths with stored BatchNorm statistics": list(config.statistics_widths),
         "coordinate noise (channels)": config.coordinate_noise,
     }
-    if {"tv_before", "tv_after"} <= set(config.preparation or ()):
+    if (report := config.preparation) and {"tv_before", "tv_after"} <= set(report):
         facts["total variation before, after preparation"] = [
-            round(config.preparation["tv_before"], 2),
-            round(config.preparation["tv_after"], 2),
+            round(report[key], 2) for key in ("tv_before", "tv_after")
         ]
     if arguments.json:
         print(json.dumps(facts, indent=1))
