@@ -41,7 +41,8 @@ def main() -> int:
     family = NeuMetaModel.from_pretrained(output / "family")
     processor = AutoImageProcessor.from_pretrained(output / "family")
     batch = data.test[0]
-    pixels = (batch["pixel_values"][0] * recipe.data.std[0] + recipe.data.mean[0]).mul(255).round().byte()
+    seen = recipe.data.preprocessing
+    pixels = (batch["pixel_values"][0] * seen.std[0] + seen.mean[0]).mul(255).round().byte()
     result = sweep(
         family,
         data.test,

@@ -22,7 +22,8 @@ _WATCHED = (
 )
 _MODELS = "neumeta_hf.modeling_neumeta"
 _NEEDED_BY_MODELS = tuple(
-    f"neumeta_hf.{name}" for name in ("calibration", "configuration_neumeta", "coordinates", "hypernetworks", "targets")
+    f"neumeta_hf.{name}"
+    for name in ("calibration", "checkpoints", "configuration_neumeta", "coordinates", "hypernetworks", "targets")
 )
 
 

@@ -1,5 +1,6 @@
 """What a NeuMeta checkpoint says of itself, and what a morph may be asked for."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,22 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neumeta_hf.checkpoints import check_numbers
+from neumeta_hf.checkpoints import check_numbers, forget_origin, without_origin
+from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import CheckpointError, SizeError
+from neumeta_hf.kinds import AMOUNT, MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
 
 FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
 
 MAX_STATISTICS = 4096
+MAX_WIDTHS = 4096
+
+_IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
+"""Whether this file lies beside somebody's weights, for people without the package: `auto_map` is what loads it."""
+
+_NOISE = number(0, MAX_NOISE)
+_SAMPLES = whole_number(1, MAX_SAMPLES)
 
 
 @strict
@@ -68,30 +78,42 @@ class NeuMetaConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As for any transformers config, but what cannot be a family is refused by name.
 
+        What names code or tells where something was loaded from is left out.
+
         Raises:
             CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
-                sizes that no network has.
+                sizes that no network has, or a field of it or of its target is of the wrong kind.
         """
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
             raise CheckpointError(
-                f"config.json is of model type {found!r}, and a family's is {cls.model_type!r}: give the folder or "
-                "repo of a family."
+                f"config.json {'names no model type' if found is None else f'is of model type {found!r}'}, and a "
+                f"family's is {cls.model_type!r}: give the folder or repo of a family."
             )
         if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
             check_numbers(config_dict)
+            check_fields(config_dict)
             target = config_dict.get("target_config")
             model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
-            if model_type not in CONFIG_MAPPING:
+            if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+                found = f"is of model type {model_type!r}" if isinstance(model_type, str) else "names no model type"
                 raise CheckpointError(
-                    f"config.json: target_config is of model type {model_type!r}, which neither transformers nor this "
-                    "package knows. Import the module that registers the target family first (on the command line with "
+                    f"config.json: target_config {found}, and has to be of one that transformers or this package "
+                    "knows. Import the module that registers the target family first (on the command line with "
                     "--import MODULE)."
                 )
-        return super().from_dict(config_dict, **kwargs)
+        return super().from_dict(_without_origin(config_dict), **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, without what names code or tells where something was loaded from."""
+        return _without_origin(super().to_dict())
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if isinstance(self.target_config, PreTrainedConfig):
+            # Of the caller's own: morphs are made of it, and must not say where it was loaded from.
+            self.target_config = copy.deepcopy(self.target_config)
+            forget_origin(self.target_config)
         self.validate_neumeta()  # here too, where its error comes through as it is
 
     def validate_neumeta(self):
@@ -108,10 +130,10 @@ class NeuMetaConfig(PreTrainedConfig):
         for name, allowed in (("normalization", ("fuse", "keep")), ("alignment", ("corner", "center"))):
             if getattr(self, name) not in allowed:
                 raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
-        if not 0 <= self.coordinate_noise <= 4:
+        if not _NOISE.holds(self.coordinate_noise):
             raise CheckpointError(
-                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to 4; the "
-                "paper uses 1."
+                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}; "
+                "the paper uses 1."
             )
         if self.coordinate_scale is not None and self.coordinate_scale < 1:
             raise CheckpointError(
@@ -122,11 +144,25 @@ class NeuMetaConfig(PreTrainedConfig):
             raise CheckpointError(
                 f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
             )
+        if len(self.trained_widths) > MAX_WIDTHS:
+            raise CheckpointError(f"trained_widths holds {len(self.trained_widths)} widths: at most {MAX_WIDTHS} are.")
+        for key in ("tv_before", "tv_after") if self.preparation else ():
+            if not AMOUNT.holds(value := (self.preparation or {}).get(key)):
+                raise CheckpointError(
+                    f"preparation has {key}={value!r:.80}: it must be {AMOUNT.rule}, as `prepare` reports it."
+                )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
         for name in ("trained_widths", "statistics_widths"):
-            if bad := [width for width in getattr(self, name) if not 0 < width <= 4]:
-                raise CheckpointError(f"{name} holds {bad}: widths are ratios in (0, 4], where 1.0 is the reference.")
+            if bad := [width for width in getattr(self, name) if not WIDTH.holds(width)]:
+                raise CheckpointError(
+                    f"{name} holds {bad[:5]}: widths are ratios in (0, 4], where 1.0 is the reference."
+                )
+
+
+def _without_origin(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {"auto_map": values["auto_map"]} if _IS_REMOTE_CODE and "auto_map" in values else {}
+    return {**without_origin(values), **kept}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,11 +183,38 @@ class MorphConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.num_samples, int) or isinstance(self.num_samples, bool) or self.num_samples < 1:
-            raise SizeError(
-                f"num_samples={self.num_samples!r}: give a whole number of at least 1, which averages nothing."
-            )
+        """Refuse what no morph can be made of.
+
+        Raises:
+            SizeError: Naming the field, its value and what it may be.
+        """
+        for ratio in self.width.values() if isinstance(self.width, Mapping) else (self.width,):
+            if not isinstance(ratio, PreTrainedConfig) and not WIDTH.holds(ratio):
+                raise SizeError(f"width={ratio!r} is no ratio: it must be {WIDTH.rule}, where 1.0 is the reference.")
+        check_sampling(num_samples=self.num_samples, noise=self.noise, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values."""
         return dataclasses.asdict(self)
+
+
+def check_sampling(*, num_samples: int = 1, noise: float | None = None, seed: int = 0) -> None:
+    """Refuse numbers that no network can be generated with.
+
+    Args:
+        num_samples: As of `MorphConfig`.
+        noise: As of `MorphConfig`.
+        seed: As of `MorphConfig`.
+
+    Raises:
+        SizeError: Naming the argument, its value and what it may be.
+    """
+    if not _SAMPLES.holds(num_samples):
+        raise SizeError(
+            f"num_samples={num_samples!r}: give a whole number of at least 1, which averages nothing, and at most "
+            f"{MAX_SAMPLES:,}."
+        )
+    if noise is not None and not _NOISE.holds(noise):
+        raise SizeError(f"noise={noise!r}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}.")
+    if not SEED.holds(seed):
+        raise SizeError(f"seed={seed!r}: give a whole number from 0 to 2^63 - 1, which every generator takes.")

@@ -1,5 +1,7 @@
 """The errors that this library raises: each message gives the value, the rule and the way out."""
 
+from neumeta_hf.printable import printable
+
 
 class NeuMetaError(ValueError):
     """Base of all errors of this library; the `neumeta` command turns it into one line and exit code 2."""
@@ -36,6 +38,13 @@ class RecipeError(NeuMetaError):
 class DataError(NeuMetaError):
     """A data set that cannot be read as the recipe says."""
 
+    def __init__(self, message: object = ""):
+        # What a worker of a DataLoader raises is raised anew with the worker's traceback for a message, whose last
+        # line has ours.
+        text = str(message)
+        name = f"{type(self).__module__}.{type(self).__qualname__}: "
+        super().__init__(text.rpartition(name)[2].strip() if text.startswith("Caught ") else text)
+
 
 class HubError(NeuMetaError):
     """The Hub refuses, or cannot be reached."""
@@ -53,6 +62,6 @@ def one_line(message: object, *, most: int = 300) -> str:
         most: Characters kept; other libraries name every choice that they have.
 
     Returns:
-        One line; the name of its class where it says nothing.
+        One line, inert on a terminal whatever names it quotes; the name of its class where it says nothing.
     """
-    return " ".join(str(message).split())[:most] or type(message).__name__
+    return printable(" ".join(str(message).split()))[:most] or type(message).__name__

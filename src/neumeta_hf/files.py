@@ -9,9 +9,17 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-# An absolute path, or one that leaves the working folder, anywhere in an argument; the slashes of a Hub id, a fraction
-# or a web address are none.
-_FOREIGN_PATH = re.compile(r"(?:file://|(?<![\w.~/]))(?:/(?!/)|(?:\.\./)+|~/)[^\s'\",;:{}\[\]()]*")
+# How a path begins that means something on one machine alone: absolute, on Windows too, or from somebody's home folder,
+# or out of the working folder. The slashes of a Hub id, a fraction or a web address are none.
+_BEGINNING = (
+    r"(?:file://|(?<![\w.~/\\$%]))"
+    r"(?:/?[A-Za-z]:[/\\]|/(?=[^/\s])|(?:\.\.[/\\])+|~[\w.-]*[/\\]|(?:\$\w+|\$\{\w+\}|%\w+%)[/\\]|\\\\[^\s\\]+\\)"
+)
+_FOREIGN_PATH = re.compile(_BEGINNING + r"[^\s'\",;:{}\[\]()]*")
+_QUOTED_PATH = re.compile(rf"(?<=')({_BEGINNING}[^']*)(?=')|(?<=\")({_BEGINNING}[^\"]*)(?=\")")
+_BEGINS_AS_PATH = re.compile(_BEGINNING)
+_NO_NAME = re.compile(r"|\.\.?|~.*|file:|[A-Za-z]:|\$.*|%.*%")
+"""Parts of a path that name nothing: what comes before a folder's name, or stands for one."""
 
 
 @contextlib.contextmanager
@@ -158,11 +166,6 @@ def _fresh_folder(folder: Path) -> Iterator[Path]:
             _remove(beside)
 
 
-def _beside(path: Path) -> Path:
-    """Where a path is written before it is complete: the same name every time, so that copies do not pile up."""
-    return path.with_name(f".{path.stem}.partial{path.suffix}")
-
-
 def _old(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
@@ -202,20 +205,35 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def shorten_paths(text: str) -> str:
+def shorten_paths(text: str, *, keep: int = 2) -> str:
     """A value that may name a machine's folders, without them.
 
     Args:
-        text: An argument of a command, or a value of a recipe.
+        text: An argument of a command, or a value of a recipe or of another file.
+        keep: How many of the last parts of a path are kept.
 
     Returns:
-        The text, with absolute paths, and those that start with "..", shortened to their last two parts.
+        The text, with paths that mean something on one machine alone shortened to their last parts.
     """
     key, equals, value = text.rpartition("=")
-    if Path(value).is_absolute():  # whole, for paths with spaces
-        return f"{key}{equals}{_last_parts(value)}"
-    return _FOREIGN_PATH.sub(lambda found: _last_parts(found[0]), text)
+    if _BEGINS_AS_PATH.match(value):  # whole, for paths with spaces
+        return f"{shorten_paths(key, keep=keep)}{equals}{_last_parts(value, keep)}"
+    for pattern in (_QUOTED_PATH, _FOREIGN_PATH):
+        text = pattern.sub(lambda found: _last_parts(found[0], keep), text)
+    return text
 
 
-def _last_parts(path: str) -> str:
-    return "/".join([part for part in re.split(r"[/\\]", path) if part not in ("", "..", "~", "file:")][-2:])
+def _last_parts(path: str, keep: int) -> str:
+    return "/".join(_without_home(_parts(path))[-keep:]) or "~"
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if not _NO_NAME.fullmatch(part)]
+
+
+def _without_home(parts: list[str]) -> list[str]:
+    """Without the folder whose name is a person's."""
+    home = _parts(os.path.expanduser("~"))
+    if home and parts[: len(home)] == home:
+        return parts[len(home) :]
+    return parts[2:] if parts[:1] in (["home"], ["Users"]) else parts

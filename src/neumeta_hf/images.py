@@ -1,9 +1,15 @@
 """What every room knows of images and masks."""
 
 from collections.abc import Sequence
+from typing import Literal
+
+from PIL import Image
 
 IGNORED = 255
 """Label of pixels that belong to no class, in masks and to every loss: transformers' usual `loss_ignore_index`."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
+"""How pixels are interpolated when an image is resized, in Pillow's words."""
 
 
 def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -17,3 +23,15 @@ def height_and_width(image_size: int | Sequence[int]) -> tuple[int, int]:
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     return height, width
+
+
+def resampling(interpolation: Interpolation) -> Image.Resampling:
+    """Pillow's name for a way to interpolate, which image processors save as its number.
+
+    Args:
+        interpolation: In the words of recipes.
+
+    Returns:
+        The filter.
+    """
+    return Image.Resampling[interpolation.upper()]

@@ -7,7 +7,7 @@ import fnmatch
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,18 +27,27 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.calibration import calibrate, interpolate_statistics
-from neumeta_hf.checkpoints import check_index, check_keys, check_weights, explain_loading_errors, weights_digest
-from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
+from neumeta_hf.checkpoints import (
+    HeldWeights,
+    check_keys,
+    check_weights,
+    limit_building,
+    open_checkpoint,
+    weights_digest,
+)
+from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
+from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
 from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.static_outputs import StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
 _MAX_SKELETONS = 64
+_MAX_MATCHES = 2**22
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
@@ -79,19 +88,6 @@ class _Skeleton:
 
     network: nn.Module
     shapes: Mapping[str, tuple[int, ...]]
-
-
-class _Counted:
-    """Batches of images, and how many images of them were taken."""
-
-    def __init__(self, batches: Iterable[Tensor]):
-        self._batches = batches
-        self.num_images = 0
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for images in self._batches:
-            self.num_images += len(images)
-            yield images
 
 
 class TensorTree(nn.Module):
@@ -142,6 +138,7 @@ class NeuMetaModel(PreTrainedModel):
 
     Args:
         config: Names the target family, the reference's config, the hypernetwork and what is generated.
+        held: What the files hold that it is loaded from, which it must fit. None: it is not loaded.
 
     Raises:
         TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
@@ -157,7 +154,7 @@ class NeuMetaModel(PreTrainedModel):
     run_source: RunSource | None = None
     _skeletons: dict[tuple, _Skeleton]
 
-    def __init__(self, config: NeuMetaConfig):
+    def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
         super().__init__(config)
         self.target_family = find_target(self.reference_config)
         task = self.target_family.task
@@ -168,7 +165,8 @@ class NeuMetaModel(PreTrainedModel):
             )
         # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
         self.__dict__["_skeletons"] = {}
-        reference = self.target_family.build(copy.deepcopy(self.reference_config))
+        with limit_building():
+            reference = self.target_family.build(copy.deepcopy(self.reference_config))
         self._sort_names(reference)
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
@@ -190,6 +188,8 @@ class NeuMetaModel(PreTrainedModel):
             )
         )
         self.post_init()
+        if held is not None:
+            held.check_family(self, self.num_generated_parameters)
 
     @property
     def reference_config(self) -> PreTrainedConfig:
@@ -206,6 +206,8 @@ class NeuMetaModel(PreTrainedModel):
             return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
 
         names = list(reference.state_dict())
+        if len(patterns) * len(names) > _MAX_MATCHES:
+            raise TargetError(f"generated has {len(patterns):,} entries: name fewer, or patterns such as '*'.")
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
                 raise TargetError(
@@ -334,39 +336,37 @@ class NeuMetaModel(PreTrainedModel):
         return model.to(device=parameter.device, dtype=parameter.dtype)  # pyright: ignore[reportCallIssue]
 
     @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
 
-        Only safetensors files are read, and what they hold is compared with the checksum that was saved.
+        Only safetensors files are read, no link is followed out of the folder, and what the files hold is compared with
+        the config before memory is taken for it, and with the checksum that was saved.
 
         Raises:
-            CheckpointError: A file is damaged, keys or shapes do not fit, weights are no numbers or not those that
-                were saved.
+            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are no numbers or
+                not those that were saved.
             MissingCheckpointError: There is no such checkpoint, or a file of it is missing; also an OSError.
             TargetError: The target family is not registered.
             HypernetworkError: The hypernetwork is unknown, or an option of it.
         """
-        path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
-        name = str(path)
-        if kwargs.setdefault("use_safetensors", True) is not True:
-            raise CheckpointError(
-                f"{name}: use_safetensors={kwargs['use_safetensors']} would read a pickle, which can run anything. "
-                "Only safetensors files are read."
-            )
+        where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir") if key in kwargs}
+        name: Any = pretrained_model_name_or_path
+        load: Any = super().from_pretrained
+        if name is not None:
+            checkpoint = open_checkpoint(name, kwargs)
+            name, load = checkpoint.name, functools.partial(checkpoint.load_family, load, cls.config_class)
         kwargs["ignore_mismatched_sizes"] = True  # they come back as keys, and are named below
-        check_index(Path(name) / kwargs.get("subfolder", ""))
-        load: Any = functools.partial(super().from_pretrained, *args, output_loading_info=True, **kwargs)
-        model, info = explain_loading_errors(name, load)
-        check_keys(info, name)
+        model, info = load(name, *args, output_loading_info=True, **kwargs)
+        check_keys(info, str(name))
         # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
         # aligned, so that a reloaded family generates the very same bits.
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.clone()
         # Converted, or not from the file at all: then the checksum is of other bits.
-        as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and "state_dict" not in kwargs
-        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, name)
-        if path is not None:
-            where = {key: kwargs[key] for key in ("revision", "subfolder", "cache_dir") if key in kwargs}
+        as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and name is not None
+        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, str(name))
+        if name is not None:
+            model.name_or_path = model.config.name_or_path = name
             model.run_source = RunSource.of_loaded(name, **where)
         return (model, info) if output_loading_info else model
 
@@ -523,10 +523,11 @@ class NeuMetaModel(PreTrainedModel):
             family's dtype.
 
         Raises:
-            SizeError: No network of the family has that size.
+            SizeError: No network of the family has that size, or `noise`, `num_samples` or `seed` is out of range.
         """
+        check_sampling(num_samples=num_samples, noise=noise, seed=seed)
         coordinates = self.coordinates_at(self.target_config_at(width))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         total: list[Tensor] = []
         for _ in range(num_samples if noise else 1):
             moved = add_noise(coordinates, noise, scale=self.coordinate_scale, generator=generator)
@@ -644,7 +645,7 @@ class NeuMetaModel(PreTrainedModel):
         num_samples: int = 1,
         noise: float | None = None,
         seed: int = 0,
-        calibration: Iterable[Tensor] | None = None,
+        calibration: Iterable[Any] | None = None,
     ) -> Any:
         """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
 
@@ -655,10 +656,11 @@ class NeuMetaModel(PreTrainedModel):
             noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
                 training's for several.
             seed: Of the noise.
-            calibration: Batches of normalised images, as training saw them, to measure BatchNorm statistics on. Without
-                them, where BatchNorm was kept, the statistics stored for the size are taken, or read between those of
-                two stored sizes at most 7 % apart; else they are measured on the checkpoint's own calibration images.
-                Static BatchNorm keeps its own.
+            calibration: Batches of normalised images, as training saw them and in any form that loaders give them
+                (`neumeta_hf.calibrate` lists them), to measure BatchNorm statistics on. Without them, where BatchNorm
+                was kept, the statistics stored for the size are taken, or read between those of two stored sizes at
+                most 7 % apart; else they are measured on the checkpoint's own calibration images. Static BatchNorm
+                keeps its own.
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
@@ -666,9 +668,10 @@ class NeuMetaModel(PreTrainedModel):
             weights, so that its card does not tell of it what was measured before they were trained on.
 
         Raises:
-            SizeError: No network of the family has that size, or arguments stand beside a `MorphConfig`.
+            SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or
+                stands beside a `MorphConfig`.
             CheckpointError: BatchNorm was kept and there are neither statistics for the size nor images to measure
-                them on; or there is `calibration` and no generated BatchNorm.
+                them on; or there is `calibration` and no generated BatchNorm, or it is not of normalised images.
         """
         if isinstance(width, MorphConfig):
             if (num_samples, noise, seed) != (1, None, 0):
@@ -676,15 +679,14 @@ class NeuMetaModel(PreTrainedModel):
                     "a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone."
                 )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
-        else:
-            num_samples = MorphConfig(num_samples=num_samples).num_samples
+        check_sampling(num_samples=num_samples, noise=noise, seed=seed)
         target_config = self.target_config_at(width)
         self._warn_outside(target_config)
         if calibration is not None and not self.statistic_names:
             raise CheckpointError(
                 "this checkpoint generates no BatchNorm: there is nothing to calibrate, drop calibration."
             )
-        images = _Counted(calibration) if calibration is not None else self._own_calibration(target_config)
+        images = self._own_calibration(target_config) if calibration is None else self._image_batches(calibration)
         if noise is None:
             noise = 0.0 if num_samples == 1 else self.config.coordinate_noise
         generated = self.generate(target_config, noise=noise, num_samples=num_samples, seed=seed)
@@ -695,8 +697,8 @@ class NeuMetaModel(PreTrainedModel):
         model.eval()
         if images is not None:
             calibrate(model, images, modules=self._measured_modules())
-        calibrated = images.num_images if isinstance(images, _Counted) else None
-        facts = {"num_samples": num_samples, "noise": float(noise), "seed": seed, "calibrated": calibrated}
+        calibrated = images.num_images if images is not None and calibration is not None else None
+        facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
         self._name_origin(model, target_config, facts)
         return model
 
@@ -816,47 +818,62 @@ class NeuMetaModel(PreTrainedModel):
 
     # ------------------------------------------------------------------------------------------------ statistics
 
-    def _make_statistics(self, measured: Sequence[Mapping[str, Tensor]] = ()) -> None:
-        """Hold one set of BatchNorm statistics per stored width; without `measured`, empty ones of the right shape."""
+    def _make_statistics(self) -> None:
+        """Hold one set of BatchNorm statistics per stored width, empty ones of the right shape."""
         buffers = {}
         for index, width in enumerate(self.config.statistics_widths):
             shapes = self._shapes(self.target_config_at(width))
             for name in self.statistic_names:
-                if measured:
-                    buffers[f"{index}.{name}"] = measured[index][name]
-                else:
-                    dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.get_default_dtype()
-                    buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
+                dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.get_default_dtype()
+                buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
         self.statistics = TensorTree({}, buffers)
 
-    def calibrate(self, batches: Iterable[Tensor], widths: Iterable[float] | None = None) -> None:
+    def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
         """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
 
         Training has measured them on its own images; on images of yours, statistics follow what the networks will see.
 
         Args:
-            batches: Normalised images as training saw them, `[batch, channels, height, width]` each; a few thousand.
+            batches: Normalised images as training saw them, in any form that loaders give them (`neumeta_hf.calibrate`
+                lists them); a few thousand. Gone through once.
             widths: Ratios, such as a list or a progress bar around it; they replace what was stored before. None: those
                 that are stored.
 
         Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm, or there is no batch, or no width; what was
-                stored is as it was.
+            CheckpointError: This checkpoint has no generated BatchNorm; there is no batch or no width, or there are too
+                many widths; a batch is not of normalised images, or a network does not take it.
             SizeError: No network of the family has one of these sizes.
+
+        Whatever is raised, what was stored is as it was.
         """
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
         widths = self.config.statistics_widths if widths is None else widths
-        batches = list(batches)
-        measured = {}
+        images = self._image_batches(batches)
+        # Read once, for all widths; what has been checked need not be again.
+        held = NormalizedImages(images)
+        measured: dict[float, dict[str, Tensor]] = {}
         for width in widths:
+            if isinstance(width, Mapping | PreTrainedConfig | MorphConfig):
+                raise SizeError(f"calibrate() got a {type(width).__name__}: it stores uniform widths, such as 0.5.")
+            if len(measured) == MAX_STATISTICS:
+                raise CheckpointError(
+                    f"calibrate() got more than {MAX_STATISTICS} widths, which is all that are stored."
+                )
             with ignore_size_warnings():
-                state = self.morph(width, calibration=batches).state_dict()
+                state = self.morph(width, calibration=held).state_dict()
             measured[float(width)] = {name: state[name] for name in self.statistic_names}
         if not measured:
             raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
-        self.config.statistics_widths = list(measured)
-        self._make_statistics(list(measured.values()))
+        buffers = {
+            f"{index}.{name}": statistic
+            for index, statistics in enumerate(measured.values())
+            for name, statistic in statistics.items()
+        }
+        self.statistics, self.config.statistics_widths = TensorTree({}, buffers), list(measured)
+
+    def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
+        return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
 
     def _measured_modules(self) -> set[str]:
         """Names of the BatchNorm modules whose statistics belong to a size."""
@@ -909,34 +926,36 @@ class NeuMetaModel(PreTrainedModel):
             if name.startswith(prefix)
         }
 
-    def store_calibration_images(self, images: Tensor) -> None:
+    def store_calibration_images(self, images: Any) -> None:
         """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.
 
         Args:
-            images: Normalised ones, `[images, channels, height, width]` of the size that the reference is made for;
-                they replace what was stored before, and are rounded to 1/32. None at all (`images[:0]`) drops them.
+            images: A batch of normalised ones, `[images, channels, height, width]` of the size that the reference is
+                made for, in any form that loaders give it; they replace what was stored before, and are rounded to
+                1/32. None at all (`images[:0]`) drops them.
 
         Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm, or the images are of another shape or outside
-                of [-4, 4).
+            CheckpointError: This checkpoint has no generated BatchNorm, or the images are no normalised floats, of
+                another shape or outside of [-4, 4); what was stored is as it was.
         """
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no images to calibrate on.")
         shape = self.target_family.image_shape(self.reference_config)
+        images = images_of(images, "images", any_range=True, may_be_empty=True)
         if images.shape[1:] != shape:
             raise CheckpointError(f"images of shape {list(images.shape)}: give [images, {', '.join(map(str, shape))}].")
         bytes_ = (images.detach().float() * _PIXEL_STEPS).round() + 128
-        if not ((bytes_ >= 0) & (bytes_ <= 255)).all():  # NaN is neither
+        if not ((bytes_ >= 0) & (bytes_ <= 255)).all():
             raise CheckpointError(
                 f"the images reach from {images.min():g} to {images.max():g}: normalised ones lie in [-4, 4)."
             )
-        self.config.calibration_images = len(images)
         self._hold_calibration_images(bytes_.to(self.device, torch.uint8))
+        self.config.calibration_images = len(images)
 
     def _hold_calibration_images(self, pixels: Tensor) -> None:
         self.calibration = TensorTree({}, {"pixels": pixels} if len(pixels) else {})
 
-    def _own_calibration(self, target_config: PreTrainedConfig) -> list[Tensor] | None:
+    def _own_calibration(self, target_config: PreTrainedConfig) -> ImageBatches | None:
         """What to measure the statistics of a size on, or None where none are to be measured."""
         if not self.statistic_names or self._find_statistics(target_config) is not None:
             return None
@@ -944,7 +963,8 @@ class NeuMetaModel(PreTrainedModel):
         if pixels is None:
             self._require_statistics(target_config)
             return None
-        return [(pixels.to(self.dtype) - 128) / _PIXEL_STEPS]  # one batch: the variance over all of them
+        images = (pixels.to(self.dtype) - 128) / _PIXEL_STEPS
+        return self._image_batches(NormalizedImages([images]))  # one batch: the variance over all of them
 
     def _require_statistics(self, target_config: PreTrainedConfig) -> None:
         if self.statistic_names and self._find_statistics(target_config) is None:

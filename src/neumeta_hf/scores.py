@@ -4,13 +4,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+ROW_KEYS = ("width", "num_parameters", "macs", "compression_rate", "trained", "in_range")
+"""What a row of a sweep says beside its scores, which have other names."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Score:
     """A number that networks are compared by.
 
     Attributes:
-        name: Its key in results.
+        name: Its key in results; none of `ROW_KEYS`.
         label: Its name on axes and in tables.
         is_ratio: Whether it is a ratio, which is shown in percent.
         larger_is_better: Whether networks are selected for a large one.

@@ -13,14 +13,17 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli
+from neumeta_hf.cli.commands import parse_budget
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation import count_parameters, evaluate_network
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.printable import printable
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import Recipe
 
@@ -163,6 +166,12 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
         ({"coordinate_scale": "wide"}, "coordinate_scale"),
         ({"hypernetwork": {"type": "nope"}}, "choose one of grid, inr"),
         ({"width_groups": ["conv9"]}, "lenet has conv1, conv2, conv3"),
+        ({"preparation": {"a": 1}}, "preparation has tv_before=None"),
+        ({"id2label": []}, "id2label=[], and it must be a mapping"),
+        ({"dtype": "x"}, "dtype='x', and it must be the name of a type of floats"),
+        ({"quantization_config": {"bits": 4}}, "quantised weights are not read"),
+        ({"trained_widths": [0.5, 5]}, "trained_widths holds [5]"),
+        ({"normalization": "x"}, "normalization='x': choose one of fuse, keep"),
         (
             {"target_config": {"model_type": "neumeta_lenet", "hidden_channels": [4, 6, 9], "num_labels": 10}},
             "hypernetwork.tensors.0.values",
@@ -170,7 +179,9 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
     ],
 )
 def test_a_config_with_a_bad_value_is_refused_by_name(values, said, changed, capsys):
-    assert said in refusal(capsys, "info", changed(**values))
+    folder = changed(**values)
+    assert said in refusal(capsys, "info", folder)
+    assert said in refusal(capsys, "push", folder, "org/family")
 
 
 @pytest.mark.parametrize("command", ["morph", "prepare"])
@@ -210,6 +221,87 @@ def test_a_width_that_no_network_has_is_refused(width, said, family, capsys):
 )
 def test_bad_sampling_is_refused(options, said, family, capsys):
     assert said in refusal(capsys, "morph", family, "--output", "out", *options)
+
+
+@pytest.mark.parametrize("flag", ["--max-macs", "--max-parameters"])
+@pytest.mark.parametrize(
+    "text", ["nan", "inf", "0", "-5", "many", "", "k", "1x", "1e999", "0k", "-1M", "1kk", "1e9999999k"]
+)
+def test_a_budget_that_is_no_number_is_refused_in_the_words_of_the_command(flag, text, family, capsys):
+    said = refusal(capsys, "morph", family, f"{flag}={text}", "--output", "out")
+    assert f"{flag} {text!r}: give a number above 0, such as 200000, 200k, 1.5M or 2G" in said
+    assert not os.listdir()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--max-macs", "1e9", "--multiple-of", "0"], "multiple_of=0: give"),
+        (["--max-macs", "1e9", "--multiple-of=-8"], "multiple_of=-8: give"),
+        (["--seed=-1"], "seed=-1: give a whole number from 0"),
+        (["--seed", str(2**64)], "seed=18446744073709551616: give"),
+        (["--num-samples", "1000000000"], "num_samples=1000000000: give"),
+        (["--width", "inf"], "must lie in (0, 4]"),
+        (["--width", "conv1=nan"], "must lie in (0, 4]"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_and_nothing_is_written(options, said, family, capsys):
+    assert said in refusal(capsys, "morph", family, "--output", "out", *options)
+    assert not os.listdir()
+    if options[0].startswith(("--seed", "--num")):
+        assert said in refusal(capsys, "-q", "evaluate", family, "--widths", "1.0", "--output", "sweep", *options)
+        assert not os.listdir()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("200k", 2e5), ("1.5M", 1.5e6), ("2G", 2e9), ("200K", 2e5), ("3m", 3e6), (" 7 ", 7), ("1e9", 1e9), ("0.5", 0.5)],
+)
+def test_budgets_are_read_with_their_units(text, number):
+    assert parse_budget(text, "--max-macs") == number
+
+
+def test_the_unit_of_a_budget_is_in_the_help_and_counts(family, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["morph", "--help"])
+    assert "200k or 1.5M" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["morph", str(family), "--max-parameters", "0.3k", "--output", "small"]) == 0
+    assert count_parameters(AutoModelForImageClassification.from_pretrained("small")) <= 300
+
+
+def test_a_width_that_is_named_twice_is_refused(family, capsys):
+    assert "names 0.5 twice" in refusal(capsys, "-q", "evaluate", family, "--widths", "0.5,0.50", "--output", "sweep")
+    assert "--widths names 0.5 twice" in refusal(capsys, "push", family, "org/family", "--widths", "1.0,0.5,0.5")
+
+
+NAMES = ["[red]x[/red]", "[/]", "\x1b[2J\x1b]0;owned\x07", "\u202egnp", "a\\["]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_are_shown_and_do_nothing_to_the_terminal(name, family, tmp_path, capsys):
+    folder = tmp_path / name.replace("/", "")
+    shutil.copytree(family, folder)
+    assert cli.main(["info", folder.name]) == 0
+    out = capsys.readouterr().out
+    assert printable(folder.name) in out
+    assert not set(out) & {"\x1b", "\x07", "\u202e"}
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, name: torch.zeros(1)}, folder / "model.safetensors", metadata={"format": "pt"})
+    said = refusal(capsys, "info", folder.name)
+    assert f"unexpected keys in the checkpoint: {printable(name)} " in said
+    assert not set(said) & {"\x1b", "\x07", "\u202e"}
+
+
+def test_logs_and_warnings_are_inert_too():
+    program = """
+        import logging, warnings
+        from neumeta_hf.cli import setup_logging
+        setup_logging()
+        logging.getLogger("neumeta_hf.hub").warning("saved %s\\nsecond line", "\\x1b[2Jx")
+        warnings.warn("outside \\x1b[2Jx")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    assert done.stderr == "saved \\x1b[2Jx\nsecond line\nwarning: outside \\x1b[2Jx\n"
 
 
 @pytest.mark.parametrize("widths", ["", "a", "0.5;1", "1:0.5:0.1", "0.5:1", "0.5:1:0", "nan", "0.5:inf:0.1"])
@@ -353,7 +445,7 @@ def test_morph_says_in_a_card_where_the_network_comes_from(family):
     options = ["--num-samples", "3", "--width", "0.5"]
     assert cli.main(["morph", str(family), "--output", "below/half", *options]) == 0
     assert sorted(os.listdir("below")) == ["half"]
-    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json", "weights_digest.json"]
     assert sorted(os.listdir("below/half")) == names
     card = Path("below/half/README.md").read_text()
     assert "generated by the NeuMeta family `family` at width 0.5, the mean of 3 noisy generations" in card

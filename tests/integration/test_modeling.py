@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -540,6 +541,57 @@ def test_a_number_of_samples_that_is_none_is_refused(lenet_family, num_samples):
         lenet_family.morph(0.5, num_samples=num_samples)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**63),
+        ("seed", 1.0),
+        ("seed", float("nan")),
+        ("seed", True),
+        ("seed", "1"),
+        ("num_samples", 10**9),
+        ("num_samples", float("inf")),
+        ("noise", float("nan")),
+        ("noise", float("inf")),
+        ("noise", -0.5),
+        ("noise", 1e30),
+        ("noise", "1"),
+        ("noise", True),
+    ],
+)
+def test_numbers_that_are_none_are_refused_wherever_a_network_is_generated(lenet_family, name, value):
+    with pytest.raises(SizeError, match=f"^{name}="):
+        lenet_family.morph(0.5, **{name: value})
+    with pytest.raises(SizeError, match=f"^{name}="):
+        lenet_family.generate(0.5, **{name: value})
+    with pytest.raises(SizeError, match=f"^{name}="):
+        MorphConfig(width=0.5, **{name: value})
+    if name != "num_samples":
+        with pytest.raises(SizeError, match=f"^{name}="):
+            lenet_family(images_of(lenet_family), width=0.5, **{name: value})
+
+
+@pytest.mark.parametrize("width", [float("nan"), float("inf"), -0.5, 0, 1e30, "0.5", True, None])
+def test_widths_that_are_none_are_refused_wherever_a_network_is_generated(lenet_family, width):
+    for use in (
+        lambda asked: lenet_family.morph(asked),
+        lambda asked: lenet_family.generate(asked),
+        lambda asked: lenet_family(images_of(lenet_family), width=asked),
+        lambda asked: MorphConfig(width=asked),
+    ):
+        for asked in (width, {"conv1": width}):
+            with pytest.raises(SizeError, match="width"):
+                use(asked)
+
+
+def test_numbers_of_numpy_are_numbers(lenet_family):
+    expected = tensors_of(lenet_family.morph(0.5, noise=0.5, num_samples=2, seed=3))
+    found = lenet_family.morph(np.float32(0.5), noise=np.float64(0.5), num_samples=np.int64(2), seed=np.int32(3))
+    assert_same(tensors_of(found), expected)
+    assert json.dumps([found.morph_origin.seed, found.morph_origin.num_samples]) == "[3, 2]"
+
+
 # ------------------------------------------------------------------------------------------------ noise
 
 
@@ -837,7 +889,7 @@ def test_a_morph_measures_what_is_not_stored_on_images_in_the_checkpoint(kept_fa
     [
         (lambda images: images[:, :1], r"images of shape \[2, 1, 32, 32\]: give \[images, 3, 32, 32\]"),
         (lambda images: images * 0 + 4, r"reach from 4 to 4: normalised ones lie in \[-4, 4\)"),
-        (lambda images: images * float("nan"), "reach from nan to nan"),
+        (lambda images: images * float("nan"), "images holds NaN or infinite values"),
     ],
 )
 def test_images_that_cannot_be_stored_are_refused(kept_family, change, says):

@@ -1,6 +1,10 @@
 """The arguments of the `neumeta` command and its subcommands."""
 
 import argparse
+import os
+
+_PATH = os.path.expanduser
+"""Also where no shell has done it: after an "=", or in a list of arguments."""
 
 _EPILOG = """\
 examples:
@@ -53,8 +57,8 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
         "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
     )
-    parser.add_argument("model", help="folder or Hub id of a network of a registered target family")
-    parser.add_argument("--output", required=True, help="folder for the prepared network; must not exist")
+    parser.add_argument("model", type=_PATH, help="folder or Hub id of a network of a registered target family")
+    parser.add_argument("--output", type=_PATH, required=True, help="folder for the prepared network; must not exist")
     parser.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
     parser.add_argument(
         "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
@@ -69,7 +73,7 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
         "family's image processor and a card that says where it comes from.",
     )
-    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
         "--width",
@@ -77,9 +81,14 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         help="a ratio for all width groups (0.5), or one per group (stage3=0.25,stage2=0.5); default: %(default)s",
     )
     size.add_argument(
-        "--max-macs", type=float, metavar="N", help="the largest width of at most N multiply-accumulates an image"
+        "--max-macs",
+        metavar="N",
+        help="the largest width of at most N multiply-accumulates an image; k, M and G stand for thousands, millions "
+        "and thousand millions, as in 200k or 1.5M",
     )
-    size.add_argument("--max-parameters", type=float, metavar="N", help="the largest width of at most N parameters")
+    size.add_argument(
+        "--max-parameters", metavar="N", help="the largest width of at most N parameters, written as for --max-macs"
+    )
     parser.add_argument(
         "--multiple-of",
         type=int,
@@ -87,7 +96,7 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         metavar="N",
         help="with one of these budgets: only widths with multiples of N channels, such as 8; default: any",
     )
-    parser.add_argument("--output", required=True, help="folder for the network; must not exist")
+    parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
     _add_sampling(parser)
 
 
@@ -99,17 +108,25 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "many widths on the test split of the data that the family was trained on. Prints a table and writes "
         "PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
-    parser.add_argument("checkpoint", help="folder of a family, with the recipe.yaml of its run")
+    parser.add_argument("checkpoint", type=_PATH, help="folder of a family, with the recipe.yaml of its run")
     parser.add_argument(
         "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
-    parser.add_argument("--dataset", help="data set to use instead of the recipe's, such as a local folder")
+    parser.add_argument(
+        "--dataset",
+        type=_PATH,
+        help="data set to use instead of the recipe's, such as a local folder; its classes are matched with the "
+        "family's by name",
+    )
     _add_overrides(parser, "task.features=path/to/classifier")
     parser.add_argument(
-        "--reference", help="plain network to compare with; default: the checkpoint's reference folder where it has one"
+        "--reference",
+        type=_PATH,
+        help="plain network to compare with, of the family's classes in their order; default: the checkpoint's "
+        "reference folder where it has one",
     )
-    parser.add_argument("--output", help="PREFIX of the files; default: CHECKPOINT/sweep")
+    parser.add_argument("--output", type=_PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
     parser.add_argument(
         "--figures",
         action="store_true",
@@ -122,7 +139,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "info", help="what a family is: target, what is generated, trained range, sizes, preparation"
     )
-    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -135,7 +152,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
         "of REPO.",
     )
-    parser.add_argument("checkpoint", help="folder or Hub id of a family")
+    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
     parser.add_argument("repo", help="organisation/name; made if it does not exist")
     parser.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
     parser.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
@@ -158,7 +175,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     Args:
         parser: Gets the arguments.
     """
-    parser.add_argument("--config", required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes")
+    parser.add_argument(
+        "--config", type=_PATH, required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes"
+    )
     _add_overrides(parser, "train.epochs=3")
     _add_import(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")

@@ -4,15 +4,22 @@ import argparse
 import json
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
+from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
     from neumeta_hf.data import ImageData
     from neumeta_hf.modeling_neumeta import NeuMetaModel
+    from neumeta_hf.tasks import Task
     from neumeta_hf.training import Recipe
+
+
+_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
+"""What may stand after a budget, in either case."""
 
 
 def parse_width(text: str) -> float | dict[str, float]:
@@ -43,6 +50,30 @@ def parse_width(text: str) -> float | dict[str, float]:
         ) from error
 
 
+def parse_budget(text: str, flag: str) -> float:
+    """Read the most that a network may cost.
+
+    Args:
+        text: A number, with "k", "M" or "G" after it for thousands, millions and thousand millions: "200000", "200k".
+        flag: Of the command, for the error.
+
+    Returns:
+        The number.
+
+    Raises:
+        SizeError: The text is no number, or one that is not above 0 or not finite.
+    """
+    stripped = text.strip()
+    factor = _UNITS.get(stripped[-1:].lower(), 1)
+    try:
+        number = Decimal(stripped[:-1] if factor > 1 else stripped) * factor
+    except ArithmeticError:
+        number = Decimal("nan")
+    if not (number.is_finite() and 0 < number <= Decimal(sys.float_info.max)):
+        raise SizeError(f"{flag} {text!r}: give a number above 0, such as 200000, 200k, 1.5M or 2G.")
+    return float(number)
+
+
 def run_train(arguments: argparse.Namespace) -> None:
     """Run a recipe.
 
@@ -65,16 +96,17 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
+    from neumeta_hf.checkpoints import save_network
     from neumeta_hf.files import write_folder_beside
     from neumeta_hf.preparation import prepare
-    from neumeta_hf.targets import load_network
+    from neumeta_hf.targets.masters import load_in_float32
 
     output = _new_folder(arguments.output)
-    model: Any = load_network(arguments.model)
+    model: Any = load_in_float32(arguments.model)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(output) as beside:
-        prepared.save_pretrained(beside)
+        save_network(prepared, beside)
         (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
@@ -87,8 +119,11 @@ def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
-    width = parse_width(arguments.width)
-    budget = arguments.max_parameters if arguments.max_macs is None else arguments.max_macs
+    width, budget, cost = parse_width(arguments.width), None, "macs"
+    if arguments.max_macs is not None:
+        budget = parse_budget(arguments.max_macs, "--max-macs")
+    elif arguments.max_parameters is not None:
+        budget, cost = parse_budget(arguments.max_parameters, "--max-parameters"), "parameters"
     if budget is None and arguments.multiple_of != 1:
         raise RecipeError(
             f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
@@ -97,7 +132,6 @@ def _morph(arguments: argparse.Namespace) -> None:
     output = _new_folder(arguments.output)
     family = _load_family(arguments.checkpoint)
     if budget is not None:
-        cost = "parameters" if arguments.max_macs is None else "macs"
         width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
@@ -114,8 +148,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
+    from neumeta_hf.evaluation.matching import match_data, name_data
     from neumeta_hf.hub import RunSource, read_training
-    from neumeta_hf.targets import load_network
     from neumeta_hf.training import task_of
 
     widths = parse_widths(arguments.widths)
@@ -129,11 +163,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     recipe = _recipe_of(arguments)
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
-    task, data = task_of(recipe), load_image_data(recipe.data)
-    folder = Path(arguments.reference) if arguments.reference else checkpoint / "reference"
-    reference = None
-    if arguments.reference or folder.is_dir():
-        reference = load_network(str(folder))
+    task = task_of(recipe)
+    reference = _reference(arguments, family, recipe, task)
+    data = match_data(family, load_image_data(name_data(family, recipe.data, task)), task)
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
@@ -167,9 +199,28 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(f"written: {path}")
 
 
+def _reference(arguments: argparse.Namespace, family: "NeuMetaModel", recipe: "Recipe", task: "Task") -> Any:
+    """The network to compare with, of the family's classes and images; None where there is none."""
+    from neumeta_hf.evaluation.matching import check_reference
+    from neumeta_hf.reading import find_folder
+    from neumeta_hf.targets import config_of, load_network
+    from neumeta_hf.training.agreement import compare_preprocessing
+
+    folder = arguments.reference or find_folder(arguments.checkpoint, "reference")
+    if folder is None:
+        return None
+    name = str(folder)
+    reference = load_network(name)
+    check_reference(reference, family, task)
+    if arguments.reference and recipe.target.preprocessing == "checkpoint":
+        compare_preprocessing(recipe.data, name, config_of(reference))
+    return reference
+
+
 def _info(arguments: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from neumeta_hf.evaluation import count_parameters
 
@@ -200,9 +251,10 @@ def _info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=1))
         return
-    table = Table(show_header=False, title=str(arguments.checkpoint))
+    # As Text, whose brackets are no markup.
+    table = Table(show_header=False, title=Text(printable(arguments.checkpoint)))
     for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else Text(printable(value)))
     Console().print(table)
 
 
@@ -214,6 +266,8 @@ def _push(arguments: argparse.Namespace) -> None:
     if arguments.widths is not None and (arguments.with_code or arguments.revision):
         raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
     widths = None if arguments.widths is None else parse_widths(arguments.widths)
+    if widths is not None and (twice := [width for width in widths if widths.count(width) > 1]):
+        raise RecipeError(f"--widths names {twice[0]:g} twice: each size is pushed once.")
     family = _load_family(arguments.checkpoint)
     options = {
         "private": arguments.private,
@@ -239,30 +293,30 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def _load_family(name: str) -> "NeuMetaModel":
-    from transformers import AutoConfig
-
-    from neumeta_hf.checkpoints import explain_loading_errors
+    from neumeta_hf.checkpoints import open_checkpoint
     from neumeta_hf.configuration_neumeta import NeuMetaConfig
     from neumeta_hf.modeling_neumeta import family_class
     from neumeta_hf.targets import find_target
 
-    config = explain_loading_errors(name, lambda: AutoConfig.from_pretrained(name))
-    if config.model_type != NeuMetaConfig.model_type:
+    checkpoint = open_checkpoint(name)
+    kind = checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
+    if isinstance(kind, str) and kind != NeuMetaConfig.model_type:
         raise CheckpointError(
-            f"{name} is one network, of model type {config.model_type!r}, and no family: give the output folder of a "
-            "training run."
+            f"{name} is one network, of model type {kind!r}, and no family: give the output folder of a training run."
         )
-    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name)
+    config, _ = checkpoint.make_config(NeuMetaConfig, {})
+    family: Any = family_class(find_target(config.target_config).task).from_pretrained(name, config=config)
     return family
 
 
 def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """The recipe of a checkpoint's run, with what the command says about its data."""
+    from neumeta_hf.reading import find_file
     from neumeta_hf.training import load_recipe
 
     checkpoint = Path(arguments.checkpoint)
-    path = checkpoint / "recipe.yaml"
-    if not path.is_file():
+    path = find_file(checkpoint, "recipe.yaml")
+    if path is None:
         raise CheckpointError(
             f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
             "of a training run."

@@ -11,6 +11,14 @@ from collections.abc import Callable, Sequence
 from neumeta_hf.cli.arguments import build_parser
 from neumeta_hf.cli.commands import COMMANDS
 from neumeta_hf.errors import NeuMetaError, RecipeError, one_line
+from neumeta_hf.printable import printable
+
+
+class _InertFormatter(logging.Formatter):
+    """Shows control characters as escapes: messages quote names from checkpoints and data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record), keep="\n\t")
 
 
 def setup_logging(*, quiet: bool = False) -> None:
@@ -19,7 +27,9 @@ def setup_logging(*, quiet: bool = False) -> None:
     Args:
         quiet: Warnings and errors only, no progress bars of others.
     """
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_InertFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(message, most=2000)}", file=sys.stderr)
     from huggingface_hub.utils import logging as hub_logging

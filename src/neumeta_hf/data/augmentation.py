@@ -4,6 +4,8 @@ There is no random state to save, to lose, or to split between processes: resumi
 one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -119,7 +121,13 @@ def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
 
 
 def random_resized_crop(
-    image: Image.Image, index: int, *, size: int | tuple[int, int], seed: int, epoch: int
+    image: Image.Image,
+    index: int,
+    *,
+    size: int | Sequence[int],
+    seed: int,
+    epoch: int,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> Image.Image:
     """Crop 8 to 100 % of the area at an aspect ratio of 3/4 to 4/3 times that of the size, and resize it.
 
@@ -131,6 +139,7 @@ def random_resized_crop(
         size: Height and width of the result; one number for both.
         seed: Of the run.
         epoch: Of the run.
+        resample: How pixels are interpolated.
 
     Returns:
         The crop. A crop that would not fit is cut to the image.
@@ -146,4 +155,4 @@ def random_resized_crop(
     height = min(image.height, max(1, round((wanted / aspect) ** 0.5)))
     left, top = int(column * (image.width - width + 1)), int(row * (image.height - height + 1))
     box = (left, top, left + width, top + height)
-    return image.resize((wide, high), Image.Resampling.BILINEAR, box=box)
+    return image.resize((wide, high), resample, box=box)

@@ -1,10 +1,24 @@
 """What a recipe says of its data."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
+
+from neumeta_hf.images import Interpolation
 
 Labels = Literal["class", "mask", "none"]
 Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes the input of a network; the fields are those of `DataConfig`, with what applies without."""
+
+    image_size: int | list[int] = 8
+    center_crop: bool = False
+    interpolation: Interpolation = "bilinear"
+    num_channels: Literal[1, 3] = 1
+    mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
+    std: list[float] = dataclasses.field(default_factory=lambda: [0.5])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -23,20 +37,33 @@ class DataConfig:
             plain numbers or strings, which must be named, the sorted values of the training split are the classes.
             None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
             or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
-        label_names: Of the classes of masks, in order. None: "0", "1", ... up to the highest index in the masks of the
-            training split, all of which are then read once more for it.
-        ignore_index: The value in masks that stands for no class, besides 255, which always does. In batches it is 255.
-        train_split: Name of the training split.
-        test_split: Name of the split that is touched once, at the end; never the one that selection uses.
+        label_names: Of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does not
+            "0", "1", ... up to the highest value in the masks of the training split, all of which are then read once
+            more for it; a value in between that none has is refused.
+        mask_values: Name of the class of each value in masks, such as {0: background, 255: lesion}, instead of
+            `label_names`; the order is that of the classes, and several values may have one name. Any other value is
+            refused, unless it is ignored. Classes of batches count from 0, whatever their values.
+        ignore_index: The value in masks that stands for no class, besides 255, which always does unless `mask_values`
+            names it. In batches it is 255.
+        train_split: Name of the training split. Splits may be slices and sums, such as train[:80%]; no two of them may
+            share a row.
+        test_split: Name of the split that is touched once, at the end; never the one that selection uses. None: "test",
+            unless there is a `test_fraction`.
+        test_fraction: How much of the training split is cut off for testing, of a data set that has no test split: as
+            much of each class, where images have one. The cut depends on no seed, so that it is the same for everybody.
         validation_split: Split that selection uses. None: cut from the training split.
         validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
-            named. 0 leaves the validation split empty, which is an error where it is used.
+            named. 0 leaves the validation split empty, which is an error where it is used, before anything is trained.
         data_seed: Of the cut and of the augmentation.
-        image_size: What the network gets: one number for height and width, or [height, width].
+        image_size: What the network gets: one number for height and width, or [height, width]. This and the next five
+            may be None, which says nothing: they are then as `target.checkpoint` states them, and without one 8, False,
+            "bilinear", 1, [0.5] and [0.5].
         center_crop: How images of another size come to it, here and in the image processor that is saved with the
             network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
             and cropped at the centre, as is usual for ImageNet; processors of transformers do it for square RGB images
             with a class. Masks go the same way; each of their pixels is then the nearest one.
+        interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
+            "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
         mean: Per channel, of values in [0, 1].
         std: Per channel, of values in [0, 1].
@@ -45,6 +72,8 @@ class DataConfig:
             random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
             needs `in_memory` off, and has no masks). In masks the padding is 255.
         in_memory: Decode once and keep all images; off for data sets larger than memory.
+        max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
+            decoded, since a small file can hold more than memory does.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -55,16 +84,30 @@ class DataConfig:
     image_column: str | None = None
     label_column: str | None = None
     label_names: list[str] | None = None
+    mask_values: dict[int, str] | None = None
     ignore_index: int | None = None
     train_split: str = "train"
-    test_split: str = "test"
+    test_split: str | None = None
+    test_fraction: float | None = None
     validation_split: str | None = None
     validation_fraction: float = 0.1
     data_seed: int = 0
-    image_size: int | list[int] = 8
-    num_channels: Literal[1, 3] = 1
-    mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
-    std: list[float] = dataclasses.field(default_factory=lambda: [0.5])
-    center_crop: bool = False
+    image_size: int | list[int] | None = None
+    center_crop: bool | None = None
+    interpolation: Interpolation | None = None
+    num_channels: Literal[1, 3] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
     augmentation: Augmentation = "none"
     in_memory: bool = True
+    max_image_pixels: int = 100_000_000
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What applies: each field as it is said here, or its default."""
+        names = [field.name for field in dataclasses.fields(Preprocessing)]
+        return Preprocessing(**{name: value for name in names if (value := getattr(self, name)) is not None})
+
+    def filled(self) -> Self:
+        """The same data, with what applies said in each field of `preprocessing`."""
+        return dataclasses.replace(self, **dataclasses.asdict(self.preprocessing))

@@ -1,31 +1,35 @@
 """From a `DataConfig` to training, validation and test splits."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import datasets
 import numpy as np
 import torch
-from datasets.exceptions import DatasetsError
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from neumeta_hf.data.config import Augmentation, DataConfig, Labels
+from neumeta_hf.data.columns import find_columns
+from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
+from neumeta_hf.data.counts import warn_of_missing_classes
+from neumeta_hf.data.decoding import ImageColumn
+from neumeta_hf.data.masks import MaskClasses, class_names, count_classes, mask_values, refuse_lossy
+from neumeta_hf.data.partition import cut_test_rows, load_splits
 from neumeta_hf.data.splits import (
     ArraySource,
     DecodingSource,
     ImageSource,
     ImageSplit,
     MaskColumn,
+    bring_to_size,
     to_bytes,
-    to_classes,
     to_colours,
-    to_size,
 )
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import IGNORED, height_and_width
+from neumeta_hf.images import IGNORED, Interpolation, height_and_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,46 +59,51 @@ def load_image_data(config: DataConfig) -> ImageData:
         The splits; only the training split augments.
 
     Raises:
-        DataError: The data set cannot be found or read; a split or column is missing, ambiguous or of another type; one
-            split is named for two purposes; a split has labels that training has not; a mask has colours or values that
-            are no classes; or a field of the config is out of range or does not fit the others.
+        DataError: The data set cannot be found or read; a split or column is missing, ambiguous or of another type; two
+            splits share rows; a split has labels that training has not; an image cannot be decoded, or is larger than
+            the config allows; a mask has colours or values that are no classes; or a field of the config is out of
+            range or does not fit the others.
     """
     _check(config)
-    if config.dataset == "digits":
-        train, test, label_names = _load_digits(config)
-        validation = None
-    else:
-        train, validation, test, label_names = _load_from_datasets(config)
-    order = np.random.default_rng(config.data_seed).permutation(len(train))
-    num_validation = round(len(train) * config.validation_fraction) if validation is None else 0
+    loaded = _load_digits(config) if config.dataset == "digits" else _load_from_datasets(config)
+    train, validation, test = loaded.train, loaded.validation, loaded.test
+    rows, test_rows = np.arange(len(train)), None
+    if test is None:
+        classes = train.labels(rows.tolist()) if config.labels == "class" else None
+        test_rows = cut_test_rows(len(train), None if classes is None else classes.numpy(), config.test_fraction or 0)
+        test, rows = train, np.setdiff1d(rows, test_rows)
+    order = rows[np.random.default_rng(config.data_seed).permutation(len(rows))]
+    num_validation = round(len(rows) * config.validation_fraction) if validation is None else 0
     kept, cut = np.sort(order[num_validation:]), np.sort(order[:num_validation])
     if validation is None:
         validation, chosen = train, cut
     else:
         chosen = np.arange(len(validation))
-    return ImageData(
+    data = ImageData(
         train=ImageSplit(train, kept, config, augmented=config.augmentation != "none", name="train"),
         validation=ImageSplit(validation, chosen, config, augmented=False, name="validation"),
-        test=ImageSplit(test, np.arange(len(test)), config, augmented=False, name="test"),
-        label_names=label_names,
+        test=ImageSplit(
+            test, np.arange(len(test)) if test_rows is None else test_rows, config, augmented=False, name="test"
+        ),
+        label_names=loaded.label_names,
     )
+    if config.labels == "class":
+        warn_of_missing_classes(data.train, [data.validation, data.test], data.label_names)
+    return data
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """What a data set has; a validation or test split that is None is cut from the training split."""
+
+    train: ImageSource
+    validation: ImageSource | None
+    test: ImageSource | None
+    label_names: list[str]
 
 
 def _check(config: DataConfig) -> None:
-    if config.num_channels not in (1, 3):
-        raise DataError(f"data.num_channels={config.num_channels}: give 1 (grey) or 3 (RGB).")
-    sides = [config.image_size] * 2 if isinstance(config.image_size, int) else config.image_size
-    if len(sides) != 2 or min(sides) < 1:
-        raise DataError(
-            f"data.image_size={config.image_size}: give the height and width in pixels, at least 1, as one number or "
-            "as [height, width]."
-        )
-    for name in ("mean", "std"):
-        values = getattr(config, name)
-        if len(values) != config.num_channels or (name == "std" and min(values) <= 0):
-            raise DataError(
-                f"data.{name}={values}: give {config.num_channels} number(s), one per channel, std above 0."
-            )
+    _check_preprocessing(config.preprocessing)
     if not 0 <= config.validation_fraction < 1:
         raise DataError(f"data.validation_fraction={config.validation_fraction}: give a fraction in [0, 1).")
     if config.augmentation not in (known := get_args(Augmentation)):
@@ -105,13 +114,36 @@ def _check(config: DataConfig) -> None:
             "data.augmentation=random_resized_crop_flip crops the original image, which is not kept in memory: set "
             "data.in_memory=false. For the embedded digits choose another augmentation."
         )
-    names = [config.train_split, config.test_split, config.validation_split]
-    if twice := sorted({name for name in names if name is not None and names.count(name) > 1}):
+    if config.max_image_pixels < 1:
+        raise DataError(f"data.max_image_pixels={config.max_image_pixels}: give a number of pixels from 1 up.")
+    if config.test_fraction is not None:
+        if not 0 < config.test_fraction < 1:
+            raise DataError(f"data.test_fraction={config.test_fraction}: give a fraction between 0 and 1.")
+        if config.test_split is not None:
+            raise DataError(
+                f"data.test_fraction={config.test_fraction} cuts the test split from the training split, and "
+                f"data.test_split={config.test_split!r} names one: leave one out."
+            )
+
+
+def _check_preprocessing(wanted: Preprocessing) -> None:
+    if wanted.num_channels not in (1, 3):
+        raise DataError(f"data.num_channels={wanted.num_channels}: give 1 (grey) or 3 (RGB).")
+    sides = [wanted.image_size] * 2 if isinstance(wanted.image_size, int) else wanted.image_size
+    if len(sides) != 2 or min(sides) < 1:
         raise DataError(
-            f"split {twice[0]!r} is named twice among data.train_split, data.validation_split and data.test_split: "
-            "images that were trained on or selected by say nothing when they are tested on. Leave out "
-            "data.validation_split to have one cut from the training split."
+            f"data.image_size={wanted.image_size}: give the height and width in pixels, at least 1, as one number or "
+            "as [height, width]."
         )
+    if wanted.interpolation not in (known := get_args(Interpolation)):
+        raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
+    for name in ("mean", "std"):
+        values = getattr(wanted, name)
+        finite = all(map(math.isfinite, values))
+        if not finite or len(values) != wanted.num_channels or (name == "std" and min(values) <= 0):
+            raise DataError(
+                f"data.{name}={values}: give {wanted.num_channels} number(s), one per channel, std above 0."
+            )
 
 
 def _check_labels(config: DataConfig) -> None:
@@ -119,23 +151,41 @@ def _check_labels(config: DataConfig) -> None:
         raise DataError(f"data.labels={config.labels!r}: give one of {', '.join(known)}.")
     if config.labels == "none" and config.label_column is not None:
         raise DataError(f"data.label_column={config.label_column!r}: data.labels=none reads no labels. Leave one out.")
-    for name in ("label_names", "ignore_index"):
+    for name in ("label_names", "mask_values", "ignore_index"):
         if config.labels != "mask" and (value := getattr(config, name)) is not None:
             raise DataError(f"data.{name}={value}: it is of masks. Leave it out, or set data.labels=mask.")
     names = config.label_names
     if names is not None and (not 1 <= len(names) <= IGNORED or len(set(names)) < len(names)):
         raise DataError(f"data.label_names={names}: give 1 to {IGNORED} names, each once, in the order of the classes.")
+    if (values := config.mask_values) is not None:
+        if config.label_names is not None:
+            raise DataError(
+                "data.mask_values and data.label_names both name the classes of masks: leave one out. The first names "
+                "them by the values in the masks."
+            )
+        are_values = all(isinstance(value, int) and value >= 0 and name for value, name in values.items())
+        if not are_values or not 1 <= len(class_names(values)) <= IGNORED:
+            raise DataError(
+                f"data.mask_values={values}: give names of 1 to {IGNORED} classes by value from 0 up, such as "
+                "{0: background, 255: lesion}."
+            )
+        if config.ignore_index in values:
+            raise DataError(
+                f"data.ignore_index={config.ignore_index} stands for no class, and data.mask_values calls it "
+                f"{values[config.ignore_index]!r}: leave it out of one."
+            )
     if config.labels == "mask" and config.augmentation == "random_resized_crop_flip":
         raise DataError(
             "data.augmentation=random_resized_crop_flip moves no masks along: choose scale_crop_flip, which does."
         )
 
 
-def _load_digits(config: DataConfig) -> tuple[ImageSource, ImageSource, list[str]]:
+def _load_digits(config: DataConfig) -> _Loaded:
     from sklearn.datasets import load_digits
 
-    names = ("subset", "image_column", "label_column", "train_split", "test_split", "validation_split")
-    if named := [name for name in names if getattr(config, name) != getattr(DataConfig(), name)]:
+    names = ("subset", "image_column", "label_column", "train_split", "test_split", "test_fraction", "validation_split")
+    usual = {"train_split": ("train",), "test_split": (None, "test")}
+    if named := [name for name in names if getattr(config, name) not in usual.get(name, (None,))]:
         raise DataError(
             f"data.{named[0]}={getattr(config, named[0])!r}: the embedded digits have nothing of that kind to name. "
             "Leave it out, or write ./digits for a folder of that name."
@@ -144,14 +194,9 @@ def _load_digits(config: DataConfig) -> tuple[ImageSource, ImageSource, list[str
         raise DataError("data.labels=mask: the embedded digits have no masks. Name another data set (data.dataset).")
     digits: Any = load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    size = height_and_width(config.image_size)
+    wanted = config.preprocessing
     images = torch.stack(
-        [
-            to_bytes(
-                to_size(to_colours(Image.fromarray(image), config.num_channels), size, center_crop=config.center_crop)
-            )
-            for image in pixels
-        ]
+        [to_bytes(bring_to_size(to_colours(Image.fromarray(image), wanted.num_channels), wanted)) for image in pixels]
     )
     labels = torch.from_numpy(digits.target.astype(np.int64))
     # A fixed fifth, whatever the seeds: the test split must be the same for everybody.
@@ -159,31 +204,21 @@ def _load_digits(config: DataConfig) -> tuple[ImageSource, ImageSource, list[str
     num_test = len(labels) // 5
     train, test = order[num_test:], order[:num_test]
     if config.labels == "none":
-        return ArraySource(images[train], None), ArraySource(images[test], None), []
-    sources = (ArraySource(images[train], labels[train]), ArraySource(images[test], labels[test]))
-    return *sources, [str(name) for name in digits.target_names]
+        return _Loaded(ArraySource(images[train], None), None, ArraySource(images[test], None), [])
+    sources = (ArraySource(images[train], labels[train]), None, ArraySource(images[test], labels[test]))
+    return _Loaded(*sources, label_names=[str(name) for name in digits.target_names])
 
 
-def _load_from_datasets(config: DataConfig) -> tuple[ImageSource, ImageSource | None, ImageSource, list[str]]:
-    names = {"train": config.train_split, "test": config.test_split}
-    if config.validation_split is not None:
-        names["validation"] = config.validation_split
-    loaded = {split: _load_split(config, split) for split in names.values()}
-    train = loaded[config.train_split]
-    image_column, label_column = _find_columns(train.features, config)
-    for split, dataset in loaded.items():
-        for column in (image_column, label_column):
-            if column is not None and dataset.features.get(column) != train.features[column]:
-                raise DataError(
-                    f"column {column!r} of split {split!r} is not what it is in split {config.train_split!r}: "
-                    f"{dataset.features.get(column)}, {train.features[column]}. Make the splits alike."
-                )
+def _load_from_datasets(config: DataConfig) -> _Loaded:
+    loaded = load_splits(config)
+    image_column, label_column = find_columns(loaded, config)
     labels, label_names = _read_labels(loaded, label_column, config)
     sources: dict[str, ImageSource] = {}
-    for role, split in names.items():
-        source = DecodingSource(loaded[split], image_column, labels[split], config)
-        sources[role] = _keep(source, config, split=split) if config.in_memory else source
-    return sources["train"], sources.get("validation"), sources["test"], label_names
+    for role, dataset in loaded.items():
+        images = ImageColumn.of(dataset, image_column, split=str(dataset.split), max_pixels=config.max_image_pixels)
+        source = DecodingSource(images, labels[role], config)
+        sources[role] = _keep(source, config, split=images.split) if config.in_memory else source
+    return _Loaded(sources["train"], sources.get("validation"), sources.get("test"), label_names)
 
 
 def _read_labels(
@@ -193,118 +228,75 @@ def _read_labels(
         return dict.fromkeys(loaded), []
     if config.labels == "class":
         return _read_classes(loaded, column, config)
-    label_names = config.label_names
-    if label_names is None:
-        label_names = [str(index) for index in range(_count_classes(loaded[config.train_split], column, config))]
-    return {split: MaskColumn(column, split, len(label_names), config.ignore_index) for split in loaded}, label_names
+    masks = {
+        role: ImageColumn.of(
+            dataset,
+            column,
+            split=str(dataset.split),
+            max_pixels=config.max_image_pixels,
+            check=refuse_lossy,
+            kind="mask",
+        )
+        for role, dataset in loaded.items()
+    }
+    if config.mask_values is not None:
+        label_names = class_names(config.mask_values)
+    elif config.label_names is not None:
+        label_names = config.label_names
+    else:
+        num_classes = count_classes(_values_of(masks["train"]), masks["train"].split, config.ignore_index)
+        label_names = [str(index) for index in range(num_classes)]
+    classes = MaskClasses.of(config, len(label_names))
+    return {role: MaskColumn(column, classes) for role, column in masks.items()}, label_names
 
 
-def _count_classes(train: datasets.Dataset, column: str, config: DataConfig) -> int:
-    any_class = MaskColumn(column, config.train_split, IGNORED, config.ignore_index)
-    masks = train.select_columns([column])
-    seen = np.zeros(IGNORED + 1, dtype=bool)
+def _values_of(masks: ImageColumn) -> set[int]:
+    """All values that the pixels of masks have."""
+    found: set[int] = set()
 
     def look(rows: range) -> None:
-        for mask in masks[list(rows)][column]:
-            seen[np.asarray(to_classes(mask, any_class))] = True
+        for values in masks.read(rows, lambda _, mask: np.unique(mask_values(mask))):
+            found.update(values.tolist())
 
-    _in_rounds(look, len(train), split=config.train_split, task="counting classes of")
-    if not seen[:IGNORED].any():
-        raise DataError(
-            f"the masks of split {config.train_split!r} have no class: every pixel is {IGNORED} or "
-            f"data.ignore_index={config.ignore_index}. Mend the masks, or give data.ignore_index another value."
-        )
-    return int(np.flatnonzero(seen[:IGNORED])[-1]) + 1
+    _in_rounds(look, len(masks), f"counting classes of {masks.split}")
+    return found
 
 
 def _read_classes(
     loaded: Mapping[str, datasets.Dataset], column: str, config: DataConfig
 ) -> tuple[dict[str, Tensor], list[str]]:
-    train = loaded[config.train_split]
-    found = {split: dataset[column][:] for split, dataset in loaded.items()}
-    feature = train.features[column]
+    found = {role: dataset[column][:] for role, dataset in loaded.items()}
+    feature = loaded["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):
         label_names = list(feature.names)
         classes = {index: index for index in range(len(label_names))}
     else:
-        values = sorted(label for label in set(found[config.train_split]) if label is not None)
+        values = sorted(label for label in set(found["train"]) if label is not None)
         label_names = [str(value) for value in values]
         classes = {value: index for index, value in enumerate(values)}
-    for split, labels in found.items():
+    for role, labels in found.items():
         if unknown := sorted({str(label) for label in labels if label not in classes}):
             raise DataError(
-                f"split {split!r} of {config.dataset} has the labels {', '.join(unknown[:5])}, which are no classes of "
-                "the training split (-1 and None stand for unlabelled images): name another split."
+                f"split {str(loaded[role].split)!r} of {config.dataset} has the labels {', '.join(unknown[:5])}, and "
+                "classes are those of the training split (-1 and None stand for unlabelled images): filter these rows "
+                "out, or name another split."
             )
     return {
-        split: torch.tensor([classes[label] for label in labels], dtype=torch.int64) for split, labels in found.items()
+        role: torch.tensor([classes[label] for label in labels], dtype=torch.int64) for role, labels in found.items()
     }, label_names
-
-
-def _load_split(config: DataConfig, split: str) -> Any:
-    try:
-        return datasets.load_dataset(config.dataset, config.subset, split=split)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise DataError(
-            f"split {split!r} of data set {config.dataset!r} cannot be loaded: {reason}. Without the network pass a "
-            "local folder of the same data (data.dataset=path/to/folder); splits are named by data.train_split, "
-            "data.validation_split and data.test_split."
-        ) from error
-
-
-_LABEL_TYPES = ("int", "uint", "bool", "string", "large_string")
-_MASK_NAMES = ("label", "labels", "mask", "annotation", "segmentation")
-
-
-def _find_columns(features: Mapping[str, Any], config: DataConfig) -> tuple[str, str | None]:
-    if config.labels == "none":
-        return _find_column(config.image_column, features, datasets.Image, "image_column"), None
-    if config.labels == "class":
-        image_column = _find_column(config.image_column, features, datasets.Image, "image_column")
-        return image_column, _find_column(config.label_column, features, datasets.ClassLabel, "label_column")
-    mask_column = config.label_column
-    if mask_column is None:
-        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        called = [name for name in images if name in _MASK_NAMES and name != config.image_column]
-        if len(images) != 2 or len(called) != 1:
-            raise DataError(
-                f"the data set has {len(images)} columns of type Image among {', '.join(features)}: masks are found by "
-                f"themselves in one of two that is called {', '.join(_MASK_NAMES)}. Say which with data.label_column."
-            )
-        mask_column = called[0]
-    if mask_column == config.image_column:
-        raise DataError(f"data.image_column and data.label_column are both {mask_column!r}: name two columns.")
-    mask_column = _find_column(mask_column, features, datasets.Image, "label_column")
-    others = {name: feature for name, feature in features.items() if name != mask_column}
-    return _find_column(config.image_column, others, datasets.Image, "image_column"), mask_column
-
-
-def _find_column(named: str | None, features: Mapping[str, Any], kind: type, field: str) -> str:
-    if named is not None:
-        if named not in features:
-            raise DataError(f"data.{field}={named!r}: the data set has the columns {', '.join(features)}.")
-        feature = features[named]
-        is_plain = isinstance(feature, datasets.Value) and feature.dtype.startswith(_LABEL_TYPES)
-        if not (isinstance(feature, kind) or (kind is datasets.ClassLabel and is_plain)):
-            raise DataError(
-                f"data.{field}={named!r}: the column is {feature}, not {kind.__name__}"
-                f"{' or whole numbers or strings' if kind is datasets.ClassLabel else ''}. Name another of "
-                f"{', '.join(features)}, or cast it."
-            )
-        return named
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if len(found) != 1:
-        raise DataError(
-            f"the data set has {len(found)} columns of type {kind.__name__} among {', '.join(features)}: say which "
-            f"with data.{field}."
-        )
-    return found[0]
 
 
 def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySource:
     everything = ImageSplit(source, np.arange(len(source)), config, augmented=False, name=split)
-    pixels = torch.empty(len(source), config.num_channels, *height_and_width(config.image_size), dtype=torch.uint8)
+    wanted = config.preprocessing
+    shape = (len(source), wanted.num_channels, *height_and_width(wanted.image_size))
+    try:
+        pixels = torch.empty(shape, dtype=torch.uint8)
+    except (RuntimeError, MemoryError) as error:
+        raise DataError(
+            f"the {len(source)} images of split {split!r} need {math.prod(shape):,} bytes of memory at the size of "
+            "data.image_size: set data.in_memory=false, or lower data.image_size."
+        ) from error
     labels: list[Tensor] = []
 
     def keep(rows: range) -> None:
@@ -312,19 +304,14 @@ def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySou
         if (found := source.labels(rows)) is not None:
             labels.append(found)
 
-    _in_rounds(keep, len(source), split=split, task="decoding")
+    _in_rounds(keep, len(source), f"decoding {split}")
     return ArraySource(pixels, torch.cat(labels) if labels else None)
 
 
-def _in_rounds(decode: Callable[[range], None], num_rows: int, *, split: str, task: str) -> None:
-    with tqdm(total=num_rows, desc=f"{task} {split}", unit=" images", disable=None, leave=False) as bar:
-        for start in range(0, num_rows, 1000):
-            rows = range(start, min(start + 1000, num_rows))
-            try:
-                decode(rows)
-            except (OSError, SyntaxError) as error:  # PIL's words for a file that is no image, or a broken one
-                raise DataError(
-                    f"an image of split {split!r} between rows {start} and {start + 999} cannot be decoded: {error}. "
-                    "Mend the file, or leave the row out."
-                ) from error
+def _in_rounds(read: Callable[[range], None], num_rows: int, task: str) -> None:
+    """Read rows in parts of a few hundred, with a progress bar."""
+    with tqdm(total=num_rows, desc=task, unit=" images", disable=None, leave=False) as bar:
+        for start in range(0, num_rows, 256):
+            rows = range(start, min(start + 256, num_rows))
+            read(rows)
             bar.update(len(rows))

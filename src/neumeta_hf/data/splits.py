@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
-from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.config import DataConfig, Preprocessing
+from neumeta_hf.data.decoding import ImageColumn
+from neumeta_hf.data.masks import MaskClasses, to_classes
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import IGNORED, height_and_width
+from neumeta_hf.images import height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -58,32 +60,25 @@ class MaskColumn:
     """The masks of a data set.
 
     Attributes:
-        name: Of the column.
-        split: Of the data set, for messages.
-        num_classes: How many the masks tell apart; indices run from 0.
-        ignore_index: The value that stands for no class, besides `IGNORED`.
+        images: The masks themselves.
+        classes: What their values stand for.
     """
 
-    name: str
-    split: str
-    num_classes: int
-    ignore_index: int | None
+    images: ImageColumn
+    classes: MaskClasses
 
 
 class DecodingSource:
-    """Images, and masks, decoded when they are asked for.
+    """Images, and masks, decoded when they are asked for, one at a time.
 
     Args:
-        dataset: A `datasets.Dataset` with an image column.
-        image_column: Its name.
+        images: The column of images.
         labels: Classes, int64 `[images]`; the column of masks; or None.
         config: Size and colours wanted, and the crop of training images.
     """
 
-    def __init__(self, dataset: Any, image_column: str, labels: Tensor | MaskColumn | None, config: DataConfig):
-        self._images = dataset.select_columns([image_column])
-        self._masks: Any = dataset.select_columns([labels.name]) if isinstance(labels, MaskColumn) else None
-        self._image_column = image_column
+    def __init__(self, images: ImageColumn, labels: Tensor | MaskColumn | None, config: DataConfig):
+        self._images = images
         self._labels = labels
         self._config = config
         # Of the images read last, for their masks to be compared with: a batch asks for images, then for labels.
@@ -93,70 +88,40 @@ class DecodingSource:
         return len(self._images)
 
     def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
-        config = self._config
-        images = [to_colours(image, config.num_channels) for image in self._images[list(indices)][self._image_column]]
-        self._sizes = {index: image.size for index, image in zip(indices, images, strict=True)}
-        size = height_and_width(config.image_size)
-        if config.augmentation == "random_resized_crop_flip" and split.augmented:
-            moment = {"size": size, "seed": config.data_seed, "epoch": split.epoch}
-            images = [random_resized_crop(image, index, **moment) for image, index in zip(images, indices, strict=True)]
-        else:
-            images = [to_size(image, size, center_crop=config.center_crop) for image in images]
-        return torch.stack([to_bytes(image) for image in images])
+        config, wanted = self._config, self._config.preprocessing
+        is_cropped = config.augmentation == "random_resized_crop_flip" and split.augmented
+        options: Any = {"size": wanted.image_size, "resample": resampling(wanted.interpolation)}
+        options |= {"seed": config.data_seed, "epoch": split.epoch}
+        self._sizes = {}
+
+        def convert(index: int, image: Image.Image) -> Tensor:
+            image = to_colours(image, wanted.num_channels)
+            self._sizes[index] = image.size
+            if is_cropped:
+                return to_bytes(random_resized_crop(image, index, **options))
+            return to_bytes(bring_to_size(image, wanted, max_pixels=config.max_image_pixels))
+
+        return torch.stack(list(self._images.read(indices, convert)))
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         if not isinstance(self._labels, MaskColumn):
             return None if self._labels is None else self._labels[torch.as_tensor(indices)]
-        size = height_and_width(self._config.image_size)
-        masks = []
-        for index, image in zip(indices, self._masks[list(indices)][self._labels.name], strict=True):
-            mask = to_classes(image, self._labels)
+        config, classes = self._config, self._labels.classes
+        wanted = dataclasses.replace(config.preprocessing, interpolation="nearest")
+
+        def convert(index: int, image: Image.Image) -> Tensor:
+            mask = to_classes(image, classes)
             if mask.size != (expected := self._sizes.get(index, mask.size)):
                 raise DataError(
-                    f"in row {index} of split {self._labels.split!r} the mask has {mask.size[0]}x{mask.size[1]} pixels "
-                    f"and the image {expected[0]}x{expected[1]}: bring masks to the size of their images first."
+                    f"has {mask.size[0]}x{mask.size[1]} pixels and its image {expected[0]}x{expected[1]}: bring masks "
+                    "to the size of their images first."
                 )
-            resized = to_size(mask, size, center_crop=self._config.center_crop, resample=Image.Resampling.NEAREST)
-            masks.append(to_bytes(resized)[0])
-        return torch.stack(masks)
+            return to_bytes(bring_to_size(mask, wanted, max_pixels=config.max_image_pixels))[0]
+
+        return torch.stack(list(self._labels.images.read(indices, convert)))
 
 
-def to_classes(mask: Image.Image | None, column: MaskColumn) -> Image.Image:
-    """Bring a mask to indices of classes.
-
-    Args:
-        mask: Grey, palette (its indices, not its colours), 16 or 32 bits, or black and white.
-        column: Which indices there are.
-
-    Returns:
-        The mask, of mode "L", with `IGNORED` where there is no class.
-
-    Raises:
-        DataError: The mask is missing, has colours or fractions, or has a value that is neither a class nor ignored.
-    """
-    where = f"a mask of split {column.split!r}"
-    if mask is None:
-        raise DataError(f"{where} is missing (None): filter such rows out.")
-    if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
-        raise DataError(
-            f"{where} is of mode {mask.mode}: masks hold the index of a class for each pixel, in one channel of whole "
-            "numbers. Convert its colours to indices of classes first."
-        )
-    values = np.asarray(mask)
-    ignored = values == IGNORED
-    if column.ignore_index is not None:
-        ignored |= values == column.ignore_index
-    if (strange := ~ignored & ((values < 0) | (values >= column.num_classes))).any():
-        named = ", ".join(str(value) for value in np.unique(values[strange])[:5])
-        raise DataError(
-            f"{where} has pixels of value {named}: values are classes (0 to {column.num_classes - 1}) or ignored "
-            f"({IGNORED}, and data.ignore_index={column.ignore_index}). Name every class in data.label_names, or give "
-            "data.ignore_index the value that stands for none."
-        )
-    return Image.fromarray(np.where(ignored, IGNORED, values).astype(np.uint8))
-
-
-def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
+def to_colours(image: Image.Image, num_channels: int) -> Image.Image:
     """Bring an image to the colours that the network gets.
 
     Args:
@@ -167,14 +132,10 @@ def to_colours(image: Image.Image | None, num_channels: int) -> Image.Image:
         The image, of mode "L" or "RGB".
 
     Raises:
-        DataError: The image is missing, or has more than 8 bits per channel, which PIL would clip at 255.
+        DataError: The image has more than 8 bits per channel, which PIL would clip at 255.
     """
-    if image is None:
-        raise DataError("an image of the data set is missing (None): filter such rows out.")
     if image.mode[0] in "IF":
-        raise DataError(
-            f"an image is of mode {image.mode}: only 8 bits per channel are read. Scale and convert it first."
-        )
+        raise DataError(f"is of mode {image.mode}: only 8 bits per channel are read. Scale and convert it first.")
     mode = "L" if num_channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
@@ -185,6 +146,7 @@ def to_size(
     *,
     center_crop: bool = False,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
+    max_pixels: int | None = None,
 ) -> Image.Image:
     """Bring an image to the size that the network gets.
 
@@ -197,9 +159,13 @@ def to_size(
         size: Height and width wanted.
         center_crop: Crop instead.
         resample: How pixels are interpolated.
+        max_pixels: Of what the centre is cropped from, which a long strip makes huge. None: any number.
 
     Returns:
         The image, of that size; itself where nothing is to do.
+
+    Raises:
+        DataError: There would be more pixels than that.
     """
     height, width = size
     if center_crop:
@@ -209,10 +175,33 @@ def to_size(
         else:
             down = height * 256 // 224
             across = down * image.width // image.height
+        if max_pixels is not None and across * down > max_pixels:
+            raise DataError(
+                f"has {image.width}x{image.height} pixels, which data.center_crop makes {across}x{down}, more than "
+                f"data.max_image_pixels={max_pixels}: leave the row out, or raise the limit."
+            )
         image = image.resize((across, down), resample)
         left, top = (across - width) // 2, (down - height) // 2
         return image.crop((left, top, left + width, top + height))
     return image if image.size == (width, height) else image.resize((width, height), resample)
+
+
+def bring_to_size(image: Image.Image, wanted: Preprocessing, *, max_pixels: int | None = None) -> Image.Image:
+    """Bring an image to the size that a network gets, as a recipe says.
+
+    Args:
+        image: Grey or RGB, or a mask.
+        wanted: Size, crop and interpolation.
+        max_pixels: As for `to_size`.
+
+    Returns:
+        As `to_size`.
+
+    Raises:
+        DataError: As `to_size`.
+    """
+    options: Any = {"center_crop": wanted.center_crop, "resample": resampling(wanted.interpolation)}
+    return to_size(image, height_and_width(wanted.image_size), max_pixels=max_pixels, **options)
 
 
 def to_bytes(image: Image.Image) -> Tensor:
@@ -247,8 +236,8 @@ class ImageSplit(Dataset):
         self.augmented = augmented
         self.name = name
         self.epoch = 0
-        self._mean = torch.tensor(config.mean).view(1, -1, 1, 1)
-        self._std = torch.tensor(config.std).view(1, -1, 1, 1)
+        self._mean = torch.tensor(config.preprocessing.mean).view(1, -1, 1, 1)
+        self._std = torch.tensor(config.preprocessing.std).view(1, -1, 1, 1)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -306,7 +295,7 @@ class ImageSplit(Dataset):
 
         Returns:
             "pixel_values", float32 `[batch, channels, height, width]`, and "labels", int64: of classes `[batch]`, of
-            masks `[batch, height, width]` with `IGNORED` where there is no class, and absent where the source has none.
+            masks `[batch, height, width]` with 255 where there is no class, and absent where the source has none.
         """
         indices = self.indices[np.asarray(positions, dtype=np.int64)]
         images, labels = self.source.images(indices.tolist(), self), self.source.labels(indices.tolist())

@@ -4,12 +4,13 @@ import bisect
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-from neumeta_hf.errors import SizeError
+from neumeta_hf.errors import SizeError, one_line
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
+from neumeta_hf.kinds import NUMBER, whole_number
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 
 Cost = Literal["parameters", "macs"]
@@ -26,10 +27,10 @@ def find_width(
 
     Args:
         model: The family.
-        budget: The most that the network may cost.
+        budget: The most that the network may cost, above 0.
         cost: "macs" (multiply-accumulates of one image) or "parameters", both of the whole network; or a function of a
             network in evaluation mode, such as its measured seconds on a device. It gets networks with random weights,
-            and must grow with the width: some ten widths are tried, by bisection.
+            return a number from 0 up that grows with the width: some ten widths are tried, by bisection.
         multiple_of: Only widths at which the number of channels of every group in `model.width_groups` is a multiple of
             it, such as 8: GPUs are no faster with a few channels fewer.
 
@@ -37,8 +38,11 @@ def find_width(
         A ratio for all width groups, for `morph`.
 
     Raises:
-        SizeError: The budget is below the cost of the smallest width, `cost` is no cost, or no width has such channels.
+        SizeError: The budget is no number above 0 or below the cost of the smallest width, `cost` is no cost or does
+            not return one, or no width has such channels.
     """
+    if not (NUMBER.holds(budget) and budget > 0):
+        raise SizeError(f"budget={budget!r}: give a finite number above 0, such as 300_000.")
     family = model.target_family
     known = {
         "parameters": count_parameters,
@@ -52,7 +56,9 @@ def find_width(
     def cost_at(width: float) -> float:
         config = model.target_config_at(width)
         # Counting needs shapes alone.
-        return known[cost](model.skeleton_at(config)) if isinstance(cost, str) else cost(family.build(config).eval())
+        if isinstance(cost, str):
+            return known[cost](model.skeleton_at(config))
+        return _as_cost(cost(family.build(config).eval()), width)
 
     widths = _widths_of_multiples(model, multiple_of)
     number = bisect.bisect_right(widths, budget, key=cost_at)
@@ -89,9 +95,23 @@ def uniform_widths(model: NeuMetaModel) -> list[float]:
     return [ratio for ratio in in_range if model.has_size(ratio)]
 
 
+def _as_cost(value: Any, width: float) -> float:
+    """What a function of the caller's has returned, which may be a number of numpy or torch."""
+    try:
+        cost = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        cost = math.nan
+    if not cost >= 0:
+        raise SizeError(
+            f"cost returned {one_line(value)} for the network of width {width:g}: a cost is a number from 0 up, which "
+            "grows with the width."
+        )
+    return cost
+
+
 def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
-    if multiple_of < 1:
-        raise SizeError(f"multiple_of={multiple_of}: give a number of channels from 1 up, or 1 for any.")
+    if not whole_number(1).holds(multiple_of):
+        raise SizeError(f"multiple_of={multiple_of!r}: give a number of channels from 1 up, or 1 for any.")
     widths = uniform_widths(model)
     if multiple_of == 1:
         return widths

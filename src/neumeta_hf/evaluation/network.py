@@ -8,6 +8,7 @@ from tqdm import tqdm
 from neumeta_hf.data import ImageSplit, collate
 from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import DataError
+from neumeta_hf.kinds import COUNT, whole_number
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 
@@ -39,9 +40,13 @@ def evaluate_network(
         The task's scores, ratios as ratios, and "num_samples".
 
     Raises:
-        DataError: The split is empty, or holds what the network does not know.
+        DataError: The split is empty, or holds what the network does not know; `batch_size` or `num_workers` is no
+            such number.
         TargetError: There is no `family`, and none has such a network.
     """
+    for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
+        if not kind.holds(value):
+            raise DataError(f"{name}={value!r}: it must be {kind.rule}.")
     if len(split) == 0:
         raise DataError(
             f"the {split.name} split is empty, so there is nothing to measure: for validation set "

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import DataError
 from neumeta_hf.files import write_beside
+from neumeta_hf.image_batches import ImageBatches, NormalizedImages
+from neumeta_hf.kinds import whole_number
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -27,7 +28,7 @@ def draw_networks(
     num_images: int = 6,
     num_samples: int = 1,
     seed: int = 0,
-    calibration: Iterable[Tensor] | None = None,
+    calibration: Iterable[Any] | None = None,
 ) -> None:
     """Draw predictions, segmentations or reconstructions at several widths, side by side.
 
@@ -41,21 +42,25 @@ def draw_networks(
         num_images: How many.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
-        calibration: Batches to measure BatchNorm statistics on, at every size.
+        calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
 
     Raises:
         SizeError: A width is impossible.
-        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
-        DataError: The split is empty, or a class has no name.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
+            `calibration` is not of normalised images.
+        DataError: The split is empty, `num_images` is no such number, or a class has no name.
     """
     if len(split) == 0:
         raise DataError(f"the {split.name} split is empty: there is no image to draw.")
+    if not whole_number(1).holds(num_images):
+        raise DataError(f"num_images={num_images!r}: give a whole number from 1 up.")
     task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
     batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (split.config.mean, split.config.std))
+    seen = split.config.preprocessing
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
     images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
-    batches = list(calibration) if calibration is not None else None
+    batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
     networks = {}
     for width in widths:
         with ignore_size_warnings():

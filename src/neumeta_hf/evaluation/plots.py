@@ -13,6 +13,8 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
+from neumeta_hf.errors import SizeError
+from neumeta_hf.printable import printable
 from neumeta_hf.scores import Score, score_of
 from neumeta_hf.widths import format_width
 
@@ -51,6 +53,9 @@ def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
     Args:
         result: As `Sweep.to_dict()` gives it, or a result file holds it.
         path: The PNG to write.
+
+    Raises:
+        SizeError: There is no row.
     """
     figure = draw_sweep(result)
     figure.savefig(path, dpi=150, format="png")
@@ -68,7 +73,12 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
 
     Returns:
         The figure; nothing of it lives in matplotlib's global state.
+
+    Raises:
+        SizeError: There is no row.
     """
+    if not result["rows"]:
+        raise SizeError("the sweep has no row to draw: measure at least one width.")
     rows = sorted(result["rows"], key=lambda row: row["num_parameters"])
     score = score_of(result.get("facts", {}))
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
@@ -92,7 +102,8 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_formatter(lambda value, _: _in_units(value))
     axes.margins(x=0.07, y=0.12)
     axes.set_xlabel("parameters of the whole network" + (" (each point carries its width)" if annotated else ""))
-    axes.set_ylabel(score.label + (" (%)" if score.is_ratio else ""))
+    # What others have named is no formula, which a dollar would make of it.
+    axes.set_ylabel(printable(score.label) + (" (%)" if score.is_ratio else ""), parse_math=False)
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -101,7 +112,7 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     facts = result.get("facts", {})
     names = [str(facts[key]) for key in ("title", "checkpoint", "dataset", "split") if facts.get(key)]
-    axes.set_title(", ".join(names), fontsize=10)
+    axes.set_title(printable(", ".join(names)), fontsize=10, parse_math=False)
     if annotated:
         _annotate(axes, rows, score, canvas)
     return figure
@@ -116,11 +127,12 @@ def _annotate(axes: Axes, rows: list[Any], score: Score, canvas: FigureCanvasAgg
     taken = [Bbox([centre - reach, centre + reach]) for centre in centres]
     for row in rows:
         note = axes.annotate(
-            format_width(row["width"]).replace(",", "\n"),  # a line for each group
+            printable(format_width(row["width"])).replace(",", "\n"),  # a line for each group
             (row["num_parameters"], _value(row, score)),
             xytext=(0, 0),
             textcoords="offset points",
             fontsize=8,
+            parse_math=False,
             zorder=2,
             arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3},
             path_effects=[withStroke(linewidth=2.5, foreground="white")],

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from torch import Tensor, nn
+from rich.text import Text
+from torch import nn
 from tqdm import tqdm
 
+from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
@@ -19,7 +21,10 @@ from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.files import write_beside
+from neumeta_hf.image_batches import ImageBatches, NormalizedImages
+from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
+from neumeta_hf.printable import printable
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -117,15 +122,16 @@ class Sweep:
     def table(self) -> Table:
         """The rows for a terminal, the reference first."""
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
-        table = Table(title=", ".join(names) or None)
+        # As Text, whose brackets are no markup.
+        table = Table(title=Text(printable(", ".join(names))) if names else None)
         scores = build_task(self.facts["task"]).scores
         for name in ("width", *(score.label for score in scores), "parameters", "MACs", "compression", "size"):
-            table.add_column(name, justify="left" if name == "size" else "right")
+            table.add_column(Text(printable(name)), justify="left" if name == "size" else "right")
         for row in [self.reference, *self.rows]:
             if row is None:
                 continue
             table.add_row(
-                "reference" if row is self.reference else format_width(row.width),
+                "reference" if row is self.reference else Text(printable(format_width(row.width))),
                 *(score.format(row.scores[score.name]) for score in scores),
                 f"{row.num_parameters:,}",
                 f"{row.macs:,}",
@@ -143,6 +149,18 @@ def _plain(row: SweepRow) -> dict[str, Any]:
     return {"width": width, **finite, **values}
 
 
+def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
+    if not 1 <= len(widths) <= MAX_ROWS:
+        given = f"has {len(widths):,} ratios" if widths else "is empty"
+        raise SizeError(f"widths {given}: give at least one, such as [0.25, 0.5, 1.0], and at most {MAX_ROWS:,}.")
+    seen = set()
+    for width in widths:
+        key = frozenset(width.items()) if isinstance(width, Mapping) else width
+        if key in seen:
+            raise SizeError(f"widths names {format_width(width)} twice: a sweep measures each size once.")
+        seen.add(key)
+
+
 def sweep(
     model: NeuMetaModel,
     split: ImageSplit,
@@ -152,7 +170,7 @@ def sweep(
     reference: nn.Module | None = None,
     num_samples: int = 1,
     seed: int = 0,
-    calibration: Iterable[Tensor] | None = None,
+    calibration: Iterable[Any] | None = None,
     batch_size: int = 512,
     num_workers: int = 0,
     progress: bool = True,
@@ -168,7 +186,7 @@ def sweep(
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
-        calibration: Batches to measure BatchNorm statistics on, at every size.
+        calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
         batch_size: Images per forward pass.
         num_workers: Processes that load data.
         progress: Whether to show a progress bar.
@@ -178,18 +196,21 @@ def sweep(
         The sweep.
 
     Raises:
-        SizeError: A width is impossible, or there is none.
-        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width.
+        SizeError: A width is impossible or named twice, or there is none, or more than 10,000; or `num_samples` or
+            `seed` is out of range.
+        CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
+            `calibration` is not of normalised images.
         DataError: The split is empty.
     """
-    if not widths:
-        raise SizeError("widths is empty: give at least one ratio, such as [0.25, 0.5, 1.0].")
+    _check_widths(widths)
+    check_sampling(num_samples=num_samples, seed=seed)
     config, family = model.config, model.target_family
     task = task or build_task(family.task)
     full_config: Any = config.target_config
     example = model.target_family.example_inputs(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(full_config))
-    calibration = list(calibration) if calibration is not None else None
+    # Read and checked once, before anything is measured.
+    batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
 
     def channels_at(width: float | Mapping[str, float]) -> dict[str, int]:
         return model.target_family.num_channels(model.target_config_at(width))
@@ -225,7 +246,7 @@ def sweep(
     with tqdm(widths, desc="sweep", disable=not progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
             with ignore_size_warnings():  # the row says it
-                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=calibration)
+                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
             origins.append(network.morph_origin)
             in_range = model.is_in_trained_range(config_of(network))
             row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)

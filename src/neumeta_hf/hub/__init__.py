@@ -1,7 +1,8 @@
 """Sharing families and morphs on the Hub: cards and their facts, and pushing. Knows no network's inside."""
 
-from neumeta_hf.hub.card import FamilyFacts
-from neumeta_hf.hub.run_files import PROCESSOR, RunSource, read_training
+from neumeta_hf.checkpoints import PROCESSOR
+from neumeta_hf.hub.family_card import FamilyFacts
+from neumeta_hf.hub.run_files import RunSource, read_training
 from neumeta_hf.hub.sharing import MorphOrigin, push_family, push_morph, save_morph
 
 __all__ = [

@@ -14,8 +14,8 @@ from huggingface_hub.errors import (
 )
 
 from neumeta_hf.errors import one_line
-from neumeta_hf.hub.card import merge_card
 from neumeta_hf.hub.client import download_file, explain_hub_errors
+from neumeta_hf.hub.merging import merge_card
 
 logger = logging.getLogger(__name__)
 

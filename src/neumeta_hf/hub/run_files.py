@@ -1,34 +1,29 @@
 """What a run leaves beside its checkpoint: found in a folder or in a repo, and checked before a card tells of it."""
 
+import csv
 import dataclasses
-import json
-from collections.abc import Mapping
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-import yaml
 from huggingface_hub import try_to_load_from_cache
 
+from neumeta_hf.checkpoints import without_origin
 from neumeta_hf.errors import CheckpointError, MissingCheckpointError, one_line
-from neumeta_hf.files import shorten_paths
-from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.client import download_file, explain_hub_errors
-from neumeta_hf.scores import score_of
+from neumeta_hf.hub.facts import REMEDY, check, check_sweep, check_training, without_folders
+from neumeta_hf.kinds import MAPPING
+from neumeta_hf.reading import find_file, read_json, read_yaml
 
-PROCESSOR = "preprocessor_config.json"
 RECIPE = "recipe.yaml"
 SWEEP = "sweep.json"
 TRAINING = "training.json"
-FACTS = (RECIPE, TRAINING, SWEEP, "sweep.csv", "sweep.png")
+TABLE = "sweep.csv"
+FIGURE = "sweep.png"
+FACTS = (RECIPE, TRAINING, SWEEP, TABLE, FIGURE)
 """Files that tell of one run, and of no other weights than its own."""
 
-_REMEDY = (
-    "remove it, or write it anew (neumeta train writes recipe.yaml and training.json, neumeta evaluate sweep.json)."
-)
-_NUMBER = (int, float)
-_MAYBE_INT = (int, type(None))
-
-_Kinds = Mapping[str, type | tuple[type, ...]]
+_MOST_BYTES = 64 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,9 +57,10 @@ class RunSource:
         Raises:
             MissingCheckpointError: There is no such folder.
         """
-        if not Path(folder).is_dir():
+        folder = Path(folder).expanduser()
+        if not folder.is_dir():
             raise MissingCheckpointError(f"run={folder} is no folder: give the output folder of the family's run.")
-        return cls(folder=Path(folder).resolve())
+        return cls(folder=folder.resolve())
 
     @classmethod
     def of_loaded(
@@ -107,10 +103,14 @@ class RunSource:
 
         Raises:
             HubError: The Hub refuses or cannot be reached.
+            CheckpointError: It is a link out of the folder, no regular file, or larger than a run writes any.
         """
-        if self.folder is not None:
-            path = self.folder / name
-            return path if path.is_file() else None
+        path = self._find_in_repo(name, token) if self.folder is None else find_file(self.folder, name)
+        if path is not None and (size := os.path.getsize(path)) > _MOST_BYTES:
+            raise CheckpointError(f"{path} has {size:,} bytes, more than a run writes: remove it, or write it anew.")
+        return path
+
+    def _find_in_repo(self, name: str, token: bool | str | None) -> Path | None:
         return explain_hub_errors(
             f"reading {name} of {self.repo_id}",
             lambda: download_file(
@@ -125,60 +125,77 @@ class RunSource:
 
 
 def read_training(path: Path | None) -> dict[str, Any] | None:
-    """Read the `training.json` of a run.
+    """Read the `training.json` of a run as others may read it.
 
     Args:
         path: The file; None: there is none.
 
     Returns:
-        Its values, or None without a file.
+        Its values without folders of this machine, or None without a file.
 
     Raises:
         CheckpointError: It is no JSON, or not what a run writes.
     """
-    training = _read_json(path)
-    if path is None or training is None or "environment" not in training:
-        return training
-    _check_kinds(training, path, {"environment": dict, "seconds": dict, "seed": int})
-    environment = {"device": str, "cores": _MAYBE_INT, "date": str, "versions": dict}
-    _check_kinds(training["environment"], path, environment)
-    _check_kinds(training["seconds"], path, dict.fromkeys(training["seconds"], _NUMBER))
-    return training
+    if path is None:
+        return None
+    training = read_json(path)
+    check_training(training, str(path))
+    return without_folders(training)
 
 
 def read_sweep(path: Path | None) -> dict[str, Any] | None:
-    """Read a sweep over sizes.
+    """Read a sweep over sizes as others may read it.
 
     Args:
         path: The file; None: there is none.
 
     Returns:
-        The values of `Sweep.to_dict()`, or None without a file.
+        The values of `Sweep.to_dict()` without folders of this machine, or None without a file.
 
     Raises:
         CheckpointError: It is no JSON, or no sweep.
     """
-    sweep = _read_json(path)
-    if path is None or sweep is None:
+    if path is None:
         return None
-    _check_kinds(sweep, path, {"facts": dict, "rows": list})
-    facts = sweep["facts"]
-    stated: _Kinds = {"score": dict, "versions": dict, "num_images": int, "num_samples": int, "calibrated": _MAYBE_INT}
-    _check_kinds(facts, path, {key: kind for key, kind in stated.items() if key in facts})
-    if "score" in facts:
-        _check_kinds(facts["score"], path, {"name": str, "label": str})
+    sweep = read_json(path)
+    check_sweep(sweep, str(path))
+    return without_folders(sweep)
+
+
+def read_table(path: Path | None) -> list[list[str]] | None:
+    """Read a table in CSV as others may read it.
+
+    Args:
+        path: The file; None: there is none.
+
+    Returns:
+        Its rows without folders of this machine, or None without a file.
+
+    Raises:
+        CheckpointError: It is no CSV.
+    """
+    if path is None:
+        return None
     try:
-        score = score_of(facts).name
-    except TypeError as error:
-        raise CheckpointError(f"{path}: its score is none ({one_line(error)}): {_REMEDY}") from error
-    kinds = {"width": (*_NUMBER, dict), score: (*_NUMBER, type(None)), "num_parameters": int, "macs": int}
-    kinds |= {"compression_rate": _NUMBER, "trained": bool, "in_range": bool}
-    for row in [*sweep["rows"], *([sweep["reference"]] if sweep.get("reference") else [])]:
-        _check_kinds({"a row": row}, path, {"a row": dict})
-        _check_kinds(row, path, kinds)
-        if isinstance(row["width"], dict):
-            _check_kinds(row["width"], path, dict.fromkeys(row["width"], _NUMBER))
-    return sweep
+        with path.open(newline="", encoding="utf-8") as file:
+            return without_folders(list(csv.reader(file)))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is no CSV ({one_line(error)}): {REMEDY}") from error
+
+
+def read_processor(path: Path | None) -> dict[str, Any] | None:
+    """Read the config of an image processor as others may read it.
+
+    Args:
+        path: The file; None: there is none.
+
+    Returns:
+        Its values without folders of this machine, or None without a file.
+
+    Raises:
+        CheckpointError: It is no JSON, or maps no keys to values.
+    """
+    return None if path is None else without_folders(without_origin(read_json(path)))
 
 
 def read_recipe(path: Path | None) -> dict[str, Any] | None:
@@ -195,42 +212,6 @@ def read_recipe(path: Path | None) -> dict[str, Any] | None:
     """
     if path is None:
         return None
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no YAML ({one_line(error)}): {_REMEDY}") from error
-    _check_kinds({"the file": values}, path, {"the file": dict})
-    _check_kinds({"data": {}, "target": {}, **values}, path, {"data": dict, "target": dict})
-    return {key: _without_folders(value) for key, value in values.items() if key != "output_dir"}
-
-
-def _read_json(path: Path | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is no JSON ({one_line(error)}): {_REMEDY}") from error
-    _check_kinds({"the file": values}, path, {"the file": dict})
-    return values
-
-
-def _check_kinds(values: Mapping[str, Any], path: Path, kinds: _Kinds) -> None:
-    for key, kind in kinds.items():
-        if key not in values or not isinstance(values[key], kind):
-            found = f"is {values[key]!r}" if key in values else "is missing"
-            raise CheckpointError(f"{path} was not written by this library: {key} {found[:80]}. Either {_REMEDY}")
-
-
-def _without_folders(value: Any) -> Any:
-    """A recipe's value as others may read it: folders of this machine say nothing to them."""
-    if isinstance(value, dict):
-        return {key: _without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(entry) for entry in value]
-    if not isinstance(value, str):
-        return value
-    shortened = shorten_paths(value)
-    # The last part alone: two would read like the id of somebody's repo.
-    is_folder = shortened != value or (is_hub_id(value) and Path(value).exists())
-    return Path(shortened).name if is_folder else value
+    values = read_yaml(path)
+    check(values, {"data": MAPPING, "target": MAPPING}, str(path), needed=False)
+    return {key: without_folders(value) for key, value in values.items() if key != "output_dir"}

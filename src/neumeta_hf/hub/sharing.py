@@ -1,5 +1,6 @@
 """What goes up with a family or a morph: weights, image processor, what the run left behind, and the card."""
 
+import csv
 import dataclasses
 import functools
 import json
@@ -14,21 +15,26 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import weights_digest
+from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
-from neumeta_hf.hub.card import FamilyFacts, MorphFacts, family_card, is_hub_id, morph_card
+from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
+from neumeta_hf.hub.family_card import FamilyFacts, family_card
+from neumeta_hf.hub.morph_card import MorphFacts, morph_card
 from neumeta_hf.hub.push import push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
-    PROCESSOR,
+    FIGURE,
     RECIPE,
     SWEEP,
+    TABLE,
     TRAINING,
     RunSource,
+    read_processor,
     read_recipe,
     read_sweep,
+    read_table,
     read_training,
 )
 
@@ -110,7 +116,7 @@ def push_family(
             image_processor.save_pretrained(folder)
         if with_code:
             _add_code(folder, facts.task)
-        whole = dataclasses.replace(facts, **found, has_figure=(folder / "sweep.png").is_file())
+        whole = dataclasses.replace(facts, **found, has_figure=(folder / FIGURE).is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, replaced=FACTS, **options)
 
@@ -154,8 +160,8 @@ def push_morph(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if image_processor is not None:
             image_processor.save_pretrained(folder)
-        elif (processor := found.get(PROCESSOR)) is not None:
-            shutil.copyfile(processor, folder / PROCESSOR)
+        elif (processor := read_processor(found.get(PROCESSOR))) is not None:
+            _write_json(processor, folder / PROCESSOR, indent=2)
         facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         return push_folder(folder, repo_id, make_card=make_card, **options)
@@ -163,6 +169,8 @@ def push_morph(
 
 def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     """Write a morph into a folder as `push_morph` uploads it: weights, the family's image processor, and the card.
+
+    A checksum of the weights goes with it, which loading it with this package compares.
 
     A file of the family that is damaged, or lies on the Hub and cannot be reached, is told of and left out: a family
     from the cache morphs without a network.
@@ -178,16 +186,16 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, processor, sweep = Path(folder), None, None
     if origin.run is not None:
         try:
-            processor = origin.run.find(PROCESSOR)
+            processor = read_processor(origin.run.find(PROCESSOR))
             sweep = read_sweep(origin.run.find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
     facts = _morph_facts(model, origin, sweep)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(folder) as beside:
-        model.save_pretrained(beside)
+        save_network(model, beside)
         if processor is not None:
-            shutil.copyfile(processor, beside / PROCESSOR)
+            _write_json(processor, beside / PROCESSOR, indent=2)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
 
 
@@ -229,17 +237,31 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
 
 
 def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
-    """Put what a run left behind into a folder; what the card tells of it."""
+    """Put what a run left behind into a folder; what the card tells of it.
+
+    What was read and checked is what is written, without the folders of the machine that it was first written on.
+    """
     found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
-    recipe = read_recipe(found.pop(RECIPE))
-    facts = {"recipe": recipe, "training": read_training(found[TRAINING]), "sweep": read_sweep(found[SWEEP])}
-    for name, path in found.items():
-        if path is not None:
-            shutil.copyfile(path, folder / name)
-    if recipe is not None:  # without the folders of the machine that it was written on
+    processor, table = read_processor(found[PROCESSOR]), read_table(found[TABLE])
+    recipe, training, sweep = read_recipe(found[RECIPE]), read_training(found[TRAINING]), read_sweep(found[SWEEP])
+    for name, values, indent in ((PROCESSOR, processor, 2), (TRAINING, training, 1), (SWEEP, sweep, 1)):
+        if values is not None:
+            _write_json(values, folder / name, indent=indent)
+    if table is not None:
+        with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(table)
+    if recipe is not None:
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         (folder / RECIPE).write_text(text, encoding="utf-8")
-    return facts
+    if (figure := found[FIGURE]) is not None:
+        shutil.copyfile(figure, folder / FIGURE)
+    return {"recipe": recipe, "training": training, "sweep": sweep}
+
+
+def _write_json(values: Mapping[str, Any], path: Path, *, indent: int) -> None:
+    """Write values as those who made the file do, so that what needed no change is the same to the byte."""
+    text = json.dumps(values, indent=indent, sort_keys=path.name == PROCESSOR, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _add_code(folder: Path, task: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from neumeta_hf.errors import PreparationError
+from neumeta_hf.kinds import SEED
 from neumeta_hf.preparation.cliques import Clique
 from neumeta_hf.preparation.variation import channel_slices, path_length
 
@@ -26,7 +27,6 @@ _MAX_EXACT_CITIES = 20
 _KICKS_PER_CITY = 4
 _MAX_KICKS = 400
 _MAX_SEGMENT = 3
-_MAX_SEED = 2**63 - 1
 
 
 def find_order(
@@ -56,7 +56,7 @@ def find_order(
             the clique, do not have its shape or are not finite.
     """
     check_method(method)
-    if not 0 <= seed <= _MAX_SEED:
+    if not SEED.holds(seed):
         raise PreparationError(f"seed={seed}: give a whole number from 0 to 2^63 - 1, which every generator takes.")
     identity = list(range(clique.num_channels))
     if method == "identity":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from neumeta_hf.errors import PreparationError
+from neumeta_hf.kinds import AMOUNT, COUNT, MAPPING, NAME, SEED, Kind, list_of, text, whole_number
 from neumeta_hf.preparation.cliques import apply_order, find_cliques
 from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
 from neumeta_hf.preparation.fusion import fuse_batch_norm, fuse_modules
@@ -71,11 +72,29 @@ class PreparationReport:
         """The inverse of `to_dict`.
 
         Raises:
-            PreparationError: A key is missing or unknown.
+            PreparationError: A key is missing or unknown, or a value is not of its kind.
         """
-        fields = _fields(cls, values)
-        fields["cliques"] = [CliqueReport(**_fields(CliqueReport, clique)) for clique in fields["cliques"]]
+        fields = _fields(cls, values, _REPORT)
+        fields["cliques"] = [CliqueReport(**_fields(CliqueReport, clique, _CLIQUE)) for clique in fields["cliques"]]
         return cls(**fields)
+
+
+_CLIQUE: dict[str, Kind] = {
+    "num_channels": whole_number(1),
+    "members": list_of(text(1000)),
+    "order": list_of(COUNT),
+    "tv_before": AMOUNT,
+    "tv_after": AMOUNT,
+}
+_REPORT: dict[str, Kind] = {
+    "normalization": Kind("fuse or keep", lambda value: value in ("fuse", "keep")),
+    "method": NAME,
+    "seed": SEED,
+    "tv_before": AMOUNT,
+    "tv_after": AMOUNT,
+    "max_relative_error": AMOUNT,
+    "cliques": list_of(MAPPING),
+}
 
 
 def prepare(
@@ -185,11 +204,13 @@ def _check_weights(model: nn.Module) -> None:
             )
 
 
-def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(cls)]
-    if wrong := sorted(set(names) ^ set(values)):
+def _fields(cls: type, values: Mapping[str, Any], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    if not isinstance(values, Mapping) or (wrong := sorted(map(str, set(kinds) ^ set(values)))):
+        found = "missing or unknown: " + ", ".join(wrong) if isinstance(values, Mapping) else f"this is {values!r:.80}"
         raise PreparationError(
-            f"a {cls.__name__} has the keys {', '.join(names)}; missing or unknown: {', '.join(wrong)}. "
-            "Take the dict that `to_dict` made."
+            f"a {cls.__name__} has the keys {', '.join(kinds)}; {found}. Take the dict that `to_dict` made."
         )
+    for key, kind in kinds.items():
+        if not kind.holds(values[key]):
+            raise PreparationError(f"a {cls.__name__} with {key}={values[key]!r:.80}: it must be {kind.rule}.")
     return dict(values)

@@ -18,6 +18,7 @@ from neumeta_hf.targets.image_processing import (
     GrayscaleImageProcessor,
     build_image_processor,
     build_segmentation_processor,
+    load_image_processor,
 )
 from neumeta_hf.targets.lenet import LeNetConfig, LeNetForImageClassification
 from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
@@ -66,6 +67,7 @@ __all__ = [
     "find_target",
     "list_targets",
     "load_cifar_checkpoint",
+    "load_image_processor",
     "load_network",
     "ratios",
     "register_target",

@@ -243,6 +243,7 @@ class AutoencoderKLFamily(AutoencoderFamily):
     model_types = ("neumeta_autoencoder_kl",)
     class_names = ("AutoencoderKL", "NeuMetaAutoencoderKL")
     size_field = "sample_size"
+    square_only = True
 
     def network_classes(self) -> tuple[type, ...]:
         from neumeta_hf.targets.diffusers_networks import AutoencoderKL, NeuMetaAutoencoderKL

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
 
-from neumeta_hf.checkpoints import explain_loading_errors
+from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
 from neumeta_hf.targets.registry import TargetFamily, load_complete
 
@@ -79,7 +79,7 @@ class AutoencoderFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id; for one part of a pipeline with `subfolder`.
-            **options: Of diffusers' `from_pretrained`.
+            **options: Of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
 
         Returns:
             As from `build`.
@@ -90,16 +90,16 @@ class AutoencoderFamily(TargetFamily):
             TargetError: It is a file of bare weights, or the folder holds a network of another family.
         """
         self.refuse_bare_weights(name)
+        precision = {"torch_dtype": options.pop("dtype")} if "dtype" in options else {}
         known: dict[str, Any] = {cls.__name__: cls for cls in self.network_classes()}
-        config = explain_loading_errors(name, lambda: next(iter(known.values())).load_config(name, **options))
-        class_name = config.get("_class_name")
-        if class_name not in known:
+        class_name = open_checkpoint(name, dict(options)).config.get("_class_name")
+        if not isinstance(class_name, str) or class_name not in known:
             raise TargetError(
                 f"{name!r} holds a {class_name or 'network that is not of diffusers'}, and {self.name!r} has "
                 f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "
                 "part of a pipeline."
             )
-        return load_complete(known[class_name], name, **options)
+        return load_complete(known[class_name], name, **precision, **options)
 
     def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> AutoencoderOutput:
         """Encode images and decode their latents.
@@ -137,6 +137,7 @@ class AutoencoderFamily(TargetFamily):
         return autoencoder.decode(latents).sample
 
     def set_image_size(self, network: nn.Module, image_size: int | Sequence[int]) -> None:
+        self.check_image_size(image_size)
         autoencoder: Any = network
         autoencoder.register_to_config(**{self.size_field: image_size})
 

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from neumeta_hf.checkpoints import check_weights, limit_building, open_weights
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.targets.registry import TargetFamily, register_target
 from neumeta_hf.targets.sizes import shortest_ratio
@@ -221,13 +221,14 @@ class CifarResNetFamily(TargetFamily):
 
     name = "cifar_resnet"
     model_types = ("neumeta_cifar_resnet",)
+    square_only = True
 
     def load(self, name: str, **options: Any) -> nn.Module:
         """Load a network of the family, in evaluation mode; also from bare weights that were trained elsewhere.
 
         Args:
             name: A folder or Hub id, or a file of weights that ends in ".safetensors".
-            **options: Of its class's `from_pretrained`; for a file, of `load_cifar_checkpoint`.
+            **options: Of its class's `from_pretrained`; for a file, `dtype` and those of `load_cifar_checkpoint`.
 
         Returns:
             As from `build`.
@@ -237,7 +238,9 @@ class CifarResNetFamily(TargetFamily):
             MissingCheckpointError: There is no such folder or Hub id; also an OSError.
         """
         if name.endswith(".safetensors"):
-            return load_cifar_checkpoint(name, **options)
+            dtype = options.pop("dtype", None)
+            network: nn.Module = load_cifar_checkpoint(name, **options)
+            return network if dtype is None else network.to(dtype)
         return super().load(name, **options)
 
     def num_channels(self, config: CifarResNetConfig) -> dict[str, int]:
@@ -284,7 +287,7 @@ class CifarResNetFamily(TargetFamily):
 
 
 def _own_name(key: str) -> str:
-    return re.sub(r"^fc\.", "linear.", key.removeprefix("module.")).replace(".shortcut.", ".downsample.")
+    return re.sub(r"^fc\.", "linear.", key).replace(".shortcut.", ".downsample.")
 
 
 def _infer_config(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> CifarResNetConfig:
@@ -321,7 +324,7 @@ def load_cifar_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarRes
     """Read a CIFAR ResNet that was trained elsewhere; depth, widths, shortcut and classes are taken from the shapes.
 
     Keys may be those of akamaster's pytorch_resnet_cifar10 (`linear.*`, option A), of chenyaofo's pytorch-cifar-models
-    (`fc.*`, `layer2.0.downsample.*`) or of this class, each with or without `module.` in front.
+    (`fc.*`, `layer2.0.downsample.*`) or of this class, each with or without `module.` or `_orig_mod.` in front.
 
     Args:
         path: A safetensors file.
@@ -331,36 +334,38 @@ def load_cifar_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarRes
         The network, in eval mode and float32.
 
     Raises:
-        CheckpointError: The file cannot be read, or a key is missing, unexpected or of the wrong shape.
+        CheckpointError: The file cannot be read, a key is missing, unexpected or of the wrong shape, or a weight is no
+            number.
     """
-    try:
-        weights = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}): pass the path of such a file."
-        ) from error
-    if len(renamed := {_own_name(key): value for key, value in weights.items()}) < len(weights):
+    path, held = open_weights(path)
+    names = {key: _own_name(key) for key in held.shapes}
+    if len(set(names.values())) < len(names):
         raise CheckpointError(f"{path} has a weight under two names, such as fc.weight and linear.weight: keep one.")
-    weights = renamed
-    config = _infer_config(path, {key: tuple(value.shape) for key, value in weights.items()})
+    shapes = {names[key]: shape for key, shape in held.shapes.items()}
+    config = _infer_config(path, shapes)
     config.image_size = image_size
-    model = CifarResNetForImageClassification(config)
-    expected = model.state_dict()
+    with torch.device("meta"), limit_building():  # what the shapes of single weights suggest may be of any size
+        expected = {
+            key: tuple(value.shape) for key, value in CifarResNetForImageClassification(config).state_dict().items()
+        }
     problems = [
-        f"{key} is missing" for key in expected if key not in weights and not key.endswith("num_batches_tracked")
+        f"{key} is missing" for key in expected if key not in shapes and not key.endswith("num_batches_tracked")
     ]
-    problems += [f"{key} {tuple(value.shape)} is unexpected" for key, value in weights.items() if key not in expected]
+    problems += [f"{key} {shape} is unexpected" for key, shape in shapes.items() if key not in expected]
     problems += [
-        f"{key} has shape {tuple(value.shape)}, not {tuple(expected[key].shape)}"
-        for key, value in weights.items()
-        if key in expected and value.shape != expected[key].shape
+        f"{key} has shape {shape}, not {expected[key]}"
+        for key, shape in shapes.items()
+        if key in expected and shape != expected[key]
     ]
     if problems:
         raise CheckpointError(
             f"{path} is no CIFAR ResNet with num_blocks={config.num_blocks}, stage_channels={config.stage_channels} "
-            f"and shortcut={config.shortcut!r}, which its shapes suggest: {'; '.join(problems)}. "
-            "Pass the file of such a network."
+            f"and shortcut={config.shortcut!r}, which its shapes suggest: "
+            f"{'; '.join(problems[:5])} ({len(problems)} in all). Pass the file of such a network."
         )
+    weights = {names[key.removeprefix(held.prefix)]: value for key, value in load_file(path).items()}
+    check_weights(weights, None, str(path))
+    model = CifarResNetForImageClassification(config)
     model.load_state_dict(weights, strict=False)
     return model.eval()
 

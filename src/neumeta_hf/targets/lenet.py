@@ -114,6 +114,7 @@ class LeNetFamily(TargetFamily):
 
     name = "lenet"
     model_types = ("neumeta_lenet",)
+    square_only = True
 
     def num_channels(self, config: LeNetConfig) -> dict[str, int]:
         return {f"conv{number}": count for number, count in enumerate(config.hidden_channels, start=1)}

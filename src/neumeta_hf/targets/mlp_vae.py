@@ -53,6 +53,7 @@ class MlpVaeFamily(AutoencoderFamily):
     name = "mlp_vae"
     model_types = ("neumeta_mlp_vae",)
     class_names = ("MlpVae",)
+    square_only = True
 
     def network_classes(self) -> tuple[type, ...]:
         from neumeta_hf.targets.diffusers_networks import MlpVae

@@ -8,16 +8,30 @@ it does not know.
 import abc
 import copy
 import dataclasses
+import logging
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from neumeta_hf.checkpoints import check_keys, explain_loading_errors
+from neumeta_hf.checkpoints import (
+    Checkpoint,
+    check_keys,
+    check_numbers,
+    explain_loading_errors,
+    forget_origin,
+    limit_building,
+    open_checkpoint,
+)
+from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.images import height_and_width
+
+logger = logging.getLogger(__name__)
 
 
 class TargetFamily(abc.ABC):
@@ -28,12 +42,14 @@ class TargetFamily(abc.ABC):
         model_types: The `model_type` of each config class that the family's networks have.
         class_names: Names of the network's classes, where they are what a saved config says: that of diffusers.
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
+        square_only: Whether its config has one number for the height and width of images.
     """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     class_names: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str] = "image-classification"
+    square_only: ClassVar[bool] = False
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""
@@ -58,8 +74,9 @@ class TargetFamily(abc.ABC):
             The config.
 
         Raises:
-            TargetError: There is no such field.
+            TargetError: There is no such field, or the family has square images alone.
         """
+        self.check_image_size(image_shape[1:])
         model_type = self.model_types[0]
         defaults: Any = AutoConfig.for_model(model_type)
         known = {field.name for field in dataclasses.fields(defaults)}
@@ -103,7 +120,7 @@ class TargetFamily(abc.ABC):
             TargetError: It is a file of bare weights.
         """
         self.refuse_bare_weights(name)
-        return load_complete(AutoModelForImageClassification, name, **options)
+        return load_complete(AutoModelForImageClassification, name, build=self.build, **options)
 
     def refuse_bare_weights(self, name: str) -> None:
         """Refuse a file of weights, for a `load` that takes folders and Hub ids alone.
@@ -188,9 +205,29 @@ class TargetFamily(abc.ABC):
         Args:
             network: Of this family; its config is changed.
             image_size: Height and width, in pixels; one number for both.
+
+        Raises:
+            TargetError: The family has square images alone.
         """
+        self.check_image_size(image_size)
         config: Any = network.config
         config.image_size = image_size
+
+    def check_image_size(self, image_size: int | Sequence[int]) -> None:
+        """Refuse images that the family's configs cannot state the size of.
+
+        Args:
+            image_size: Height and width, in pixels; one number for both.
+
+        Raises:
+            TargetError: The family has square images alone.
+        """
+        height, width = height_and_width(image_size)
+        if self.square_only and height != width:
+            raise TargetError(
+                f"the target family {self.name!r} has square images alone, and data.image_size gives {height}x{width}: "
+                "give one number, or take a family that has images of any shape."
+            )
 
     def example_inputs(self, config: PreTrainedConfig, batch_size: int = 2) -> Tensor:
         """The same normal noise at every call, on the CPU: `[batch_size, channels, height, width]`."""
@@ -249,14 +286,24 @@ def list_targets() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_complete(cls: Any, name: str, *, dropped: tuple[str, ...] = (), **options: Any) -> nn.Module:
+def load_complete(
+    cls: Any,
+    name: str,
+    *,
+    build: Callable[[Any], nn.Module] | None = None,
+    dropped: tuple[str, ...] = (),
+    **options: Any,
+) -> nn.Module:
     """Load a network all of whose weights are in its checkpoint.
 
-    transformers and diffusers leave the others random, and say so in their log alone.
+    transformers and diffusers leave the others random, and say so in their log alone. Before they are asked, the files
+    are looked at: nothing outside of the checkpoint is read, nothing in it runs, and no memory is taken that the
+    weights do not fill.
 
     Args:
         cls: A class of transformers or diffusers, or an Auto class.
         name: A folder or Hub id.
+        build: Makes the network of a config, or of the fields that diffusers calls one. None: as the class does.
         dropped: Prefixes of weights that a checkpoint may hold and the network does not take.
         **options: Of `from_pretrained`.
 
@@ -264,19 +311,75 @@ def load_complete(cls: Any, name: str, *, dropped: tuple[str, ...] = (), **optio
         The network, in evaluation mode.
 
     Raises:
-        CheckpointError: It cannot be read, is of another architecture, or lacks weights or has too many.
+        CheckpointError: It cannot be read, is of another architecture, holds weights that are no numbers or not those
+            that were saved, or lacks weights or has too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
-    model, info = explain_loading_errors(name, lambda: cls.from_pretrained(name, output_loading_info=True, **options))
+    checkpoint = open_checkpoint(name, options)
+    name = checkpoint.name
+    check_numbers(checkpoint.config)
+    check_fields(checkpoint.config, f"{name}: config.json")
+    _warn_of_code(checkpoint)
+    config: Any = checkpoint.config
+    is_of_diffusers = hasattr(cls, "load_config")
+    if not is_of_diffusers:
+        config, options = _make_config(checkpoint, options)
+        options |= {"config": config, "trust_remote_code": options.get("trust_remote_code", False)}
+    make: Callable[[Any], nn.Module] = build or getattr(cls, "from_config", cls)
+    variant = options.get("variant")
+    held = checkpoint.read_weights(stem="diffusion_pytorch_model" if is_of_diffusers else "model", variant=variant)
+    with torch.device("meta"), limit_building():
+        network = explain_loading_errors(name, lambda: make(copy.deepcopy(config)))
+    checkpoint.check_network(held.check_network(network, dropped=dropped))
+    model, info = checkpoint.load(cls.from_pretrained, output_loading_info=True, **options)
     check_keys(info, name, dropped=dropped)
+    forget_origin(model if is_of_diffusers else model.config)
     return model.eval()
 
 
-def load_network(name: str) -> nn.Module:
+def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:
+    """The config of a network of transformers, and the options that are none of its fields."""
+    kind = checkpoint.config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise _unknown_kind(checkpoint)
+    return checkpoint.make_config(CONFIG_MAPPING[kind], options)
+
+
+def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
+    """The error of a checkpoint that no family has, by what it is instead."""
+    config, name = checkpoint.config, checkpoint.name
+    kind = config.get("model_type", config.get("_class_name"))
+    if isinstance(kind, str):
+        message = f"{name} is of model type {kind!r}, which no target family has"
+    elif "architecture" in config:
+        message = f"{name} is a network of timm ({str(config['architecture'])[:40]}), which no target family has"
+    else:
+        message = f"the config.json of {name} names no model_type, so that no target family has it"
+    message += f": there is {', '.join(list_targets())}. "
+    if checkpoint.code:
+        message += (
+            f"It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, load "
+            "the network yourself in Python with trust_remote_code=True, and pass it to prepare(). A family of your "
+            "own is known after --import MODULE on the command line. "
+        )
+    return TargetError(message + "docs/new_target.md shows how to add one in a single file.")
+
+
+def _warn_of_code(checkpoint: Checkpoint) -> None:
+    if checkpoint.code:
+        logger.warning(
+            "%s names code of its own (%s): none of it runs, and it is left out of what is saved",
+            checkpoint.name,
+            "; ".join(checkpoint.code)[:200],
+        )
+
+
+def load_network(name: str, **options: Any) -> nn.Module:
     """Load a network of whatever family its config.json says.
 
     Args:
         name: A folder or Hub id.
+        **options: Of its family's `load`.
 
     Returns:
         The network, in evaluation mode.
@@ -286,15 +389,12 @@ def load_network(name: str) -> nn.Module:
         CheckpointError: It cannot be read, or lacks weights or has too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
-    values, _ = explain_loading_errors(name, lambda: PreTrainedConfig.get_config_dict(name))
-    kind = values.get("model_type", values.get("_class_name"))
+    checkpoint = open_checkpoint(name, dict(options))
+    kind = checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
     for family in _REGISTRY.values():
-        if kind is not None and kind in (*family.model_types, *family.class_names):
-            return family.load(name)
-    raise TargetError(
-        f"{name} is a {kind}, which no target family has: there is {', '.join(list_targets())}. "
-        "docs/new_target.md shows how to add one in a single file."
-    )
+        if isinstance(kind, str) and kind in (*family.model_types, *family.class_names):
+            return family.load(checkpoint.name, **options)
+    raise _unknown_kind(checkpoint)
 
 
 def family_of(network: nn.Module) -> TargetFamily | None:

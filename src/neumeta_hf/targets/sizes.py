@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from transformers import PreTrainedConfig
 
 from neumeta_hf.errors import SizeError
+from neumeta_hf.kinds import MAX_RATIO
 from neumeta_hf.targets.registry import find_target
-
-MAX_RATIO = 4.0
 
 # What saving and loading write into a config, and into one that it contains; none of it belongs to the network.
 _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "model_type", "transformers_version")

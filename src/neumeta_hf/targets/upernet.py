@@ -86,7 +86,7 @@ class UperNetFamily(TargetFamily):
         self.refuse_bare_weights(name)
         # It helps in training alone, and has sizes of its own.
         options = {"use_auxiliary_head": False, "dropped": ("auxiliary_head.",), **options}
-        return load_complete(AutoModelForSemanticSegmentation, name, **options)
+        return load_complete(AutoModelForSemanticSegmentation, name, build=self.build, **options)
 
     def num_channels(self, config: UperNetConfig) -> dict[str, int]:
         return {**_BACKBONE.num_channels(_backbone_config(config)), "head": config.hidden_size}

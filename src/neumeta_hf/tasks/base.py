@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily
 
@@ -120,6 +121,7 @@ class Task(abc.ABC):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> BaseImageProcessor | None:
         """What turns images into a network's input outside of this library.
 
@@ -129,6 +131,7 @@ class Task(abc.ABC):
             mean: Per channel, of values in [0, 1].
             std: Per channel.
             center_crop: Whether the centre of a larger image is cropped.
+            interpolation: How pixels are interpolated.
 
         Returns:
             A processor to save beside the weights, or None where the ecosystem has it in code.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import DataError
+from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import TargetFamily, build_image_processor
 from neumeta_hf.tasks.accuracy import Accuracy
@@ -69,9 +70,15 @@ class ImageClassification(Task):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> BaseImageProcessor:
         return build_image_processor(
-            num_channels=num_channels, image_size=image_size, mean=mean, std=std, center_crop=center_crop
+            num_channels=num_channels,
+            image_size=image_size,
+            mean=mean,
+            std=std,
+            center_crop=center_crop,
+            interpolation=interpolation,
         )
 
 

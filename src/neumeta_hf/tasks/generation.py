@@ -13,12 +13,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from neumeta_hf.errors import DataError, RecipeError
+from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import Score
-from neumeta_hf.targets import TargetFamily
+from neumeta_hf.targets import TargetFamily, load_image_processor
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
+from neumeta_hf.targets.registry import load_complete
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.pictures import image_grid, show
 
@@ -112,6 +114,7 @@ class ImageGeneration(Task):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> None:
         """None: diffusers has it in code, `VaeImageProcessor`, and that knows no other range than [-1, 1].
 
@@ -201,6 +204,7 @@ class ClassifierFeatures(nn.Module):
 
     Raises:
         RecipeError: It has no image processor that normalises, or no linear layer.
+        CheckpointError: It cannot be read.
     """
 
     mean: Tensor
@@ -209,8 +213,8 @@ class ClassifierFeatures(nn.Module):
     def __init__(self, name: str):
         super().__init__()
         self.name = name
-        self.classifier = AutoModelForImageClassification.from_pretrained(name).eval().requires_grad_(False)
-        processor = AutoImageProcessor.from_pretrained(name)
+        self.classifier = load_complete(AutoModelForImageClassification, name).requires_grad_(False)
+        processor = load_image_processor(name)
         size = getattr(processor, "size", None)
         if (
             not any(isinstance(module, nn.Linear) for module in self.classifier.modules())

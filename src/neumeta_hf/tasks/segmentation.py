@@ -1,6 +1,8 @@
 """Semantic segmentation: cross-entropy (and Dice) per pixel, and the mean intersection over union of a data set."""
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.errors import DataError, RecipeError
-from neumeta_hf.images import IGNORED
+from neumeta_hf.images import IGNORED, Interpolation
 from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, build_segmentation_processor
@@ -23,6 +25,8 @@ from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.losses import class_divergence, dice_loss
 from neumeta_hf.tasks.mean_iou import MeanIoU
 from neumeta_hf.tasks.pictures import check_label_names, image_grid, show
+
+logger = logging.getLogger(__name__)
 
 
 @register_task
@@ -91,13 +95,14 @@ class SemanticSegmentation(Task):
         mean: Sequence[float],
         std: Sequence[float],
         center_crop: bool,
+        interpolation: Interpolation,
     ) -> BaseImageProcessor:
         if center_crop:
             raise RecipeError(
                 "data.center_crop=true: a network would learn on the centres of images and be asked for masks of whole "
                 "ones. Set it to false, then images are resized whole."
             )
-        return build_segmentation_processor(image_size=image_size, mean=mean, std=std)
+        return build_segmentation_processor(image_size=image_size, mean=mean, std=std, interpolation=interpolation)
 
 
 class SegmentationMeter:
@@ -111,8 +116,8 @@ class SegmentationMeter:
         self.split_name = split_name
         self.metric = MeanIoU(keep_in_memory=True)
         self.loss = 0.0
-        self.num_pixels = 0
         self.num_labels = 0
+        self.num_pixels = torch.zeros(IGNORED, dtype=torch.int64)  # of each class
 
     def add(self, outputs: Any, batch: Mapping[str, Tensor]) -> None:
         logits, labels = outputs.logits.float(), batch["labels"]
@@ -125,17 +130,37 @@ class SegmentationMeter:
                 "unlabelled pixels with data.ignore_index."
             )
         self.loss += F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum").item()
-        self.num_pixels += int(counted.sum())
+        self.num_pixels += torch.bincount(labels[counted].cpu(), minlength=IGNORED)
         self.metric.add_batch(predictions=logits.argmax(1).cpu().numpy(), references=labels.cpu().numpy())
 
     def compute(self) -> dict[str, float]:
+        """Scores of the batches so far.
+
+        Raises:
+            DataError: No pixel of them has a class.
+        """
+        classes = self.num_pixels.nonzero().flatten().tolist()
+        if not classes:
+            raise DataError(
+                f"no pixel of the {self.split_name} split has a class, so there is nothing to measure: its masks are "
+                "255 or data.ignore_index everywhere. Name another split, or what 255 stands for in data.mask_values."
+            )
+        if len(classes) == 1:
+            _say_that_one_class_is_measured(self.split_name, classes[0])
         scores = self.metric.compute(num_labels=self.num_labels, ignore_index=IGNORED)
         assert scores is not None
         return {
             "mean_iou": scores["mean_iou"],
             "pixel_accuracy": scores["pixel_accuracy"],
-            "loss": self.loss / max(self.num_pixels, 1),
+            "loss": self.loss / int(self.num_pixels.sum()),
         }
+
+
+@functools.cache  # once, however many networks are measured
+def _say_that_one_class_is_measured(split_name: str, label: int) -> None:
+    logger.warning(
+        "all pixels of the %s split that count have class %s: a mean IoU over one class says little", split_name, label
+    )
 
 
 def _palette(num_labels: int) -> np.ndarray:

@@ -10,11 +10,13 @@ import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import ImageData
-from neumeta_hf.errors import CheckpointError, NeuMetaError, RecipeError
+from neumeta_hf.data import ImageData, check_classes
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
+from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
+from neumeta_hf.training.agreement import continue_recipe
 from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
@@ -25,7 +27,7 @@ from neumeta_hf.training.statistics import statistics_widths
 logger = logging.getLogger(__name__)
 
 
-def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
+def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
     """Refuse an output folder that holds another run, or none to go on with.
 
     A run that ended before it had a state may be started again without `resume`, with another recipe as well.
@@ -35,15 +37,18 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
         output: Its folder.
         resume: Whether the run goes on.
 
+    Returns:
+        The recipe; of a run that goes on with what it leaves open as the run has it.
+
     Raises:
         CheckpointError: There is no run to resume, or the folder holds a link.
         RecipeError: The folder is in use, or its run has another recipe.
     """
-    written = output / RECIPE
-    if resume and not written.is_file():
+    written = find_file(output, RECIPE)
+    if resume and written is None:
         raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
     if not output.exists():
-        return
+        return recipe
     names = {entry.name for entry in output.iterdir()} - leftovers()
     if not resume and names and not (names <= {RECIPE, LOG} and _is_written_by_a_run(written)):
         raise RecipeError(
@@ -57,15 +62,19 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> None:
                 "Remove it, or put what it points to in its place."
             )
     if resume:
-        changed = _differences(load_recipe(written).to_dict(), recipe.to_dict())
+        before = load_recipe(written)
+        recipe = continue_recipe(recipe, before)
+        changed = _differences(continue_recipe(before, before).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
+        allowed += ("max_image_pixels",)
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(
                 f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+    return recipe
 
 
 def recipe_text(recipe: Recipe) -> str:
@@ -80,12 +89,34 @@ def recipe_text(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.to_dict(), sort_keys=False)
 
 
-def _is_written_by_a_run(path: Path) -> bool:
+def _is_written_by_a_run(path: Path | None) -> bool:
     """Whether a recipe has nothing of its author's to lose: it is the very text that a run writes."""
     try:
-        return not path.is_symlink() and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
+        return path is not None and path.read_text(encoding="utf-8") == recipe_text(load_recipe(path))
     except (OSError, UnicodeDecodeError, RecipeError):
         return False
+
+
+def check_data(recipe: Recipe, task: Task, data: ImageData) -> None:
+    """Refuse data that nothing could be learned or selected from, before anything is trained.
+
+    Args:
+        recipe: The run.
+        task: What its networks do.
+        data: The data set.
+
+    Raises:
+        DataError: Naming the key of the recipe, and counts.
+    """
+    num_images = len(data.train) + len(data.validation)
+    if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
+        raise DataError(
+            f"data.validation_fraction={recipe.data.validation_fraction} of {num_images} training images is no image, "
+            "and training keeps what is best on the validation split: give "
+            f"{max(0.1, 1 / max(num_images, 1)):.2g} or so, or name data.validation_split."
+        )
+    if task.has_classes:
+        check_classes(data.train, data.validation, data.label_names)
 
 
 def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:

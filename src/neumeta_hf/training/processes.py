@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, PartialState
@@ -24,6 +24,8 @@ _SHARDING = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
 }
 """What `accelerate launch` sets, and what it means."""
+
+_Result = TypeVar("_Result")
 
 
 def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
@@ -76,24 +78,29 @@ def _unknown_sharing(name: str) -> str:
     )
 
 
-def on_main(accelerator: Accelerator, function: Callable[[], Any]) -> None:
+def on_main(accelerator: Accelerator, function: Callable[[], _Result]) -> _Result:
     """Call a function on the main process, while the others wait; if it fails there, all fail with its error.
 
     Args:
         accelerator: Of the run; all its processes have to call this.
         function: Without arguments.
 
+    Returns:
+        What it returns, on all processes.
+
     Raises:
         NeuMetaError: As the function does.
         OSError: As the function does.
     """
+    result: Any = None
     error = None
     if accelerator.is_main_process:
         try:
-            function()
+            result = function()
         except (NeuMetaError, OSError) as caught:
             error = caught
     if accelerator.num_processes > 1:
-        [error] = broadcast_object_list([error])
+        result, error = broadcast_object_list([result, error])
     if error is not None:
         raise error
+    return result

@@ -10,18 +10,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from neumeta_hf.checkpoints import check_numbers
 from neumeta_hf.data.config import DataConfig
-from neumeta_hf.errors import RecipeError
+from neumeta_hf.errors import CheckpointError, RecipeError, one_line
+from neumeta_hf.kinds import MAX_NOISE, MAX_SAMPLES
+from neumeta_hf.reading import parse_yaml, read_yaml
 
 _FORBID = ConfigDict(extra="forbid", strict=False)
 
-Count = Annotated[int, Field(ge=1)]
+# Far above what anybody needs: a recipe from somewhere else must not fill the memory or run for ever unnoticed.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Many = Annotated[int, Field(ge=1, le=2**20)]
+Few = Annotated[int, Field(ge=1, le=2**12)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amounts = Annotated[list[Amount], Field(max_length=2**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Widths = Annotated[list[float], Field(min_length=1)]
+Width = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Widths = Annotated[list[Width], Field(min_length=1, max_length=2**12)]
+MaybeNoWidths = Annotated[list[Width], Field(max_length=2**12)]
+Words = Annotated[list[str], Field(max_length=2**12)]
 
 
 def _no_is_a_word(value: Any) -> Any:
@@ -37,13 +46,22 @@ class TargetRecipe:
         family: Name of a registered target family.
         config: Fields of the family's config; classes, image size and colours come from the data.
         checkpoint: Trained weights to start from: a folder or Hub id of a transformers model, or a safetensors file
-            with the usual names of CIFAR-10 ResNets. None: random weights.
+            with the usual names of CIFAR-10 ResNets. None: random weights. Whatever it was saved in, it is trained in
+            float32.
+        preprocessing: Whose word on images counts. "checkpoint": what a `preprocessor_config.json` beside the
+            checkpoint says is taken where the recipe says nothing under `data`, and is an error where the recipe says
+            something else. "recipe": the file is set aside.
+        classes: How classes of the data are matched with those of a checkpoint that names them. "name": the same names
+            in any order. "position": in the order that they stand in, whatever they are called; they then have the
+            names of the data.
     """
 
     __pydantic_config__ = _FORBID
     family: str = "lenet"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     checkpoint: str | None = None
+    preprocessing: Literal["checkpoint", "recipe"] = "checkpoint"
+    classes: Literal["name", "position"] = "name"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,8 +96,10 @@ class ScheduleRecipe:
     __pydantic_config__ = _FORBID
     name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
     warmup: Fraction = 0.0
-    milestones: list[float] = dataclasses.field(default_factory=lambda: [0.5, 0.75])
-    gamma: float = 0.1
+    milestones: Annotated[list[Amount], Field(max_length=2**12)] = dataclasses.field(
+        default_factory=lambda: [0.5, 0.75]
+    )
+    gamma: Amount = 0.1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -105,8 +125,8 @@ class LoopRecipe:
 
     __pydantic_config__ = _FORBID
     epochs: Count = 10
-    batch_size: Count = 128
-    gradient_accumulation_steps: Count = 1
+    batch_size: Many = 128
+    gradient_accumulation_steps: Many = 1
     optimizer: OptimizerRecipe = dataclasses.field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = dataclasses.field(default_factory=ScheduleRecipe)
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -115,7 +135,7 @@ class LoopRecipe:
     evaluate_every: Count = 1
     checkpoint_every: Count = 1
     stop_after_steps: Count | None = None
-    num_workers: Annotated[int, Field(ge=0)] = 0
+    num_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -138,9 +158,9 @@ class FamilyRecipe:
 
     __pydantic_config__ = _FORBID
     hypernetwork: dict[str, Any] = dataclasses.field(default_factory=lambda: {"type": "inr"})
-    generated: list[str] = dataclasses.field(default_factory=lambda: ["*"])
-    width_groups: list[str] | None = None
-    coordinate_noise: float = 1.0
+    generated: Words = dataclasses.field(default_factory=lambda: ["*"])
+    width_groups: Words | None = None
+    coordinate_noise: Annotated[float, Field(ge=0, le=MAX_NOISE)] = 1.0
     alignment: Literal["corner", "center"] = "corner"
     clamp_sizes: bool = True
 
@@ -170,10 +190,10 @@ class SizesRecipe:
     widths: Widths | str = "0.25:1.0:0.0625"
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
-    turns: list[float] = dataclasses.field(default_factory=list)
-    always: list[float] = dataclasses.field(default_factory=list)
-    num_random: Annotated[int, Field(ge=0)] = 1
-    num_per_group: Annotated[int, Field(ge=0)] = 0
+    turns: MaybeNoWidths = dataclasses.field(default_factory=list)
+    always: MaybeNoWidths = dataclasses.field(default_factory=list)
+    num_random: Annotated[int, Field(ge=0, le=2**10)] = 1
+    num_per_group: Annotated[int, Field(ge=0, le=2**10)] = 0
     smallest_per_group: Fraction = 0.0
     alternate: bool = False
 
@@ -204,7 +224,7 @@ class LossesRecipe:
     reconstruction: Amount = 1.0
     regularization: Amount = 1e-4
     distillation: Amount = 0.0
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     detail: Amount = 0.0
 
 
@@ -218,7 +238,7 @@ class FitRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    steps: Annotated[int, Field(ge=0)] = 0
+    steps: Annotated[int, Field(ge=0, le=10**9)] = 0
     learning_rate: Amount = 1e-3
 
 
@@ -235,8 +255,8 @@ class CalibrationRecipe:
     """
 
     __pydantic_config__ = _FORBID
-    images: Annotated[int, Field(ge=0)] = 0
-    networks: Annotated[int, Field(ge=2)] = 16
+    images: Annotated[int, Field(ge=0, le=2**20)] = 0
+    networks: Annotated[int, Field(ge=2, le=2**12)] = 16
     steps: Count = 400
     learning_rate: Amount = 0.1
 
@@ -274,7 +294,7 @@ class Recipe:
 
     __pydantic_config__ = _FORBID
     output_dir: str = "outputs/run"
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # all that numpy takes
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_is_a_word)] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]
     target: TargetRecipe = dataclasses.field(default_factory=TargetRecipe)
@@ -289,10 +309,10 @@ class Recipe:
     train: LoopRecipe | None = dataclasses.field(default_factory=LoopRecipe)
     validation_widths: Widths | None = None
     statistics_widths: Widths | str | None = None
-    statistics_images: Count = 2048
+    statistics_images: Many = 2048
     calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
-    trackers: list[str] = dataclasses.field(default_factory=list)
-    num_samples: Count = 1
+    trackers: Words = dataclasses.field(default_factory=list)
+    num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""
@@ -316,17 +336,11 @@ def load_recipe(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     values: Any = {}
     if path is not None:
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            values = read_yaml(path, error=RecipeError)
         except OSError as error:
             raise RecipeError(
                 f"recipe {path} cannot be read ({error.strerror}): give the path of a YAML file."
             ) from error
-        except UnicodeDecodeError as error:
-            raise RecipeError(f"recipe {path} is no text in UTF-8: give the path of a YAML file.") from error
-        except yaml.YAMLError as error:
-            raise RecipeError(f"recipe {path} is no YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise RecipeError(f"recipe {path} holds a {type(values).__name__}: it must map keys to values.")
     for override in overrides:
         _set(values, override)
     return recipe_from_dict(values)
@@ -345,9 +359,19 @@ def recipe_from_dict(values: dict[str, Any]) -> Recipe:
         RecipeError: As for `load_recipe`.
     """
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         raise RecipeError("; ".join(_explain(entry) for entry in error.errors()[:3])) from error
+    for key, options in (
+        ("target.config", recipe.target.config),
+        ("family.hypernetwork", recipe.family.hypernetwork),
+        ("task", recipe.task),
+    ):
+        try:
+            check_numbers(options, key, advice="Give a smaller one.")
+        except CheckpointError as error:
+            raise RecipeError(f"recipe key {error}") from error
+    return recipe
 
 
 def _set(values: dict[str, Any], override: str) -> None:
@@ -363,9 +387,10 @@ def _set(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise RecipeError(f"override {override!r}: {part} holds a value, no keys.")
     try:
-        node[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override {override!r}: {text!r} is no YAML value.") from error
+        node[leaf] = parse_yaml(text, "it", error=RecipeError)
+    except RecipeError as error:
+        shown = override if len(override) <= 60 else f"{override[:60]}..."
+        raise RecipeError(f"override {shown!r} holds no YAML value: {one_line(error.__cause__)}.") from error
 
 
 def _explain(error: Any) -> str:

@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from torch import nn
+from transformers import PreTrainedConfig
 
 from neumeta_hf.data import ImageData
+from neumeta_hf.data.classes import compare_names, in_order, stated_names
 from neumeta_hf.errors import RecipeError, TargetError
 from neumeta_hf.images import height_and_width
 from neumeta_hf.targets import TargetFamily, config_of, find_target
+from neumeta_hf.targets.masters import load_in_float32
 from neumeta_hf.tasks import Task, build_task
-from neumeta_hf.training.recipe import Recipe
+from neumeta_hf.training.agreement import other_images, resolve_recipe
+from neumeta_hf.training.recipe import Recipe, TargetRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -40,49 +44,120 @@ def task_of(recipe: Recipe) -> Task:
     return task
 
 
-def load_target(recipe: Recipe, label_names: Sequence[str]) -> Any:
+def load_checkpoint(recipe: Recipe) -> nn.Module | None:
+    """Load the network of `target.checkpoint`, in float32.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        The network at full size; None where the run starts from random weights.
+
+    Raises:
+        TargetError: The family reads no bare weights, the checkpoint is of another family, or it is for labels of
+            another kind; or `target.config` was given as well.
+        CheckpointError: It cannot be read, or lacks weights or has too many.
+    """
+    target = recipe.target
+    if target.checkpoint is None:
+        return None
+    if target.config:
+        raise TargetError("target.config and target.checkpoint were both given: a checkpoint brings its own config.")
+    family = find_target(target.family)
+    set_seed(recipe.seed)
+    model = load_in_float32(target.checkpoint, family)
+    config = config_of(model)
+    if not family.accepts(config):
+        raise TargetError(f"target.checkpoint is a {config.model_type}, target.family is {target.family}.")
+    if (problem := getattr(config, "problem_type", None)) not in (None, "single_label_classification"):
+        raise TargetError(
+            f"target.checkpoint says problem_type={problem!r}: here each image or pixel is of one class. Take a "
+            "network of that kind, or mend its config.json."
+        )
+    return model
+
+
+def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Module | None = None) -> Any:
     """The unprepared target: fresh, or from its checkpoint.
 
     Args:
         recipe: The run.
         label_names: Names of the data's classes; none where the task has none.
+        checkpoint: As from `load_checkpoint`, where it is loaded already.
 
     Returns:
-        The network at full size.
+        The network at full size. Its `id2label` has the names in the order of its outputs: those of `label_names`,
+        possibly in another order, which labels are then to follow.
 
     Raises:
         TargetError: The family has no such config field or reads no bare weights, the checkpoint is of another family,
-            has another number of classes than the data or takes other images.
+            has other classes than the data or takes other images.
+        RecipeError: Recipe and checkpoint disagree on how images are made.
         CheckpointError: The checkpoint cannot be read, or lacks weights or has too many.
     """
     target = recipe.target
     family = find_target(target.family)
+    masks = recipe.data.labels == "mask"
     if target.checkpoint is None:
-        height, width = height_and_width(recipe.data.image_size)
-        shape = (recipe.data.num_channels, height, width)
-        return family.build(family.make_config(target.config, image_shape=shape, label_names=label_names))
-    if target.config:
-        raise TargetError("target.config and target.checkpoint were both given: a checkpoint brings its own config.")
-    model = family.load(target.checkpoint)
-    config = config_of(model)
-    if not family.accepts(config):
-        raise TargetError(f"target.checkpoint is a {config.model_type}, target.family is {target.family}.")
-    if label_names:
-        if config.num_labels != len(label_names):
+        wanted = recipe.data.preprocessing
+        shape = (wanted.num_channels, *height_and_width(wanted.image_size))
+        config = family.make_config(target.config, image_shape=shape, label_names=label_names)
+        if (made := family.image_shape(config)) != shape:
             raise TargetError(
-                f"target.checkpoint tells {config.num_labels} classes apart, the data set has {len(label_names)}: "
-                "fine-tune it on the data first, or choose the data that it was trained on."
+                f"target.config is for images of {made} (channels, height, width), and data.num_channels and "
+                f"data.image_size give {shape}: leave it out of target.config, or make the two agree."
             )
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: index for index, name in enumerate(label_names)}
-    _fit_to_images(model, family, recipe)
-    return model
+        _match_classes(config, label_names, target, masks=masks, where="target.config")
+        return family.build(config)
+    if checkpoint is None:
+        checkpoint = load_checkpoint(recipe)
+        recipe = resolve_recipe(recipe, checkpoint)
+    assert checkpoint is not None
+    if label_names:
+        _match_classes(config_of(checkpoint), label_names, target, masks=masks, where="target.checkpoint")
+    _fit_to_images(checkpoint, family, recipe)
+    return checkpoint
+
+
+def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe, *, masks: bool, where: str) -> None:
+    """Let the classes of a network have names; refuse others than the data's."""
+    if not label_names:
+        return
+    stated = stated_names(config, masks=masks)
+    if stated is not None and target.classes == "name" and stated != list(label_names):
+        if problem := compare_names(stated, label_names, us=where, them="the data"):
+            raise TargetError(_other_classes(stated, label_names, problem, where))
+        logger.info("%s has the classes of the data in another order: labels are renumbered to its own", where)
+        return
+    if config.num_labels != len(label_names):
+        raise TargetError(
+            _other_classes(
+                range(config.num_labels),
+                label_names,
+                "they are matched by position" if stated else f"{where} names none",
+                where,
+            )
+        )
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+
+
+def _other_classes(stated: Sequence[Any], label_names: Sequence[str], problem: str, where: str) -> str:
+    # The place to go on from where a network is to get a new head for the classes of the data.
+    same = len(stated) == len(label_names)
+    return (
+        f"{where} tells {len(stated)} classes apart, the data set has {len(label_names)}: {problem}. "
+        "Choose the data that it was trained on, fine-tune it on the data first, or rename classes on one of the two "
+        "sides (id2label in its config.json; folders or label column of the data)"
+        + (", or match them as they stand on purpose with `target.classes: position`." if same else ".")
+    )
 
 
 def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> None:
     """Let the config of a checkpoint say the size of the data's images, where its weights are for any size."""
-    height, width = height_and_width(recipe.data.image_size)
-    wanted, shape = (recipe.data.num_channels, height, width), family.image_shape(config_of(model))
+    images = recipe.data.preprocessing
+    height, width = height_and_width(images.image_size)
+    wanted, shape = (images.num_channels, height, width), family.image_shape(config_of(model))
     fits = shape == wanted
     if not fits and shape[0] == wanted[0]:
         family.set_image_size(model, height if height == width else [height, width])
@@ -92,21 +167,25 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
             {name: tensor.shape for name, tensor in state.items()} for state in (resized, model.state_dict())
         )
         fits = shapes == before
+        if fits:
+            logger.info(
+                "target.checkpoint is for images of %dx%d, and of any size: it now says %dx%d",
+                *shape[1:],
+                height,
+                width,
+            )
     if not fits:
-        told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
-        raise TargetError(
-            f"target.checkpoint takes images of {told} (channels, height, width), and data.num_channels and "
-            f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
-        )
+        raise other_images(shape, wanted)
 
 
-def start_target(recipe: Recipe, task: Task, data: ImageData) -> Any:
-    """Make the network that a run starts from, its random weights drawn by the recipe's seed.
+def start_target(recipe: Recipe, task: Task, data: ImageData, checkpoint: nn.Module | None) -> Any:
+    """Make the network that a run starts from, random weights drawn by the recipe's seed.
 
     Args:
-        recipe: The run.
+        recipe: The run, resolved.
         task: What its networks do.
         data: The data set.
+        checkpoint: As from `load_checkpoint`.
 
     Returns:
         The network at full size.
@@ -115,10 +194,28 @@ def start_target(recipe: Recipe, task: Task, data: ImageData) -> Any:
         RecipeError: Nothing would train its random weights.
         NeuMetaError: As `load_target`.
     """
-    if recipe.pretrain is None and recipe.target.checkpoint is None:
-        raise RecipeError(
-            "the target has neither a checkpoint nor a pretrain section: its weights would be random. Give "
-            "target.checkpoint, or a pretrain section."
-        )
-    set_seed(recipe.seed)
-    return load_target(recipe, data.label_names if task.has_classes else [])
+    if checkpoint is None:
+        if recipe.pretrain is None:
+            raise RecipeError(
+                "the target has neither a checkpoint nor a pretrain section: its weights would be random. Give "
+                "target.checkpoint, or a pretrain section."
+            )
+        set_seed(recipe.seed)
+    return load_target(recipe, data.label_names if task.has_classes else [], checkpoint)
+
+
+def match_labels(data: ImageData, config: PreTrainedConfig) -> ImageData:
+    """Give the labels of a data set the numbers that the network of a run has for its classes.
+
+    Args:
+        data: As loaded.
+        config: Of the network that the run starts from, or of its reference.
+
+    Returns:
+        The same images; `data` itself where nothing is to renumber.
+
+    Raises:
+        DataError: The data has a class that the network has not: it is not the data that the run was started with.
+    """
+    names = stated_names(config, masks=data.train.config.labels == "mask")
+    return data if names is None else in_order(data, names)

@@ -13,21 +13,27 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
 from tqdm import tqdm
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.checkpoints import explain_loading_errors, save_network
 from neumeta_hf.data import ImageData, load_image_data
+from neumeta_hf.errors import CheckpointError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
+from neumeta_hf.kinds import AMOUNT
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
-from neumeta_hf.training.checks import check_output, check_run, recipe_text
+from neumeta_hf.training.agreement import resolve_recipe
+from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
 from neumeta_hf.training.processes import make_accelerator, on_main
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
-from neumeta_hf.training.reference import start_target, task_of
+from neumeta_hf.training.reference import load_checkpoint, match_labels, start_target, task_of
 from neumeta_hf.training.run_folder import (
     BEST,
     FACTS,
@@ -57,6 +63,8 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
     from). Of a recipe whose `train` is None there is the reference alone.
 
+    What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
+
     While it runs in the main thread, Ctrl-C and SIGTERM end it after the step that is under way, its state written.
 
     Args:
@@ -69,10 +77,12 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
 
     Raises:
         RecipeError: The output folder holds another run, or one is going on in it, a tracker is missing, the processes
-            do not see each other, or the data has other labels than the task needs.
+            do not see each other, the data has other labels than the task needs, or recipe and checkpoint disagree on
+            images.
         CheckpointError: There is nothing to resume, or the state is damaged.
         DataError: The data cannot be read as the recipe says.
-        TargetError: The target's config or checkpoint does not fit.
+        TargetError: The target's config or checkpoint does not fit, or it tells other classes apart than the data has.
+        HubError: What a repo says beside its checkpoint cannot be read.
         HypernetworkError: The hypernetwork is unknown, or an option of it.
         SizeError: The family has no network of a width that the recipe names.
         PreparationError: Preparation would change the reference's function.
@@ -105,18 +115,26 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         def before_saving() -> None:
             """Nothing to check: another process than the main one saves nothing."""
 
-        def open_folder() -> None:
+        def open_folder() -> Recipe:
             nonlocal before_saving
             before_saving = stack.enter_context(locked(output))
-            check_output(recipe, output, resume=resume)
+            continued = check_output(recipe, output, resume=resume)
             tidy_up(output)
+            return continued
 
-        on_main(accelerator, open_folder)
+        recipe = on_main(accelerator, open_folder)
         task = task_of(recipe)
+        made = find_folder(output, REFERENCE)
+        checkpoint = None if made else load_checkpoint(recipe)
+        if not resume:
+            recipe = resolve_recipe(recipe, checkpoint)
         _image_processor(recipe, task)  # whether there can be one
         data = load_image_data(recipe.data)
-        target = None if (output / REFERENCE).is_dir() else start_target(recipe, task, data)
+        target: Any = None if made else start_target(recipe, task, data, checkpoint)
+        if task.has_classes:
+            data = match_labels(data, _config_in(made) if made else config_of(target))
         if target is not None:
+            check_data(recipe, task, data)
             check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
         accelerator.wait_for_everyone()  # all have looked before one writes
         # Only now: data or a target that cannot be read must not leave half a run behind.
@@ -165,6 +183,13 @@ class _Run:
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
+    def _made(self, name: str) -> Path:
+        """What the run has made before, perhaps on another machine and before it was resumed."""
+        find = find_file if "." in name else find_folder
+        if (path := find(self.output, name)) is None:
+            raise CheckpointError(f"{self.output} holds no {name}: start the run anew, in another folder.")
+        return path
+
     def score(self, scores: Mapping[str, float]) -> float:
         """What selection looks at, larger being better."""
         first = self.task.scores[0]
@@ -182,11 +207,10 @@ class _Run:
             if recipe.pretrain is not None:
                 trained, seconds["pretrain"] = self._pretrain(recipe.pretrain, target)
             on_main(accelerator, lambda: self._write_reference(trained, seconds))
-        reference = self.family.load(str(folder)).to(accelerator.device).eval()
-        report = PreparationReport.from_dict(json.loads((folder / "preparation.json").read_text(encoding="utf-8")))
+        reference = self.family.load(str(self._made(REFERENCE))).to(accelerator.device).eval()
+        report = PreparationReport.from_dict(read_json(self._made(f"{REFERENCE}/preparation.json")))
         logger.info("reference: total variation %.1f before preparation, %.1f after", report.tv_before, report.tv_after)
-        written = folder / "seconds.json"
-        return reference, report, json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {}
+        return reference, report, _read_seconds(find_file(folder, "seconds.json"))
 
     def _write_reference(self, trained: Any, seconds: Mapping[str, float]) -> None:
         recipe = self.recipe
@@ -198,7 +222,7 @@ class _Run:
         )
         self.before_saving()
         with write_folder_beside(self.output / REFERENCE) as beside:
-            prepared.save_pretrained(beside)
+            save_network(prepared, beside)
             self._save_image_processor(beside)
             (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
             (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
@@ -232,7 +256,7 @@ class _Run:
             before_saving=self.before_saving,
         )
         progress = training.run(resume=self.resume and os.path.lexists(state))
-        return self.family.load(str(best)), progress.seconds
+        return self.family.load(str(self._made(PRETRAINED))), progress.seconds
 
     def _save_image_processor(self, folder: Path) -> None:
         processor = _image_processor(self.recipe, self.task)
@@ -314,7 +338,7 @@ class _Run:
             before_saving=self.before_saving,
         )
         progress = training.run(resume=resume)
-        best: Any = cls.from_pretrained(self.output / BEST)
+        best: Any = cls.from_pretrained(self._made(BEST))
         return best.to(accelerator.device), progress.seconds
 
     # ------------------------------------------------------------------------------------------------ the result
@@ -322,7 +346,10 @@ class _Run:
     def _save(self, model: Any, folder: Path) -> None:
         self.before_saving()
         with write_folder_beside(folder) as beside:
-            model.save_pretrained(beside)
+            if isinstance(model, NeuMetaModel):
+                model.save_pretrained(beside)  # its config has a checksum
+            else:
+                save_network(model, beside)
 
     def write_result(self, reference: nn.Module, model: NeuMetaModel | None, seconds: Mapping[str, float]) -> None:
         """Save the family, if there is one, and the facts of the run."""
@@ -356,17 +383,24 @@ class _Run:
             self._save_image_processor(beside)
 
 
-def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
-    data = recipe.data
-    return task.make_image_processor(
-        num_channels=data.num_channels,
-        image_size=data.image_size,
-        mean=list(data.mean),
-        std=list(data.std),
-        center_crop=data.center_crop,
+def _config_in(folder: Path) -> PreTrainedConfig:
+    return explain_loading_errors(
+        str(folder), lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     )
+
+
+def _read_seconds(path: Path | None) -> dict[str, float]:
+    """What the steps before the reference took; a run that took its network as it is has written none."""
+    seconds = {} if path is None else read_json(path)
+    if not all(AMOUNT.holds(value) for value in seconds.values()):
+        raise CheckpointError(f"{path} does not hold seconds: each must be {AMOUNT.rule}. Start the run anew.")
+    return seconds
 
 
 def _write(path: Path, text: str) -> None:
     with write_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
+    return task.make_image_processor(**dataclasses.asdict(recipe.data.preprocessing))

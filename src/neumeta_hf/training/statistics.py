@@ -10,6 +10,7 @@ from tqdm import tqdm
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
+from neumeta_hf.image_batches import NormalizedImages
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.training.recipe import Recipe
 from neumeta_hf.training.sampling import make_sampler, training_widths
@@ -18,7 +19,7 @@ from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
 logger = logging.getLogger(__name__)
 
 
-def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> list[Tensor]:
+def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> NormalizedImages:
     """Images as training sees them in its first epoch, augmentation included, to measure BatchNorm statistics on.
 
     Args:
@@ -32,10 +33,10 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
     chosen = split.with_augmentation(True).subset(min(num_images, len(split)), seed=0)
     chosen.set_epoch(0)  # whatever epoch training is in, so that a resumed run measures on the same
     num_batches = -(-len(chosen) // batch_size)
-    return [
+    return NormalizedImages(
         chosen.__getitems__(part.tolist())["pixel_values"]
         for part in np.array_split(np.arange(len(chosen)), num_batches)
-    ]
+    )
 
 
 def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:

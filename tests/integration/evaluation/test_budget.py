@@ -1,5 +1,6 @@
 """Widths by budget: the one that is named fits, and no wider one does."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -107,6 +108,42 @@ def test_an_unknown_cost_is_refused(lenet_case):
         find_width(lenet_case.family(), 1, cost="flops")
 
 
+@pytest.mark.parametrize("budget", [float("nan"), float("inf"), -5, 0, "200k", None, True, [1], 10**400])
+def test_a_budget_that_is_no_number_above_0_is_refused(lenet_case, budget):
+    for cost in ("macs", "parameters", count_parameters):
+        with pytest.raises(SizeError, match="budget=.*give a finite number above 0"):
+            find_width(lenet_case.family(), budget, cost=cost)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1, -float("inf"), None, "5", True, [5], 1j, torch.zeros(2)])
+def test_a_cost_that_is_no_number_is_refused(lenet_case, value):
+    with pytest.raises(SizeError, match="cost returned .* for the network of width"):
+        find_width(lenet_case.family(), 1e9, cost=lambda network: value)
+
+
+@pytest.mark.parametrize("number", [int, float, np.float32, torch.tensor])
+def test_costs_of_other_libraries_are_numbers(lenet_case, number):
+    family = lenet_case.family()
+    budget = count_parameters(family.target_family.build(family.target_config_at(0.75)))
+    found = find_width(family, np.int64(budget), cost=lambda network: number(count_parameters(network)))
+    assert found == find_width(family, budget, cost="parameters")
+
+
+def test_what_does_not_fit_a_device_may_cost_infinitely_much(lenet_case):
+    family = lenet_case.family()
+    full = count_parameters(family.target_family.build(family.reference_config))
+    found = find_width(
+        family, full, cost=lambda network: count_parameters(network) if len(network.conv1.weight) < 4 else float("inf")
+    )
+    assert family.target_config_at(found).hidden_channels[0] == 3
+
+
+@pytest.mark.parametrize("multiple_of", [0, -8, 2.0, float("nan"), "8", True, None])
+def test_multiples_of_no_number_are_refused(lenet_case, multiple_of):
+    with pytest.raises(SizeError, match="multiple_of=.*give a number of channels from 1 up"):
+        find_width(lenet_case.family(), 1e9, multiple_of=multiple_of)
+
+
 @pytest.mark.parametrize("multiple_of", [2, 4])
 def test_only_widths_of_multiples_are_found(make_case, multiple_of):
     family = make_case("resnet").family()
@@ -143,5 +180,5 @@ def test_multiples_that_no_width_has_are_refused_and_the_advice_works(lenet_case
     ):
         find_width(family, 1e9, multiple_of=4)
     assert find_width(family, 1e9, multiple_of=2) == 1.0
-    with pytest.raises(SizeError, match="multiple_of=0: give a number of channels from 1 up"):
-        find_width(family, 1e9, multiple_of=0)
+    with pytest.raises(SizeError, match="multiple_of=1000000000000: of the widths"):
+        find_width(family, 1e9, multiple_of=10**12)

@@ -128,10 +128,10 @@ FAULTS = {
     "weights at an absolute path": (with_index("/outside.safetensors"), r"index.json names '/outside"),
     "weights in a folder below": (with_index("below/outside.safetensors"), r"index.json names 'below/outside"),
     "index that is none": (with_broken_index, r"is no index of weights"),
-    "no config": (lambda folder: (folder / "config.json").unlink(), r"model type None, and a family's is 'neumeta'"),
-    "config that is no JSON": (with_text("{"), r"is not a valid JSON file"),
-    "empty config": (with_text(""), r"is not a valid JSON file"),
-    "config that is a list": (with_text("[]"), r"of model type 'list'"),
+    "no config": (lambda folder: (folder / "config.json").unlink(), r"family cannot be loaded: it has no config.json"),
+    "config that is no JSON": (with_text("{"), r"config.json is no JSON"),
+    "empty config": (with_text(""), r"config.json is no JSON"),
+    "config that is a list": (with_text("[]"), r"config.json holds a list"),
     "another model type": (with_config(model_type="bert"), r"of model type 'bert', and a family's is 'neumeta'"),
     "unknown model type": (with_config(model_type="nonsense"), r"of model type 'nonsense'"),
     "newer format": (with_config(format_version=2, more={}), r"format_version=2: this neumeta_hf reads format 1"),
@@ -143,7 +143,7 @@ FAULTS = {
     "hypernetwork that is a word": (with_config(hypernetwork="inr"), r"config.json holds a value that does not fit"),
     "target of another kind": (with_config(target_config__model_type="bert"), r"no target family of model type 'bert'"),
     "unknown target": (with_config(target_config__model_type="nonsense"), r"target_config is of model type 'nonsense'"),
-    "no target": (with_config(target_config=...), r"target_config is of model type None"),
+    "no target": (with_config(target_config=...), r"target_config names no model type"),
     "10^12 channels": (
         with_config(target_config__hidden_channels=[HUGE] * 3),
         r"channels=1000000000000: at most",
@@ -176,7 +176,7 @@ FAULTS = {
         r"resolution='a': a grid has more than 0",
     ),
     "10^12 images": (with_config(calibration_images=HUGE), r"calibration_images=1000000000000: at most"),
-    "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"at most 4096 are stored"),
+    "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"statistics_widths has 10,000 entries"),
     "negative channels": (with_config(target_config__hidden_channels=[-1, 2, 3]), r"pass three counts from 1 up"),
     "nothing of that name to generate": (with_config(generated=["nope"]), r"'nope' matches no parameter of lenet"),
     "nothing to generate": (with_config(generated=[]), r"which generated=\[\] leaves static"),
@@ -186,6 +186,33 @@ FAULTS = {
     "noise that is a word": (with_config(coordinate_noise="much"), r"'coordinate_noise' with value 'much'"),
     "unknown alignment": (with_config(alignment="left"), r"alignment='left': choose one of"),
     "width of zero": (with_config(trained_widths=[0, 1]), r"trained_widths holds \[0\]"),
+    "width that is none": (with_config(trained_widths=[True, 1]), r"'trained_widths'"),
+    "classes that are a list": (
+        with_config(id2label=[]),
+        r"config.json: id2label=\[\], and it must be a mapping of class",
+    ),
+    "classes without a number": (with_config(id2label={"a": "b"}), r"id2label=\{'a': 'b'\}, and it must be"),
+    "classes of the target that are a list": (
+        with_config(target_config__id2label=[]),
+        r"config.json: target_config: id2label=\[\], and it must be",
+    ),
+    "numbers of classes that are a word": (with_config(label2id="x"), r"label2id='x', and it must be"),
+    "type that there is not": (with_config(dtype="x"), r"dtype='x', and it must be the name of a type of floats"),
+    "type of integers": (with_config(dtype="int8"), r"dtype='int8', and it must be the name of a type of floats"),
+    "type of the target that there is not": (with_config(target_config__dtype="x"), r"target_config: dtype='x'"),
+    "quantised weights": (
+        with_config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
+        r"quantization_config=.*quantised weights are not read",
+    ),
+    "quantised weights of the target": (with_config(target_config__quantization_config={}), r"quantised"),
+    "no number of classes": (with_config(target_config__num_labels="many"), r"num_labels='many', and it must be"),
+    "field that hides a method": (with_config(to_dict=1), r"'to_dict' is no field of a config"),
+    "preparation that reports nothing": (with_config(preparation={"a": 1}), r"preparation has tv_before=None"),
+    "preparation of no number": (
+        with_config(preparation={"tv_before": 1.0, "tv_after": "less"}),
+        r"preparation has tv_after='less': it must be a number from 0 up",
+    ),
+    "preparation below zero": (with_config(preparation={"tv_before": -1, "tv_after": 0}), r"tv_before=-1"),
     "even kernel": (with_config(target_config__kernel_size=4), r"kernel_size=4: pass an odd number"),
     "scale of zero": (with_config(coordinate_scale=0), r"coordinate_scale=0: it is a number of channels"),
 }
@@ -345,21 +372,29 @@ def test_a_card_that_cannot_be_merged_is_not_written_over(hub, checkpoint, card,
 
 RUN_FAULTS = {
     "recipe that is no YAML": ("recipe.yaml", "data: [", r"recipe.yaml is no YAML"),
-    "recipe that is a list": ("recipe.yaml", "[1, 2]", r"recipe.yaml was not written by .*the file is \[1, 2\]"),
-    "recipe whose data are none": ("recipe.yaml", "data: digits", r"recipe.yaml .* data is 'digits'"),
-    "training facts cut short": ("training.json", '{"seed": 7', r"training.json is no JSON .*: remove it, or write"),
-    "training facts of another kind": ("training.json", "[]", r"training.json .* the file is \[\]"),
+    "recipe that is a list": ("recipe.yaml", "[1, 2]", r"recipe.yaml holds a list"),
+    "recipe whose data are none": (
+        "recipe.yaml",
+        "data: digits",
+        r"recipe.yaml: data is 'digits', and must be a mapping",
+    ),
+    "training facts cut short": ("training.json", '{"seed": 7', r"training.json is no JSON .* Write it anew"),
+    "training facts of another kind": ("training.json", "[]", r"training.json holds a list"),
     "training facts without a seed": (
         "training.json",
         '{"environment": {}, "seconds": {}}',
         r"training.json .* seed is missing",
     ),
     "sweep that is none": ("sweep.json", "{}", r"sweep.json .* facts is missing"),
-    "sweep with a bare row": ("sweep.json", '{"facts": {}, "rows": [{"width": 1}]}', r"accuracy is missing"),
+    "sweep with a bare row": (
+        "sweep.json",
+        '{"facts": {}, "rows": [{"width": 1}]}',
+        r"row 1 .* num_parameters is missing",
+    ),
     "sweep with a strange score": (
         "sweep.json",
         '{"facts": {"score": {"name": "a", "label": "b", "c": 1}}, "rows": []}',
-        r"sweep.json: its score is none",
+        r"sweep.json, score has an unknown key 'c'",
     ),
 }
 
@@ -426,5 +461,5 @@ def test_a_repo_whose_index_leaves_its_folder(shared):
     index = {"metadata": {}, "weight_map": dict.fromkeys([KEY], "../../../outside.safetensors")}
     files = {"config.json": files["config.json"], f"{WEIGHTS}.index.json": json.dumps(index).encode()}
     shared.put("org/hostile", files)
-    with pytest.raises(CheckpointError, match=r"org/hostile cannot be loaded: .*'\.\.' path segment"):
+    with pytest.raises(CheckpointError, match=r"index.json names '\.\./\.\./\.\./outside"):
         NeuMetaModel.from_pretrained("org/hostile")

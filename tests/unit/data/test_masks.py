@@ -1,11 +1,10 @@
 """Images with masks, and images alone: what a batch holds, and that masks go where their images go."""
 
-import io
-
 import datasets
 import numpy as np
 import pytest
 import torch
+from mask_sets import RGB, config_for, grey, in_file, plain, save
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -16,46 +15,6 @@ from neumeta_hf.errors import DataError
 from neumeta_hf.images import IGNORED
 
 POLICIES = ["crop", "crop_flip", "scale_crop_flip"]
-RGB = {"num_channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3}
-
-
-def in_png(image):
-    """As files hold it: from a PIL image `datasets` would make TIFF of palettes and 16 bits."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
-
-
-def palette(indices):
-    """A mask whose indices have colours that, read as grey, are other numbers."""
-    mask = Image.fromarray(np.asarray(indices, dtype=np.uint8))
-    mask.putpalette([255 - 20 * (index // 3) % 256 for index in range(768)])
-    return mask
-
-
-def save(folder, images, masks, *, columns=("image", "label"), more=(), **other_splits):
-    """A folder of parquet files; test is what train is unless `other_splits` says otherwise."""
-    folder.mkdir()
-    features = datasets.Features({name: datasets.Image() for name in (*columns, *more)})
-    for split, pair in {"train": (images, masks), "test": (images, masks), **other_splits}.items():
-        shown = [[in_png(image) for image in part] for part in pair]
-        rows = {**dict(zip(columns, shown, strict=True)), **dict.fromkeys(more, shown[0])}
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
-    return folder
-
-
-def config_for(folder, **fields):
-    options = {"labels": "mask", "image_size": [6, 8], "validation_fraction": 0, **RGB, **fields}
-    return DataConfig(dataset=str(folder), **options)
-
-
-def grey(number, size=(8, 6), seed=0):
-    pixels = np.random.default_rng(seed).integers(1, 256, (number, size[1], size[0], 3), dtype=np.uint8)
-    return [Image.fromarray(image) for image in pixels]
-
-
-def plain(value, size=(8, 6)):
-    return Image.new("L", size, value)
 
 
 def ramps(height, width):
@@ -310,124 +269,9 @@ def test_masks_keep_their_indices_when_resized(tmp_path):
     checks = np.kron(np.indices((12, 16)).sum(0) % 2, np.ones((3, 3))).astype(np.uint8) * 9
     folder = save(tmp_path / "set", grey(1, (48, 36)), [Image.fromarray(checks)])
     for wanted in ([18, 24], [50, 31]):
-        labels = load_image_data(config_for(folder, image_size=wanted)).test[0]["labels"]
+        config = config_for(folder, image_size=wanted, label_names=list("abcdefghij"))
+        labels = load_image_data(config).test[0]["labels"]
         assert set(labels.unique().tolist()) == {0, 9}
-
-
-# ------------------------------------------------------------------------------------------------ what masks hold
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-@pytest.mark.parametrize("make", [Image.fromarray, palette, lambda array: Image.fromarray(array.astype(np.uint16))])
-def test_indices_are_read_from_grey_palette_and_16_bits(tmp_path, make, in_memory):
-    indices = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    indices[0, 0] = 255
-    folder = save(tmp_path / "set", grey(1), [make(indices)])
-    data = load_image_data(config_for(folder, in_memory=in_memory))
-    assert torch.equal(data.train[0]["labels"], torch.tensor(indices).long())
-    assert len(data.label_names) == 48
-
-
-def test_black_and_white_are_two_classes(tmp_path):
-    mask = plain(0).convert("1")
-    mask.putpixel((3, 2), 255)
-    data = load_image_data(config_for(save(tmp_path / "set", grey(1), [mask])))
-    assert data.label_names == ["0", "1"]
-    assert data.train[0]["labels"].nonzero().tolist() == [[2, 3]]
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_the_ignored_value_becomes_255_and_counts_as_no_class(tmp_path, in_memory):
-    mask = plain(2)
-    for place, value in enumerate((0, 1, 11, 255)):
-        mask.putpixel((place, 0), value)
-    folder = save(tmp_path / "set", grey(1), [mask])
-    data = load_image_data(config_for(folder, ignore_index=11, in_memory=in_memory))
-    assert data.label_names == ["0", "1", "2"]
-    assert data.train[0]["labels"][0].tolist() == [0, 1, IGNORED, IGNORED, 2, 2, 2, 2]
-    # Without it, it is a class.
-    data = load_image_data(config_for(folder, in_memory=in_memory))
-    assert len(data.label_names) == 12
-    assert data.train[0]["labels"][0, :4].tolist() == [0, 1, 11, IGNORED]
-
-
-def test_a_class_can_be_ignored_and_a_void_lie_beyond_8_bits(tmp_path):
-    values = np.array([[0, 1, 65535, 2]], dtype=np.uint16)
-    folder = save(tmp_path / "set", grey(1, (4, 1)), [Image.fromarray(values)])
-    data = load_image_data(config_for(folder, image_size=[1, 4], ignore_index=65535))
-    assert data.train[0]["labels"].tolist() == [[0, 1, IGNORED, 2]]
-    folder = save(tmp_path / "other", grey(1, (4, 1)), [Image.fromarray(np.uint8([[0, 1, 1, 2]]))])
-    data = load_image_data(config_for(folder, image_size=[1, 4], ignore_index=0))
-    assert data.train[0]["labels"].tolist() == [[IGNORED, 1, 1, 2]]
-    assert data.label_names == ["0", "1", "2"]
-
-
-def test_classes_are_counted_in_the_masks_of_training_at_their_full_size(tmp_path):
-    mask = plain(1, (80, 60))
-    mask.putpixel((1, 1), 4)  # too small to be seen at 6x8
-    other = plain(3, (80, 60))
-    folder = save(tmp_path / "set", grey(2, (80, 60)), [mask, other])
-    for in_memory in (True, False):
-        data = load_image_data(config_for(folder, in_memory=in_memory, validation_fraction=0.5))
-        assert data.label_names == ["0", "1", "2", "3", "4"]
-
-
-def test_names_of_classes_are_those_of_the_config(tmp_path):
-    folder = save(tmp_path / "set", grey(1), [plain(1)])
-    names = ["sky", "road", "car"]
-    assert load_image_data(config_for(folder, label_names=names)).label_names == names
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_values_that_are_no_class_are_refused_and_the_advice_works(tmp_path, in_memory):
-    strange = (grey(1), [plain(7)])
-    folder = save(tmp_path / "set", grey(3), [plain(0), plain(1), plain(2)], test=strange)
-    with pytest.raises(
-        DataError, match=r"split 'test' has pixels of value 7: values are classes \(0 to 2\) or ignored"
-    ):
-        load_image_data(config_for(folder, in_memory=in_memory)).test[0]
-    with pytest.raises(DataError, match=r"split 'train' has pixels of value 2: .*0 to 1.*data.label_names"):
-        load_image_data(config_for(folder, in_memory=in_memory, label_names=["a", "b"])).train[2]
-    data = load_image_data(config_for(folder, in_memory=in_memory, ignore_index=7))
-    assert (data.test[0]["labels"] == IGNORED).all()
-    data = load_image_data(config_for(folder, in_memory=in_memory, label_names=list("abcdefgh")))
-    assert (data.test[0]["labels"] == 7).all()
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (grey(1)[0], "of mode RGB: masks hold the index .* Convert its colours"),
-        (Image.new("LA", (8, 6)), "of mode LA"),
-        (Image.fromarray(np.full((6, 8), 300, dtype=np.uint16)), "pixels of value 300"),
-        (plain(1, (6, 8)), "row 0 of split 'train' the mask has 6x8 pixels and the image 8x6"),
-        (plain(1, (16, 12)), "the mask has 16x12 pixels"),
-    ],
-)
-def test_masks_that_cannot_be_read_are_refused(tmp_path, mask, message, in_memory):
-    folder = save(tmp_path / "set", grey(1), [mask])
-    with pytest.raises(DataError, match=message):
-        load_image_data(config_for(folder, in_memory=in_memory, label_names=["a", "b"])).train[0]
-
-
-def test_masks_without_any_class_are_refused(tmp_path):
-    folder = save(tmp_path / "set", grey(1), [plain(0)])
-    with pytest.raises(DataError, match="have no class: every pixel is 255 or data.ignore_index=0"):
-        load_image_data(config_for(folder, ignore_index=0))
-
-
-def test_a_missing_or_broken_mask_is_refused(tmp_path):
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
-    for entry, message in ((None, r"missing \(None\)"), ({"bytes": b"no mask", "path": None}, "rows 0 and 999")):
-        folder = tmp_path / ("missing" if entry is None else "broken")
-        folder.mkdir()
-        rows = {"image": [in_png(grey(1)[0])], "label": [entry]}
-        for split in ("train", "test"):
-            datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
-        for names in (None, ["a"]):
-            with pytest.raises(DataError, match=message):
-                load_image_data(config_for(folder, label_names=names))
 
 
 # ------------------------------------------------------------------------------------------------ columns
@@ -436,7 +280,7 @@ def test_a_missing_or_broken_mask_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["label", "labels", "mask", "annotation", "segmentation"])
 def test_masks_are_found_by_their_names_whatever_the_order(tmp_path, name):
     for folder, columns in (("a", ("image", name)), ("b", ("pixels", name))):
-        save(tmp_path / folder, grey(1), [plain(1)], columns=columns)
+        save(tmp_path / folder, grey(2), [plain(1), plain(0)], columns=columns)
         assert (load_image_data(config_for(tmp_path / folder)).train[0]["labels"] == 1).all()
 
 
@@ -446,7 +290,7 @@ def test_masks_that_are_not_found_by_name_ask_to_be_named(tmp_path):
         ("b", ("mask", "label"), ()),
         ("c", ("x", "mask"), ("y",)),
     ):
-        path = save(tmp_path / folder, grey(1), [plain(1)], columns=columns, more=more)
+        path = save(tmp_path / folder, grey(2), [plain(1), plain(0)], columns=columns, more=more)
         with pytest.raises(DataError, match=r"columns of type Image among .*Say which with data.label_column"):
             load_image_data(config_for(path))
         fields = {"label_column": columns[1], **({"image_column": columns[0]} if more else {})}
@@ -468,6 +312,14 @@ def test_masks_that_are_not_found_by_name_ask_to_be_named(tmp_path):
         ({"label_column": "depth"}, "label_column='depth': the data set has the columns image, label"),
         ({"augmentation": "random_resized_crop_flip"}, "choose scale_crop_flip"),
         ({"augmentation": "random_resized_crop_flip", "in_memory": False}, "choose scale_crop_flip"),
+        ({"mask_values": {}}, r"mask_values={}: give names of 1 to 255 classes"),
+        ({"mask_values": {-1: "a"}}, "by value from 0 up"),
+        ({"mask_values": {"0": "a"}}, "by value from 0 up"),
+        ({"mask_values": {0: ""}}, "give names"),
+        ({"mask_values": {value: str(value) for value in range(256)}}, "1 to 255 classes"),
+        ({"mask_values": {0: "a"}, "label_names": ["a"]}, "both name the classes of masks: leave one out"),
+        ({"mask_values": {0: "a", 7: "b"}, "ignore_index": 7}, "ignore_index=7 .* calls it 'b': leave it out of one"),
+        ({"mask_values": {0: "a"}, "labels": "none"}, "it is of masks"),
         ({"label_names": []}, r"label_names=\[\]: give 1 to 255 names"),
         ({"label_names": ["a", "b", "a"]}, "each once"),
         ({"label_names": [str(index) for index in range(256)]}, "give 1 to 255 names"),
@@ -494,7 +346,7 @@ def test_images_alone_need_no_column_of_labels(tmp_path, in_memory):
     folder = tmp_path / "set"
     folder.mkdir()
     for split, number in (("train", 8), ("test", 3)):
-        rows = {"picture": [in_png(image) for image in grey(number)]}
+        rows = {"picture": [in_file(image) for image in grey(number)]}
         dataset = datasets.Dataset.from_dict(rows, features=datasets.Features({"picture": datasets.Image()}))
         dataset.to_parquet(folder / f"{split}.parquet")
     data = load_image_data(config_for(folder, labels="none", in_memory=in_memory, validation_fraction=0.25))

@@ -1,10 +1,14 @@
+import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from neumeta_hf.data import DataConfig, ImageSplit, collate, load_image_data
-from neumeta_hf.data.splits import ArraySource
+from neumeta_hf.data.decoding import ImageColumn
+from neumeta_hf.data.masks import MaskClasses
+from neumeta_hf.data.splits import ArraySource, DecodingSource, MaskColumn
 from neumeta_hf.errors import DataError
 
 
@@ -95,3 +99,38 @@ def test_only_the_training_split_augments():
     data = load_image_data(DataConfig(augmentation="crop"))
     assert [data.train.augmented, data.validation.augmented, data.test.augmented] == [True, False, False]
     assert not load_image_data(DataConfig()).train.augmented
+
+
+@pytest.mark.parametrize("augmentation", ["none", "random_resized_crop_flip"])
+def test_images_are_interpolated_as_asked_and_masks_never(augmentation, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    mask = (pixels[:, :, 0] % 3).astype(np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
+    rows = {"image": [Image.fromarray(pixels)] * 3, "label": [Image.fromarray(mask)] * 3}
+    dataset = datasets.Dataset.from_dict(rows, features=features)
+    shown, labels = {}, []
+    for interpolation in (None, "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"):
+        config = DataConfig(
+            labels="mask" if augmentation == "none" else "none",
+            interpolation=interpolation,
+            augmentation=augmentation,
+            in_memory=False,
+            image_size=[11, 14],
+            num_channels=3,
+            mean=[0.0] * 3,
+            std=[1.0] * 3,
+        )
+        images, column = (
+            ImageColumn.of(dataset, name, split="train", max_pixels=config.max_image_pixels) for name in features
+        )
+        masks = MaskColumn(column, MaskClasses.of(config, 3)) if augmentation == "none" else None
+        source = DecodingSource(images, masks, config)
+        batch = ImageSplit(source, np.arange(3), config, augmented=True, name="train").__getitems__([0, 1, 2])
+        shown[interpolation] = batch["pixel_values"]
+        labels.append(batch.get("labels"))
+    assert torch.equal(shown.pop(None), shown["bilinear"])
+    for name, images in shown.items():
+        assert sum(torch.equal(images, other) for other in shown.values()) == 1, name
+    if augmentation == "none":
+        expected = torch.from_numpy(np.array(Image.fromarray(mask).resize((14, 11), Image.Resampling.NEAREST)))
+        assert all(torch.equal(each[0], expected.long()) for each in labels)

@@ -37,6 +37,19 @@ def test_facts_say_where_when_and_with_what():
         ("file:///srv/data/mnist", "data/mnist"),
         ("../../elsewhere/data/mnist", "data/mnist"),
         ("~/data/mnist", "data/mnist"),
+        ("~somebody/data/mnist", "data/mnist"),
+        ("$HOME/data/mnist", "data/mnist"),
+        ("--output=${HOME}/data/mnist", "--output=data/mnist"),
+        ("/home/somebody/run", "run"),
+        ("/home/somebody", "~"),
+        ("C:\\Users\\somebody\\My Documents\\run", "My Documents/run"),
+        ("data.dataset=D:/srv/data/mnist", "data.dataset=data/mnist"),
+        ("\\\\server\\share\\data\\mnist", "data/mnist"),
+        ("%USERPROFILE%\\data\\mnist", "data/mnist"),
+        ("..\\..\\data\\mnist", "data/mnist"),
+        ("file:///C:/srv/data/mnist", "data/mnist"),
+        ("a={'b': '/srv/my folder/x', \"c\": \"C:\\my folder\\x\"}", "a={'b': 'my folder/x', \"c\": \"my folder/x\"}"),
+        ("a=/srv/x/y b=/srv/x/z", "a=x/y b=x/z"),
     ],
 )
 def test_no_folder_of_a_machine_gets_into_the_command(monkeypatch, argument, written):
@@ -45,7 +58,17 @@ def test_no_folder_of_a_machine_gets_into_the_command(monkeypatch, argument, wri
 
 @pytest.mark.parametrize(
     "argument",
-    ["outputs/digits", "ylecun/mnist", "https://example.org/a/b/c", "--widths=0.25:1:0.125", "1/2", "a/../b"],
+    [
+        "a / b",
+        "50%/a",
+        "s3://bucket/key",
+        "outputs/digits",
+        "ylecun/mnist",
+        "https://example.org/a/b/c",
+        "--widths=0.25:1:0.125",
+        "1/2",
+        "a/../b",
+    ],
 )
 def test_other_arguments_stay_as_given(monkeypatch, argument):
     assert command(monkeypatch, argument) == f"neumeta {argument}"

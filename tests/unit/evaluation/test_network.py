@@ -88,6 +88,19 @@ def test_a_model_in_half_precision_gets_images_of_its_kind(split):
     assert model.seen.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    "option",
+    [{"batch_size": 0}, {"batch_size": -1}, {"batch_size": 2.0}, {"batch_size": True}, {"num_workers": -1}],
+    ids=str,
+)
+def test_numbers_that_no_loader_takes_are_refused(split, option):
+    model = Classifier().train()
+    (name,) = option
+    with pytest.raises(DataError, match=f"^{name}="):
+        evaluate_network(model, split, family=FAMILY, **option)
+    assert model.training
+
+
 def test_an_empty_split_is_refused_and_the_advice_works(split):
     with pytest.raises(DataError, match=r"the test split is empty.*data.validation_fraction above 0"):
         evaluate_network(Classifier(), split.subset(0, seed=0), family=FAMILY)

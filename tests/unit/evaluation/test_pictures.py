@@ -40,6 +40,9 @@ def test_classes_are_named_by_the_family_unless_told_otherwise(lenet_case, figur
     assert titles == [["ant", "bee", "cat"], ["a", "b", "c"]]
     with pytest.raises(DataError, match="label_names has 2 names, and there are 3 classes"):
         draw_networks(family, split, [0.5], tmp_path / "few.png", label_names=["a", "b"])
+    for num_images in (0, -1, 1.5):
+        with pytest.raises(DataError, match="num_images="):
+            draw_networks(family, split, [0.5], tmp_path / "few.png", num_images=num_images)
     assert not (tmp_path / "few.png").exists()
 
 

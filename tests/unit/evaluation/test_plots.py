@@ -1,13 +1,16 @@
 import importlib.util
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation.plots import draw_sweep, plot_sweep
+from neumeta_hf.printable import printable
 
 
 def row(width, num_parameters, *, accuracy=0.8, trained=False, in_range=True):
@@ -137,3 +140,22 @@ def test_pyplot_and_its_global_state_stay_out():
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["$\\frac{", "a $x$ b", "\x1b[2J\n$", "\u202e", "<b>&", "x_{y}^z"])
+def test_names_are_drawn_as_they_are(name, tmp_path):
+    score = {"name": "accuracy", "label": name, "is_ratio": True}
+    facts = {**dict.fromkeys(["dataset", "split", "title", "checkpoint"], name), "score": score}
+    rows = [*ROWS, row({name: 0.5}, 50_000)]
+    figure = draw_sweep({**RESULT, "rows": rows, "facts": facts})
+    assert figure.axes[0].get_title() == printable(", ".join([name] * 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fonts without a glyph for it
+        plot_sweep({**RESULT, "rows": rows, "facts": facts}, tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 0
+
+
+def test_a_sweep_of_nothing_is_not_drawn(tmp_path):
+    with pytest.raises(SizeError, match="no row to draw"):
+        plot_sweep({**RESULT, "rows": []}, tmp_path / "sweep.png")
+    assert not (tmp_path / "sweep.png").exists()

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from neumeta_hf.data import DataConfig, load_image_data
-from neumeta_hf.errors import DataError, SizeError
+from neumeta_hf.errors import CheckpointError, DataError, SizeError
 from neumeta_hf.evaluation import Sweep, count_macs, count_parameters, evaluate_network, sweep
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, SizeWarning
 from neumeta_hf.targets import LeNetConfig, find_target, resize
@@ -169,6 +169,32 @@ def test_a_sweep_of_nothing_is_refused(split):
         sweep(family, split.subset(0, seed=0), [0.5], progress=False)
 
 
+@pytest.mark.parametrize(
+    ("widths", "options", "said"),
+    [
+        ([0.5, 1.0, 0.5], {}, "names 0.5 twice"),
+        ([1, 1.0], {}, "names 1 twice"),
+        ([{"conv1": 0.5, "conv2": 1}, {"conv2": 1, "conv1": 0.5}], {}, "names conv2=1,conv1=0.5 twice"),
+        ([(number + 1) / 10_001 for number in range(10_001)], {}, "has 10,001 ratios"),
+        ([0.5, float("nan")], {}, "width=nan"),
+        ([0.5], {"seed": -1}, "seed=-1"),
+        ([0.5], {"num_samples": 0}, "num_samples=0"),
+    ],
+)
+def test_a_sweep_that_cannot_be_told_of_is_refused_before_anything_is_measured(split, widths, options, said):
+    family = Family()
+    with pytest.raises(SizeError, match=said):
+        sweep(family, split, widths, progress=False, **options)
+    assert family.calls == []
+
+
+def test_calibration_that_is_of_no_images_is_refused_before_anything_is_measured(split):
+    family = Family()
+    with pytest.raises(CheckpointError, match="holds uint8"):
+        sweep(family, split, [0.5], calibration=[torch.zeros(1, 1, 8, 8).byte()], progress=False)
+    assert family.calls == []
+
+
 def test_a_reference_that_does_not_fit_says_so_before_any_morph(split):
     family = Family()
     wrong = find_target(CONFIG).build(LeNetConfig(hidden_channels=[4, 8, 16], image_size=8, num_labels=2))
@@ -234,6 +260,17 @@ def test_a_result_that_cannot_be_written_leaves_the_old_file(result, tmp_path):
         broken.save_json(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_table_shows_names_as_they_are(result):
+    row = dataclasses.replace(result.rows[0], width={"[red]conv1\x1b[2J": 0.25})
+    facts = {**result.facts, "checkpoint": "[bold]x[/bold]\x1b]0;t\x07", "dataset": "[/]"}
+    console = Console(file=io.StringIO(), width=160, force_terminal=False)
+    console.print(dataclasses.replace(result, rows=[row], facts=facts).table())
+    text = console.file.getvalue()
+    assert r"[bold]x[/bold]\x1b]0;t\x07, [/], test" in text
+    assert r"[red]conv1\x1b[2J=0.25" in text
+    assert "\x1b" not in text
 
 
 def test_the_table_shows_the_reference_first_and_every_row(result):

@@ -9,7 +9,15 @@ from diffusers import AutoencoderKL
 from transformers import ResNetConfig, UperNetConfig
 
 from neumeta_hf.errors import PreparationError, TargetError
-from neumeta_hf.preparation import Clique, CliqueMember, PreparationReport, apply_order, find_cliques, prepare
+from neumeta_hf.preparation import (
+    Clique,
+    CliqueMember,
+    CliqueReport,
+    PreparationReport,
+    apply_order,
+    find_cliques,
+    prepare,
+)
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
     CifarResNetConfig,
@@ -255,3 +263,31 @@ def test_a_prepared_network_can_be_permuted_back():
     for clique, done in zip(find_cliques(prepared, inputs), report.cliques, strict=True):
         state = apply_order(state, clique, torch.tensor(done.order).argsort().tolist())
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tv_before", float("nan")),
+        ("tv_after", -1),
+        ("max_relative_error", float("inf")),
+        ("seed", -1),
+        ("seed", "0"),
+        ("normalization", "layer"),
+        ("method", 5),
+        ("cliques", None),
+        ("cliques", ["clique"]),
+        ("cliques", [{"num_channels": 4}]),
+    ],
+)
+def test_a_report_of_no_preparation_is_refused_by_name(key, value):
+    report = PreparationReport("keep", "path", 0, 2.0, 1.0, 0.0, [CliqueReport(2, ["a"], [1, 0], 2.0, 1.0)])
+    assert PreparationReport.from_dict(report.to_dict()) == report
+    with pytest.raises(PreparationError, match=f"{key}|CliqueReport has the keys"):
+        PreparationReport.from_dict({**report.to_dict(), key: value})
+    for wrong in ({"num_channels": 0}, {"order": [0, -1]}, {"members": "a"}, {"tv_after": True}):
+        clique = {**report.to_dict()["cliques"][0], **wrong}
+        with pytest.raises(PreparationError, match=f"a CliqueReport with {next(iter(wrong))}="):
+            PreparationReport.from_dict({**report.to_dict(), "cliques": [clique]})
+    with pytest.raises(PreparationError, match="has the keys"):
+        PreparationReport.from_dict([])

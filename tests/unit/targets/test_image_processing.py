@@ -103,6 +103,15 @@ def test_center_crop_keeps_the_middle_of_the_picture(tmp_path):
         assert pixel_values(each, Image.fromarray(pixels)).min() == 1
 
 
+def test_center_crop_is_one_at_sizes_at_which_convnext_does_not_crop(tmp_path):
+    options = {**RGB, "image_size": 448, "mean": [0.0] * 3, "std": [1.0] * 3, "center_crop": True}
+    build_image_processor(**options).save_pretrained(tmp_path)
+    pixels = np.zeros((512, 600, 3), np.uint8)  # the shorter side is 8/7 of the size already
+    pixels[32:480, 76:524] = 255
+    for each in (build_image_processor(**options), AutoImageProcessor.from_pretrained(tmp_path)):
+        assert pixel_values(each, Image.fromarray(pixels)).min() == 1
+
+
 @pytest.mark.parametrize("options", [GREY, {**RGB, "image_size": (8, 12)}], ids=["grey", "oblong"])
 def test_center_crop_of_what_has_no_processor_is_refused(options):
     with pytest.raises(TargetError, match="center_crop with"):

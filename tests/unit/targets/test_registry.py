@@ -1,8 +1,18 @@
+import json
+
 import pytest
 from transformers import PreTrainedConfig, ResNetConfig, ViTConfig
 
 from neumeta_hf.errors import CheckpointError, TargetError
-from neumeta_hf.targets import LeNetConfig, TargetFamily, find_target, list_targets, register_target, registry
+from neumeta_hf.targets import (
+    LeNetConfig,
+    TargetFamily,
+    find_target,
+    list_targets,
+    load_network,
+    register_target,
+    registry,
+)
 
 
 class OtherFamily(TargetFamily):
@@ -71,3 +81,45 @@ def test_bare_weights_are_refused_by_families_that_read_none(name, tmp_path):
 def test_bare_weights_are_read_by_the_family_that_has_a_reader():
     with pytest.raises(CheckpointError, match="nowhere.safetensors cannot be read as safetensors"):
         find_target("cifar_resnet").load("nowhere.safetensors")
+
+
+@pytest.mark.parametrize("name", ["autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae"])
+def test_families_of_square_images_refuse_oblong_ones_by_name(name):
+    family = find_target(name)
+    rule = rf"{name!r} has square images alone, and data.image_size gives 16x24: give one number"
+    with pytest.raises(TargetError, match=rule):
+        family.make_config({}, image_shape=(3, 16, 24), label_names=["a", "b"])
+    with pytest.raises(TargetError, match=rule):
+        family.set_image_size(None, [16, 24])  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["resnet", "upernet"])
+def test_other_families_take_images_of_any_shape(name):
+    family = find_target(name)
+    config = family.make_config({}, image_shape=(3, 16, 24), label_names=["a", "b"])
+    assert family.image_shape(config) == (3, 16, 24)
+
+
+@pytest.mark.parametrize("target", ["lenet", "resnet", "upernet", "mlp_vae"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("id2label", []),
+        ("id2label", {"cat": 0}),
+        ("label2id", "cat"),
+        ("num_labels", "many"),
+        ("dtype", "x"),
+        ("dtype", "int8"),
+        ("quantization_config", {"quant_method": "bitsandbytes"}),
+        ("architectures", 5),
+        ("to_dict", 1),
+    ],
+)
+def test_a_config_with_a_value_of_the_wrong_kind_is_refused_by_name(target, key, value, target_configs, tmp_path):
+    family = find_target(target_configs[target])
+    family.build(target_configs[target]).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
+    for load in (load_network, family.load):
+        with pytest.raises(CheckpointError, match=f"config.json: '?{key}"):
+            load(str(tmp_path))

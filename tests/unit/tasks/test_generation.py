@@ -147,7 +147,7 @@ def test_one_latent_at_every_size_is_drawn_in_its_row(network, images):
 
 
 def test_images_of_another_range_are_refused():
-    options = {"num_channels": 1, "image_size": 12, "center_crop": False}
+    options = {"num_channels": 1, "image_size": 12, "center_crop": False, "interpolation": "bilinear"}
     assert ImageGeneration().make_image_processor(mean=[0.5], std=[0.5], **options) is None
     with pytest.raises(RecipeError, match=r"data.mean=\[0.3\]"):
         ImageGeneration().make_image_processor(mean=[0.3], std=[0.5], **options)

@@ -28,6 +28,7 @@ def names():
 def test_the_guide_makes_a_task_that_trains_measures_and_draws(names):
     assert "depth-estimation" in list_tasks()
     task = build_task("depth-estimation", {"smoothness": 0.5})
+    assert not task.has_classes
     images, labels = torch.rand(2, 3, 4, 6), torch.randint(0, 256, (2, 4, 6))
     network = nn.Identity()
     outputs = SimpleNamespace(predicted_depth=(labels / 255).requires_grad_())
@@ -41,7 +42,7 @@ def test_the_guide_makes_a_task_that_trains_measures_and_draws(names):
     figure = task.draw(family, {"width 0.5": network}, batch, images, [])
     assert len(figure.axes) == 4
     processor = task.make_image_processor(
-        num_channels=3, image_size=[4, 6], mean=[0.5] * 3, std=[0.5] * 3, center_crop=False
+        num_channels=3, image_size=[4, 6], mean=[0.5] * 3, std=[0.5] * 3, center_crop=False, interpolation="bilinear"
     )
     assert processor.size == {"height": 4, "width": 6}
 

@@ -104,3 +104,21 @@ def test_a_class_that_the_network_does_not_know_is_refused():
     meter = SemanticSegmentation().make_meter(FAMILY, nn.Identity(), "test")
     with pytest.raises(DataError, match=r"holds class 11, and the model tells 3 .*data.ignore_index"):
         meter.add(outputs_of(torch.zeros(1, 2, 2, dtype=torch.long)), {"labels": torch.full((1, 2, 2), 11)})
+
+
+def test_a_split_without_any_class_is_no_score():
+    meter = SemanticSegmentation().make_meter(FAMILY, nn.Identity(), "test")
+    meter.add(outputs_of(torch.tensor([[[0, 1]]])), {"labels": torch.tensor([[[255, 255]]])})
+    with pytest.raises(DataError, match="no pixel of the test split has a class"):
+        meter.compute()
+
+
+def test_a_mean_over_one_class_is_said_once_however_many_networks_are_measured(caplog):
+    right = outputs_of(torch.tensor([[[1, 1]]]))
+    for labels, lines in (([[[0, 1]]], 0), ([[[1, 255]]], 1)):
+        for _ in range(3):
+            meter = SemanticSegmentation().make_meter(FAMILY, nn.Identity(), "narrow")
+            meter.add(right, {"labels": torch.tensor(labels)})
+            meter.compute()
+        assert len(caplog.messages) == lines
+    assert "all pixels of the narrow split that count have class 1" in caplog.messages[0]

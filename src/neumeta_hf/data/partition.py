@@ -1,0 +1,122 @@
+"""Which rows of a data set are for training, for selection and for testing."""
+
+import glob
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets.data_files import get_data_patterns
+
+from neumeta_hf.data.config import DataConfig
+from neumeta_hf.errors import DataError, one_line
+
+
+def load_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
+    """Load the splits that a config names.
+
+    Args:
+        config: Says which.
+
+    Returns:
+        The data set of each role that is not cut from the training split: "train", and maybe "validation" and "test".
+
+    Raises:
+        DataError: A split cannot be loaded or has no row, or two of them share rows.
+    """
+    names = {"train": config.train_split}
+    if config.test_fraction is None:
+        names["test"] = config.test_split or "test"
+    if config.validation_split is not None:
+        names["validation"] = config.validation_split
+    loaded = {role: _load(config, split, role) for role, split in names.items()}
+    _refuse_overlaps({f"data.{role}_split={split!r}": loaded[role] for role, split in names.items()})
+    return loaded
+
+
+def _load(config: DataConfig, split: str, role: str) -> Any:
+    folder = os.path.expanduser(config.dataset)
+    try:
+        dataset = datasets.load_dataset(folder, config.subset, split=split, data_files=_literal_files(folder))
+    except Exception as error:  # of each format that `datasets` reads, and of the network
+        ways = "Splits are named by data.train_split, data.validation_split and data.test_split."
+        if not os.path.exists(folder):
+            ways = f"Without the network pass a local folder of the same data (data.dataset=path/to/folder). {ways}"
+        if role == "test":
+            ways += " Where there is none for testing, data.test_fraction=0.2 cuts one from the training split."
+        reason = one_line(error, most=200).rstrip(".")
+        raise DataError(f"split {split!r} of data set {config.dataset!r} cannot be loaded: {reason}. {ways}") from error
+    if len(dataset) == 0:
+        raise DataError(f"data.{role}_split={split!r} has no row: name another split or slice.")
+    return dataset
+
+
+def _literal_files(folder: str) -> dict[str, list[str]] | None:
+    """The files of a folder whose path `datasets` would take for a pattern; None: it finds them by itself."""
+    path = str(Path(folder).resolve())
+    literal = glob.escape(path)
+    if literal == path or not os.path.isdir(path):
+        return None
+    return {
+        str(split): [os.path.join(literal, pattern) for pattern in patterns]
+        for split, patterns in get_data_patterns(literal).items()
+    }
+
+
+def _refuse_overlaps(loaded: Mapping[str, datasets.Dataset]) -> None:
+    """Refuse splits, by the keys that name them, which have rows in common with each other or with themselves."""
+    rows = {key: _rows(dataset) for key, dataset in loaded.items()}
+    for key, found in rows.items():
+        if twice := len(found) - len(np.unique(found)):
+            raise DataError(f"{key} names {twice} rows twice, which a cut would put on both sides: name each row once.")
+    for one, other in itertools.combinations(rows, 2):
+        if shared := len(np.intersect1d(rows[one], rows[other])):
+            raise DataError(
+                f"{one} and {other} share {shared} rows: images that were trained on or selected by say nothing when "
+                "they are tested on. Leave one out and have data.test_fraction or data.validation_fraction cut it from "
+                "the training split, or name slices without a common row."
+            )
+
+
+def _rows(dataset: datasets.Dataset) -> np.ndarray:
+    """Rows of a split as numbers in the whole data set, all of whose splits lie one behind the other."""
+    sizes = {name: info.num_examples for name, info in sorted((dataset.info.splits or {}).items())}
+    starts = dict(zip(sizes, itertools.accumulate(sizes.values(), initial=0), strict=False))
+    parts = datasets.ReadInstruction.from_spec(str(dataset.split)).to_absolute(sizes)
+    return np.concatenate([starts[part.splitname] + np.arange(part.from_, part.to) for part in parts])
+
+
+def cut_test_rows(num_rows: int, classes: np.ndarray | None, fraction: float) -> np.ndarray:
+    """Choose the rows of a training split that are for testing; the same for everybody, whatever the seeds of a run.
+
+    Args:
+        num_rows: Of the training split.
+        classes: Of each row, `[rows]`. None: rows have none, and are chosen as they come.
+        fraction: How many, in (0, 1). Of each class as many, to within one row; of one with two rows or more there is a
+            row on either side, and a class with one row stays in training.
+
+    Returns:
+        Numbers of rows, in their order.
+
+    Raises:
+        DataError: No row would be left on one of the two sides.
+    """
+    order = np.random.default_rng(0).permutation(num_rows)
+    groups = [order] if classes is None else [order[classes[order] == label] for label in np.unique(classes)]
+    sizes = np.array([len(group) for group in groups])
+    most = sizes if classes is None else sizes - 1
+    quotas = sizes * fraction
+    counts = np.clip(np.floor(quotas).astype(np.int64), 0 if classes is None else np.minimum(1, most), most)
+    # What is left goes to the largest remainders.
+    left = max(0, round(num_rows * fraction) - int(counts.sum()))
+    counts[np.argsort(np.where(counts < most, counts - quotas, np.inf), kind="stable")[:left]] += 1
+    counts = np.minimum(counts, most)
+    if not 0 < (total := int(counts.sum())) < num_rows:
+        raise DataError(
+            f"data.test_fraction={fraction} of {num_rows} images leaves {total} for testing and {num_rows - total} for "
+            "training: give a fraction that leaves some on both sides, or name data.test_split."
+        )
+    return np.sort(np.concatenate([group[:count] for group, count in zip(groups, counts, strict=True)]))

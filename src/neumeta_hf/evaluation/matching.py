@@ -1,0 +1,108 @@
+"""Data and references as a family's classes have it: what is measured must mean the same on all sides."""
+
+import logging
+from typing import Any
+
+from torch import nn
+
+from neumeta_hf.data import DataConfig, ImageData
+from neumeta_hf.data.classes import compare_names, in_order, name_masks, stated_names
+from neumeta_hf.errors import DataError, TargetError
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.targets import config_of, find_target
+from neumeta_hf.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+
+def name_data(model: NeuMetaModel, config: DataConfig, task: Task) -> DataConfig:
+    """Let masks that state indices alone be read as a family's classes.
+
+    Args:
+        model: The family.
+        config: Of a data set.
+        task: What the family does.
+
+    Returns:
+        The config, by which an index that the family does not know is an error.
+
+    Raises:
+        DataError: There are more classes than masks can hold.
+    """
+    if not task.has_classes:
+        return config
+    names = stated_names(model.config, masks=config.labels == "mask")
+    return name_masks(config, names or [str(index) for index in range(_num_labels(model.config))])
+
+
+def match_data(model: NeuMetaModel, data: ImageData, task: Task) -> ImageData:
+    """Number the labels of a data set as a family numbers its classes.
+
+    Classes are matched by name; by position where the family names none. Classes that the data lacks are said in a
+    warning.
+
+    Args:
+        model: The family.
+        data: As loaded by the config from `name_data`.
+        task: What the family does; one without classes needs no match.
+
+    Returns:
+        The same images.
+
+    Raises:
+        DataError: The data has a class that the family does not know, or another number of classes where the family
+            names none.
+    """
+    if not task.has_classes:
+        return data
+    num_labels = _num_labels(model.config)
+    names = stated_names(model.config, masks=data.train.config.labels == "mask")
+    if names is None:
+        if len(data.label_names) != num_labels:
+            raise DataError(
+                f"the data has {len(data.label_names)} classes, and the family tells {num_labels} apart, which it has "
+                "no names for: give data with as many, in the order that it was trained with."
+            )
+        return data
+    matched = in_order(data, names, them="the family")
+    present = set(data.label_names)
+    if lacking := [name for name in names if name not in present]:
+        shown = ", ".join(lacking[:20]) + (f" and {len(lacking) - 20} more" if len(lacking) > 20 else "")
+        logger.warning("the data has none of these classes of the family, so no score tells of them: %s", shown)
+    return matched
+
+
+def check_reference(reference: nn.Module, model: NeuMetaModel, task: Task) -> None:
+    """Refuse to measure a network beside a family whose classes it has not.
+
+    Args:
+        reference: The network.
+        model: The family.
+        task: What the family does.
+
+    Raises:
+        TargetError: It does something else, or its classes are others or in another order.
+    """
+    config, masks = config_of(reference), "mask" in task.labels
+    if (does := find_target(config).task) != task.name:
+        raise TargetError(f"the reference does {does}, the family {task.name}: give a network that does the same.")
+    if not task.has_classes:
+        return
+    theirs, ours = stated_names(config, masks=masks), stated_names(model.config, masks=masks)
+    if theirs is not None and ours is not None and theirs != ours:
+        problem = compare_names(theirs, ours, us="the reference", them="the family")
+        if not problem:
+            place = next(place for place, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our)
+            problem = f"class {place} is {theirs[place]!r} of the reference and {ours[place]!r} of the family"
+    elif (found := _num_labels(config)) != (wanted := _num_labels(model.config)):
+        problem = f"the reference tells {found} apart, the family {wanted}"
+    else:
+        return
+    raise TargetError(
+        f"the reference has not the classes of the family in their order: {problem}. Give the network that the family "
+        "was made from, or leave out --reference."
+    )
+
+
+def _num_labels(config: Any) -> int:
+    return config.num_labels

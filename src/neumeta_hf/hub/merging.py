@@ -1,0 +1,87 @@
+"""A new card into one that is there: the generated section is written anew, what somebody wrote by hand is kept."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from neumeta_hf.errors import CardError
+from neumeta_hf.hub.card import BEGIN, END, UNKNOWN
+from neumeta_hf.reading import parse_yaml
+
+_BEGIN = re.compile(f"^{re.escape(BEGIN)}", flags=re.MULTILINE)
+_END = re.compile(f"^{re.escape(END)}", flags=re.MULTILINE)
+"""At the start of a line alone: within one they are somebody's words."""
+
+
+def merge_card(written: str, existing: str) -> str:
+    """A new card into one that is there: its generated section is replaced, all else stays.
+
+    Of the front matter, results are replaced as well (they would contradict the table), keys that are missing are
+    added, and tags are united. A licence that the new card names takes the place of the old one; "unknown" names none.
+
+    Args:
+        written: The new card.
+        existing: The card that is there.
+
+    Returns:
+        The merged card; `existing` itself where it has no generated section, and so is somebody's own.
+
+    Raises:
+        CardError: The front matter of the existing card is not a YAML mapping, its section has no end, or it is
+            somebody's own and has another licence than the new card names.
+    """
+    new_front, new_body = _split_front_matter(written)
+    license = new_front["license"]
+    if not _BEGIN.search(existing):
+        if license != UNKNOWN and (own := _split_front_matter(existing)[0].get("license")) != license:
+            raise CardError(
+                f"license={license!r}, and the card on the Hub, which somebody wrote by hand, has {own!r}: change it "
+                "there and push without a licence, or push with overwrite_card=True."
+            )
+        return existing
+    front, body = _split_front_matter(existing)
+    (start, end), (new_start, new_end) = _find_section(body), _find_section(new_body)
+    body = body[:start] + new_body[new_start:new_end] + body[end:]
+    merged = {**new_front, **front}
+    if license != UNKNOWN:
+        merged["license"] = license
+    merged["tags"] = list(dict.fromkeys([*_tags(front), *_tags(new_front)]))
+    merged.pop("model-index", None)
+    if "model-index" in new_front:
+        merged["model-index"] = new_front["model-index"]
+    return f"---\n{yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def _split_front_matter(card: str) -> tuple[dict[str, Any], str]:
+    found = re.match(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", card, flags=re.DOTALL | re.MULTILINE)
+    if found is None:
+        return {}, card
+    try:
+        front = parse_yaml(found[1], "the front matter of the card on the Hub", error=CardError)
+    except CardError as error:
+        raise CardError(f"{error} Repair it there, or push with overwrite_card=True.") from error
+    if not isinstance(front or {}, dict):
+        raise CardError(
+            "the front matter of the card on the Hub is no mapping of keys: repair it there, or push with "
+            "overwrite_card=True."
+        )
+    return front or {}, card[found.end() :]
+
+
+def _find_section(body: str) -> tuple[int, int]:
+    """Where the generated section begins and ends, its end mark left out."""
+    begin = _BEGIN.search(body)
+    end = _END.search(body, begin.end()) if begin else None
+    if begin is None or end is None:
+        raise CardError(
+            f"the card on the Hub has {BEGIN!r} and no {END!r} after it: its generated section cannot be told from "
+            "the rest. Put the end mark back, or push with overwrite_card=True."
+        )
+    return begin.start(), end.start()
+
+
+def _tags(front: Mapping[str, Any]) -> list[str]:
+    tags = front.get("tags") or []
+    return tags if isinstance(tags, list) else [tags]
