@@ -4,16 +4,19 @@ So are the commands in the headers of recipes and examples. What it says was mea
 """
 
 import ast
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from documents import MEASURED, README, ROOT, SCRIPTS, commands, commands_in, parse
+from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
-from neumeta_hf import NeuMetaModel, load_recipe
+from neumeta_hf import NeuMetaModel, load_image_data, load_recipe
 from neumeta_hf.evaluation import count_macs
 from neumeta_hf.training import recipe_from_dict
 
@@ -109,3 +112,23 @@ def test_a_network_of_ones_own_becomes_a_family(tmp_path, monkeypatch):
     assert type(half).__module__.startswith("transformers.")
     family = NeuMetaModel.from_pretrained("outputs/again")
     assert list(half.state_dict()) == list(family.morph(0.5).state_dict())
+
+
+def test_images_and_masks_of_ones_own_are_read_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("path/to/folder/train")
+    line = re.search(r"`(\{\"image_file_name\".*?\})`", README)[1]
+    for name in json.loads(line).values():
+        (folder / name).parent.mkdir(parents=True)
+        for number in range(1, 11):
+            mask = np.zeros((12, 16), dtype=np.uint8)
+            mask[number:, 3:9] = 255
+            path = (folder / name).with_name(f"{number}.png")
+            Image.fromarray(mask).convert("L" if "mask" in name else "RGB").save(path)
+    lines = [line.replace("/1.png", f"/{number}.png") for number in range(1, 11)]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    recipe = yaml.safe_load(snippet("mask_values", "yaml"))
+    data = load_image_data(recipe_from_dict(recipe).data)
+    assert data.label_names == ["background", "lesion"]
+    assert [len(data.train), len(data.validation), len(data.test)] == [7, 1, 2]
+    assert data.test[0]["labels"].unique().tolist() == [0, 1]

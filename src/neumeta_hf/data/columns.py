@@ -49,7 +49,7 @@ def _find(
     if config.labels == "none":
         return image_column, None
     if config.label_column is None and not any(map(_is_label, features.values())):
-        raise DataError(f"the data set has no classes: {_why_no_classes(loaded, image_column)}")
+        raise no_classes(loaded, image_column)
     return image_column, _find_column(config.label_column, features, datasets.ClassLabel, "label_column")
 
 
@@ -108,8 +108,16 @@ def _find_column(named: str | None, features: Mapping[str, Any], kind: type, fie
     return found[0]
 
 
-def _why_no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> str:
-    """Why there are images alone, and the way out; `datasets` takes the folders of files for classes, or does not."""
+def no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> DataError:
+    """Say why a data set has images alone: `datasets` takes the folders of files for classes, or does not.
+
+    Args:
+        loaded: The splits by role.
+        image_column: Name of the column of images.
+
+    Returns:
+        An error with the reason and the way out.
+    """
     ways = (
         "put the images of each class into a folder of its own, such as train/cat/1.png, all as deep, or set "
         "data.labels=none to have images alone."
@@ -123,13 +131,16 @@ def _why_no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -
     above = {folder for inner in folders for folder in inner.parents}
     stray = next((file for file in files if file.parent in above), None)
     if stray is not None:
-        return (
+        reason = (
             f"the file {'/'.join(stray.parts[-2:])!r} lies beside folders of images, which are classes only where all "
             "images lie in one. Move it into one of them, or set data.labels=none to have images alone."
         )
-    if len({folder.name for folder in folders}) == 1:
-        return (
-            f"all images lie in folders called {folders.pop().name!r}, and two classes are the least. For them, {ways}"
+    elif folders:
+        names = sorted({folder.name for folder in folders})
+        reason = (
+            f"images lie in folders called {', '.join(map(repr, names[:5]))}, which are no classes. For them, {ways}"
         )
-    columns = ", ".join(next(iter(loaded.values())).features)
-    return f"its columns are {columns}. For classes in folders, {ways}"
+    else:
+        columns = ", ".join(next(iter(loaded.values())).features)
+        reason = f"its columns are {columns}. For classes in folders, {ways}"
+    return DataError(f"the data set has no classes: {reason}")

@@ -89,12 +89,15 @@ def warn_of_missing_classes(train: ImageSplit, others: Sequence[ImageSplit], lab
         counts = count_labels(split)
         missing = [name for index, name in enumerate(label_names) if learned[index] and not counts[index]]
         if len(split) and missing:
+            spec = {"validation": split.config.validation_split, "test": split.config.test_split}.get(split.name)
             logger.warning(
-                "the %s split has no image of %s, so its scores say nothing of %s: if it is a slice of data sorted by "
-                "class, have data.test_fraction or data.validation_fraction cut it instead",
+                "the %s split has no image of %s, so its scores say nothing of %s%s",
                 split.name,
                 _listed(missing),
                 "it" if len(missing) == 1 else "them",
+                f"; data.{split.name}_fraction cuts at random where data is sorted by class"
+                if "[" in (spec or "")
+                else "",
             )
 
 

@@ -131,7 +131,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is too little memory for it. Make it smaller, or leave the row out."
     if "PngImagePlugin.MAX_TEXT" in str(error):
-        return "its texts are too long. Save it again without them, or leave the row out."
+        return "its texts or its colour profile are too long. Save it again without them, or leave the row out."
     return f"{one_line(error).rstrip('.')}. Mend the file, or leave the row out."
 
 

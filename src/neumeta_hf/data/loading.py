@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from neumeta_hf.data.columns import find_columns
+from neumeta_hf.data.columns import find_columns, no_classes
 from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
 from neumeta_hf.data.counts import warn_of_missing_classes
 from neumeta_hf.data.decoding import ImageColumn
@@ -212,7 +212,7 @@ def _load_digits(config: DataConfig) -> _Loaded:
 def _load_from_datasets(config: DataConfig) -> _Loaded:
     loaded = load_splits(config)
     image_column, label_column = find_columns(loaded, config)
-    labels, label_names = _read_labels(loaded, label_column, config)
+    labels, label_names = _read_labels(loaded, image_column, label_column, config)
     sources: dict[str, ImageSource] = {}
     for role, dataset in loaded.items():
         images = ImageColumn.of(dataset, image_column, split=str(dataset.split), max_pixels=config.max_image_pixels)
@@ -222,12 +222,12 @@ def _load_from_datasets(config: DataConfig) -> _Loaded:
 
 
 def _read_labels(
-    loaded: Mapping[str, datasets.Dataset], column: str | None, config: DataConfig
+    loaded: Mapping[str, datasets.Dataset], image_column: str, column: str | None, config: DataConfig
 ) -> tuple[Mapping[str, Tensor | MaskColumn | None], list[str]]:
     if column is None:
         return dict.fromkeys(loaded), []
     if config.labels == "class":
-        return _read_classes(loaded, column, config)
+        return _read_classes(loaded, image_column, column, config)
     masks = {
         role: ImageColumn.of(
             dataset,
@@ -263,9 +263,11 @@ def _values_of(masks: ImageColumn) -> set[int]:
 
 
 def _read_classes(
-    loaded: Mapping[str, datasets.Dataset], column: str, config: DataConfig
+    loaded: Mapping[str, datasets.Dataset], image_column: str, column: str, config: DataConfig
 ) -> tuple[dict[str, Tensor], list[str]]:
     found = {role: dataset[column][:] for role, dataset in loaded.items()}
+    if set(found["train"]) == {None}:  # `datasets` gives images so that lie in a folder called as their split
+        raise no_classes(loaded, image_column)
     feature = loaded["train"].features[column]
     if isinstance(feature, datasets.ClassLabel):
         label_names = list(feature.names)

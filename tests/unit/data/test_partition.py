@@ -192,6 +192,7 @@ def test_slices_of_a_sorted_set_say_which_classes_are_not_measured(tmp_path, cap
     load_image_data(DataConfig(dataset=str(folder), **fields, **PLAIN))
     (line,) = caplog.messages
     assert "test split has no image of a, b" in line
+    assert "data.test_fraction" in line
     caplog.clear()
     load_image_data(DataConfig(dataset=str(folder), test_fraction=0.2, validation_fraction=0, **PLAIN))
     assert not caplog.messages
