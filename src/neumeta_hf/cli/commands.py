@@ -189,10 +189,10 @@ def _info(arguments: argparse.Namespace) -> None:
         "widths with stored BatchNorm statistics": list(config.statistics_widths),
         "coordinate noise (channels)": config.coordinate_noise,
     }
-    if {"tv_before", "tv_after"} <= set(config.preparation or ()):
+    variation = [(config.preparation or {}).get(key) for key in ("tv_before", "tv_after")]
+    if None not in variation:
         facts["total variation before, after preparation"] = [
-            round(config.preparation["tv_before"], 2),
-            round(config.preparation["tv_after"], 2),
+            round(value, 2) for value in variation if value is not None
         ]
     if arguments.json:
         print(json.dumps(facts, indent=1))
