@@ -27,14 +27,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.calibration import calibrate, interpolate_statistics
-from neumeta_hf.checkpoints import (
-    HeldWeights,
-    check_keys,
-    check_weights,
-    limit_building,
-    open_checkpoint,
-    weights_digest,
-)
+from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
@@ -47,7 +40,6 @@ from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
 _MAX_SKELETONS = 64
-_MAX_MATCHES = 2**22
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
@@ -168,7 +160,8 @@ class NeuMetaModel(PreTrainedModel):
         with limit_building() as num_built:
             reference = self.target_family.build(copy.deepcopy(self.reference_config))
         if held is not None:
-            held.check_work(num_built(), len(self.target_family.num_channels(self.reference_config)))
+            num_groups = len(self.target_family.num_channels(self.reference_config))
+            held.check_work(num_built(), num_groups, len(config.generated))
         self._sort_names(reference)
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
@@ -208,8 +201,6 @@ class NeuMetaModel(PreTrainedModel):
             return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
 
         names = list(reference.state_dict())
-        if len(patterns) * len(names) > _MAX_MATCHES:
-            raise TargetError(f"generated has {len(patterns):,} entries: name fewer, or patterns such as '*'.")
         for pattern in patterns:
             if not any(matches(name, pattern) for name in names):
                 raise TargetError(
@@ -359,16 +350,10 @@ class NeuMetaModel(PreTrainedModel):
             name, load = checkpoint.name, functools.partial(checkpoint.load_family, load, cls.config_class)
         kwargs["ignore_mismatched_sizes"] = True  # they come back as keys, and are named below
         model, info = load(name, *args, output_loading_info=True, **kwargs)
-        check_keys(info, str(name))
-        # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
-        # aligned, so that a reloaded family generates the very same bits.
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.data = tensor.data.clone()
         # Converted, or not from the file at all: then the checksum is of other bits.
         as_saved = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto") and name is not None
-        check_weights(model.state_dict(), model.config.weights_digest if as_saved else None, str(name))
+        check_loaded(model, info, str(name), digest=model.config.weights_digest if as_saved else None)
         if name is not None:
-            model.name_or_path = model.config.name_or_path = name
             model.run_source = RunSource.of_loaded(name, **where)
         return (model, info) if output_loading_info else model
 

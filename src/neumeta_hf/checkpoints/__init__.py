@@ -2,17 +2,12 @@
 
 from neumeta_hf.checkpoints.configs import check_numbers, forget_origin, without_origin
 from neumeta_hf.checkpoints.held import HeldWeights, limit_building
-from neumeta_hf.checkpoints.opening import (
-    PROCESSOR,
-    Checkpoint,
-    explain_loading_errors,
-    is_hub_name,
-    open_checkpoint,
-    open_weights,
-)
+from neumeta_hf.checkpoints.opening import PROCESSOR, Checkpoint, open_checkpoint, open_weights
+from neumeta_hf.checkpoints.source import explain_loading_errors, is_hub_name
 from neumeta_hf.checkpoints.weights import (
     DIGEST_FILE,
     check_keys,
+    check_loaded,
     check_weights,
     save_network,
     weights_digest,
@@ -24,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "HeldWeights",
     "check_keys",
+    "check_loaded",
     "check_numbers",
     "check_weights",
     "explain_loading_errors",

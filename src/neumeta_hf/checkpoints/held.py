@@ -110,17 +110,18 @@ class HeldWeights:
         """How many layers and tensors are built, at the most, to load these."""
         return _MOST_BUILT + _MOST_BUILT_EACH * len(self.shapes)
 
-    def check_work(self, num_parts: int, num_groups: int) -> None:
+    def check_work(self, num_parts: int, num_groups: int, num_patterns: int) -> None:
         """Refuse a family that takes too long to build, before it does.
 
         Args:
             num_parts: Layers and tensors of one of its networks.
             num_groups: Groups of channels, for each of which one is built.
+            num_patterns: What is compared with each name of its tensors, which takes about a hundredth of the time.
 
         Raises:
             CheckpointError: So many are not built for a checkpoint of this size.
         """
-        if num_parts * num_groups > self.most_built:
+        if num_parts * max(num_groups, num_patterns // 100) > self.most_built:
             raise _too_much_built(self.most_built)
 
     def check_family(self, family: nn.Module, num_generated: int) -> None:

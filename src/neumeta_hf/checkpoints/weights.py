@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from neumeta_hf.errors import CheckpointError
 from neumeta_hf.reading import read_json
@@ -78,6 +78,26 @@ def check_keys(info: Mapping[str, Iterable[Any]], name: str, *, dropped: tuple[s
                 f"{name}: {kind.replace('_', ' ')} in the checkpoint: {first} ({len(keys)} in all). Its weights are "
                 "not those of the network that its config.json describes: save the whole network, or download it again."
             )
+
+
+def check_loaded(model: nn.Module, info: Mapping[str, Iterable[Any]], name: str, *, digest: str | None) -> None:
+    """Refuse a model whose weights are not all those of its checkpoint, and let it own their memory.
+
+    Args:
+        model: As loaded.
+        info: The loading info of transformers.
+        name: Of the checkpoint.
+        digest: As for `check_weights`.
+
+    Raises:
+        CheckpointError: As `check_keys` and `check_weights`.
+    """
+    check_keys(info, name)
+    # What is read from a file starts at any byte, and matrix products round differently there. Fresh memory is
+    # aligned, so that a reloaded family generates the very same bits.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    check_weights(model.state_dict(), digest, name)
 
 
 class _Files(Mapping[str, Tensor]):

@@ -59,9 +59,11 @@ def states_names(config: DataConfig) -> bool:
         config: Of the data set.
 
     Returns:
-        False for masks without `label_names`, which state indices alone, and where no labels are read.
+        False for masks without `label_names` and `mask_values`, which state indices alone, and without labels.
     """
-    return config.labels == "class" or (config.labels == "mask" and config.label_names is not None)
+    return config.labels == "class" or (
+        config.labels == "mask" and (config.label_names is not None or config.mask_values is not None)
+    )
 
 
 def name_masks(config: DataConfig, label_names: Sequence[str] | None) -> DataConfig:

@@ -396,7 +396,7 @@ def _set(values: dict[str, Any], override: str) -> None:
 def _explain(error: Any) -> str:
     path = [str(part) for part in error["loc"]]
     if error["type"] != "unexpected_keyword_argument":
-        return f"recipe key {'.'.join(path)}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        return f"recipe key {'.'.join(path)}={_shown(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     node: Any = Recipe
     for part in path[:-1]:
         field = {field.name: field for field in dataclasses.fields(node)}.get(part)
@@ -406,3 +406,10 @@ def _explain(error: Any) -> str:
     close = difflib.get_close_matches(path[-1], known, n=1)
     advice = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}."
     return f"recipe key {'.'.join(path)} is unknown: {advice}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:200]
+    except ValueError:  # Python does not write out integers of many thousand digits
+        return "an integer of thousands of digits"

@@ -199,6 +199,15 @@ def test_masks_with_names_in_another_order_score_the_same(masks, capsys):
     assert "'lake'" in refused(capsys, "--dataset", other, "--set", "data.label_names=[tree, sky, lake]")
 
 
+def test_masks_whose_values_have_names_are_matched_by_them(masks, capsys):
+    expected = evaluate()["reference"]
+    other = mask_folder("other", [0, 255, 7])
+    values = "data.mask_values={7: tree, 255: road, 0: sky}"
+    found = evaluate("--dataset", other, "--set", "data.label_names=null", "--set", values)["reference"]
+    for score in ("mean_iou", "pixel_accuracy", "loss"):
+        assert found[score] == pytest.approx(expected[score]), score
+
+
 def test_masks_without_names_are_indices_of_the_families_classes(masks, capsys):
     expected = evaluate()["reference"]
     assert evaluate("--set", "data.label_names=null")["reference"] == expected

@@ -147,7 +147,8 @@ def test_masks_without_names_take_those_of_the_network():
     assert name_masks(masks, ["sky", "road"]).label_names == ["sky", "road"]
     assert name_masks(masks, None) is masks
     assert masks.label_names is None
-    for config in (DataConfig(labels="mask", label_names=["a"]), DataConfig(), DataConfig(labels="none")):
+    named = [DataConfig(labels="mask", label_names=["a"]), DataConfig(labels="mask", mask_values={0: "a", 255: "b"})]
+    for config in (*named, DataConfig(), DataConfig(labels="none")):
         assert name_masks(config, ["sky", "road"]) is config
     with pytest.raises(DataError, match="300 classes"):
         name_masks(masks, [str(number) for number in range(300)])

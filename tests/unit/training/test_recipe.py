@@ -90,6 +90,50 @@ def test_a_value_of_another_kind_is_refused_by_key_and_value(values, key):
         recipe_from_dict(values)
 
 
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"sizes": {"num_per_group": 2147483648}}, r"sizes\.num_per_group=2147483648"),
+        ({"sizes": {"num_random": 10**6}}, r"sizes\.num_random"),
+        ({"sizes": {"widths": [0.5] * 10**5}}, r"sizes\.widths"),
+        ({"sizes": {"widths": [float("nan")]}}, r"sizes\.widths"),
+        ({"sizes": {"always": [float("inf")]}}, r"sizes\.always"),
+        ({"statistics_widths": [0.5] * 10**5}, "statistics_widths"),
+        ({"statistics_images": 10**12}, "statistics_images"),
+        ({"train": {"epochs": 10**12}}, r"train\.epochs"),
+        ({"train": {"batch_size": 2**31}}, r"train\.batch_size"),
+        ({"train": {"gradient_accumulation_steps": 2**31}}, r"train\.gradient_accumulation_steps"),
+        ({"pretrain": {"num_workers": 10**6}}, r"pretrain\.num_workers"),
+        ({"calibration": {"images": 10**9}}, r"calibration\.images"),
+        ({"calibration": {"networks": 10**9}}, r"calibration\.networks"),
+        ({"calibration": {"steps": 10**12}}, r"calibration\.steps"),
+        ({"fit": {"steps": 10**12}}, r"fit\.steps"),
+        ({"num_samples": 10**9}, "num_samples"),
+        ({"seed": 2**32}, "seed"),  # NumPy takes none from here
+        ({"seed": 16**50_000}, "seed=an integer of"),
+        ({"losses": {"temperature": float("inf")}}, r"losses\.temperature"),
+        ({"family": {"coordinate_noise": float("nan")}}, r"family\.coordinate_noise"),
+        ({"family": {"generated": ["a"] * 10**5}}, r"family\.generated"),
+        ({"family": {"hypernetwork": {"type": "inr", "hidden_size": 10**12}}}, r"family\.hypernetwork: hidden_size"),
+        ({"target": {"config": {"hidden_channels": [10**12]}}}, r"target\.config: hidden_channels"),
+        ({"target": {"config": {"depths": [1000] * 1000}}}, r"target\.config: depths"),
+        ({"task": {"num_samples": 10**12}}, r"task: num_samples"),
+        ({"trackers": ["a"] * 10**5}, "trackers"),
+    ],
+)
+def test_a_recipe_cannot_ask_for_all_memory_or_time(values, key):
+    with pytest.raises(RecipeError, match=f"recipe key .*{key}"):
+        recipe_from_dict(values)
+
+
+def test_numbers_that_somebody_may_need_pass():
+    loop = {"epochs": 10**6, "batch_size": 2**16, "gradient_accumulation_steps": 2**10, "num_workers": 128}
+    sizes = {"num_per_group": 64, "widths": [0.25 + index / 4000 for index in range(3000)]}
+    recipe = recipe_from_dict({"train": loop, "sizes": sizes, "seed": 2**32 - 1, "statistics_images": 10**6})
+    assert recipe.train is not None
+    assert recipe.train.epochs == 10**6
+
+
 def test_numbers_in_scientific_notation_are_numbers(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("train: {optimizer: {learning_rate: 1e-3}}\n")  # which YAML 1.1 reads as a string
@@ -115,6 +159,8 @@ def test_overrides_win_over_the_file_and_later_ones_over_earlier(tmp_path):
         ("seed", "write key=value"),
         ("=3", "write key=value"),
         ("seed=[1", "no YAML value"),
+        ("seed=" + "[" * 10**4, "no YAML value"),
+        ("seed=&a [*a]", "no YAML value"),
         ("seed.inner=1", "holds a value, no keys"),
         ("tran.epochs=1", "did you mean train"),
     ],
@@ -125,7 +171,14 @@ def test_overrides_that_cannot_be_read_are_refused(override, says):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"), [("[1, 2]", "holds a list"), ("a: [", "is no YAML"), (None, "cannot be read")]
+    ("text", "says"),
+    [
+        ("[1, 2]", "holds a list"),
+        ("a: [", "is no YAML"),
+        (None, "cannot be read"),
+        ("seed: 1\nseed: 2", "'seed' stands in one mapping twice"),
+        ("a: " + "[" * 10**4, "nested"),
+    ],
 )
 def test_files_that_are_no_recipe_are_refused(text, says, tmp_path):
     path = tmp_path / "recipe.yaml"

@@ -1,0 +1,163 @@
+"""Where the files of a checkpoint lie, and what is said where they do not."""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers.utils.hub import cached_file
+
+from neumeta_hf.errors import CheckpointError, MissingCheckpointError, NeuMetaError, one_line
+from neumeta_hf.reading import find_file, find_folder
+
+CONFIG = "config.json"
+
+_PIPELINE = "model_index.json"
+_ADAPTER = "adapter_config.json"
+_WHERE = ("revision", "cache_dir", "token", "force_download", "local_files_only", "proxies")
+"""Options of `from_pretrained` that say where a file of a repo is taken from."""
+_PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".h5", ".msgpack")
+
+_Result = TypeVar("_Result")
+
+
+def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
+    """Call something that loads a checkpoint; what goes wrong becomes one error that says what to do.
+
+    Args:
+        name: Of the checkpoint.
+        call: Without arguments.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        CheckpointError: A file is damaged, or no network can be built of what it says.
+        MissingCheckpointError: A file or the whole checkpoint is not there; also an OSError, as transformers raises.
+    """
+    try:
+        return call()
+    except NeuMetaError:
+        raise
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{name}: its .safetensors file is damaged or none ({one_line(error)}): download or save it again."
+        ) from error
+    except StrictDataclassError as error:
+        raise CheckpointError(f"{name}: its config.json holds a value that does not fit: {one_line(error)}") from error
+    except OSError as error:
+        where = "" if Path(name).is_dir() else " (no folder of that name is here, so it was looked for on the Hub)"
+        raise MissingCheckpointError(f"{name} cannot be loaded{where}: {one_line(error)}") from error
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{name} cannot be loaded: {one_line(error)}") from error
+    # A config may hold anything, and what a library makes of a word where a number belongs may be any error.
+    except Exception as error:
+        raise CheckpointError(
+            f"{name} cannot be loaded ({type(error).__name__}: {one_line(error)}): a file of it is damaged, or was "
+            "written for something else."
+        ) from error
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether the Hub can have a repo of that name.
+
+    Args:
+        name: Such as "org/name".
+
+    Returns:
+        False for paths.
+    """
+    if name.endswith((*_PICKLES, ".safetensors")) or name.startswith("."):
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+class Source:
+    """Where the files of a checkpoint are taken from.
+
+    Args:
+        name: Folder or Hub id.
+        options: Of `from_pretrained`; those that say where files lie are taken out.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any]):
+        self.name = name
+        self.subfolder: str = options.pop("subfolder", "") or ""
+        self._options = {key: options.pop(key) for key in _WHERE if key in options}
+        self.folder: Path | None = None
+        if Path(name).is_dir():
+            self.folder = find_folder(name, self.subfolder)
+            if self.folder is None:
+                raise MissingCheckpointError(f"{name} cannot be loaded: it holds no folder {self.subfolder!r}.")
+        elif Path(name).exists():
+            raise MissingCheckpointError(
+                f"{name} cannot be loaded: it is a file{_of_pickles(name)}. Give the folder of a network that was "
+                "saved with save_pretrained (a bare .safetensors file is read as target.checkpoint of a CIFAR ResNet)."
+            )
+        elif not is_hub_name(name):
+            raise MissingCheckpointError(
+                f"{name} cannot be loaded: there is no such folder here, and the Hub has no such names "
+                "(organisation/name)."
+            )
+
+    def find(self, file: str) -> Path | None:
+        """A file, downloaded where it lies in a repo; None where there is none."""
+        if self.folder is not None:
+            return find_file(self.folder, file)
+        try:
+            found = cached_file(self.name, file, subfolder=self.subfolder, **self._options)
+        except OSError as error:
+            # So it says that the repo has no such file; what it met otherwise is a cause, or an error of the system.
+            if type(error) is not OSError or error.errno is not None or error.__cause__ is not None:
+                raise
+            found = None
+        if found is None:
+            return None
+        # ".../snapshots/<commit>/<subfolder>/<file>": all further files are of that commit.
+        commit = Path(found).parents[len(PurePosixPath(self.subfolder, file).parts) - 1].name
+        self._options["revision"] = commit
+        return Path(found)
+
+    def no_config(self) -> MissingCheckpointError:
+        """The error of a checkpoint that has no config.json, by what there is instead."""
+        if self.find(_PIPELINE) is not None:
+            parts = [] if self.folder is None else sorted(path.parent.name for path in self.folder.glob(f"*/{CONFIG}"))
+            return MissingCheckpointError(
+                f"{self.name} cannot be loaded: it is a pipeline of several networks. Give the folder of one of them "
+                f"on this machine, such as {Path(self.name, next((part for part in parts if 'vae' in part), 'vae'))}."
+            )
+        return MissingCheckpointError(
+            f"{self.name} cannot be loaded: it has no {CONFIG}{self._held()}. Give the folder or Hub id of a network "
+            "that was saved with save_pretrained."
+        )
+
+    def no_weights(self, file: str) -> MissingCheckpointError:
+        """The error of a checkpoint without weights that are read, by what there is instead."""
+        return MissingCheckpointError(
+            f"{self.name} cannot be loaded: it has no file named {file}{self._held()}. Only safetensors files are "
+            "read; save it with save_pretrained."
+        )
+
+    def _held(self) -> str:
+        if self.folder is None:
+            return ""
+        names = sorted(path.name for path in self.folder.iterdir())
+        if not names:
+            return ": the folder is empty"
+        if _ADAPTER in names:
+            return ", but an adapter for another network: merge it into that in Python first, and save the result"
+        if pickles := [name for name in names if name.endswith(_PICKLES)]:
+            return f", but {pickles[0]}{_of_pickles(pickles[0])}"
+        return f" (it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"
+
+
+def _of_pickles(name: str) -> str:
+    if not name.endswith(_PICKLES):
+        return ""
+    return ": pickled weights, which can run anything when they are read. If you trust it, load it in Python"
