@@ -45,7 +45,7 @@ def whole_number(least: int = 0, most: int = _MAX_COUNT) -> Kind:
         most: The largest.
     """
     rule = f"a whole number from {least}" + (" up" if most == _MAX_COUNT else f" to {most}")
-    return Kind(rule, lambda value: _is(value, numbers.Integral) and least <= value <= most)
+    return Kind(rule, lambda value: _is(value, numbers.Integral) and least <= int(value) <= most)
 
 
 def number(least: float = -_MAX_NUMBER, most: float = _MAX_NUMBER) -> Kind:
@@ -65,7 +65,7 @@ def number(least: float = -_MAX_NUMBER, most: float = _MAX_NUMBER) -> Kind:
         }[least == -_MAX_NUMBER, most == _MAX_NUMBER]
     )
     # NaN is neither below nor above anything, and infinity is above all that is finite.
-    return Kind(rule, lambda value: _is(value, numbers.Real) and bool(least <= value <= most))
+    return Kind(rule, lambda value: _is(value, numbers.Real) and least <= _plain(value) <= most)
 
 
 def text(most: int, least: int = 0) -> Kind:
@@ -115,13 +115,18 @@ AMOUNT = number(least=0)
 RATIO = number(0, 1)
 WIDTH = Kind(
     f"a number above 0, of at most {MAX_RATIO:g}",
-    lambda value: _is(value, numbers.Real) and bool(0 < value <= MAX_RATIO),
+    lambda value: _is(value, numbers.Real) and 0 < _plain(value) <= MAX_RATIO,
 )
 YES_OR_NO = Kind("true or false", lambda value: isinstance(value, bool))
 MAPPING = Kind("a mapping", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, list))
 NAME = text(200)
 """What a line of a card can hold."""
+
+
+def _plain(value: Any) -> int | float:
+    """Of numpy's numbers Python's: those of few bits round what they are compared with."""
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def _is(value: Any, kind: type) -> bool:

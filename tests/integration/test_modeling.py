@@ -951,7 +951,7 @@ def test_morphs_do_not_share_a_config(lenet_family):
 
 
 def test_config_round_trip(family, tmp_path):
-    family.config.preparation = {"tv_before": 1.0, "cliques": [{"order": [1, 0]}]}
+    family.config.preparation = {"tv_before": 1.0, "tv_after": 0.5, "cliques": [{"order": [1, 0]}]}
     family.save_pretrained(tmp_path)
     config = NeuMetaConfig.from_pretrained(tmp_path)
     ours, theirs = (json.loads(json.dumps(each.to_dict(), default=str)) for each in (family.config, config))

@@ -5,7 +5,22 @@ import pytest
 
 from neumeta_hf.kinds import AMOUNT, COUNT, NAME, NUMBER, RATIO, SEED, WIDTH, YES_OR_NO, number, whole_number
 
-NONE_OF_ANY = [math.nan, math.inf, -math.inf, True, False, np.True_, "1", None, [1], 1j, 10**400, -(10**400)]
+NONE_OF_ANY = [
+    np.float32("inf"),
+    np.float16("nan"),
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    np.True_,
+    "1",
+    None,
+    [1],
+    1j,
+    10**400,
+    -(10**400),
+]
 
 
 @pytest.mark.parametrize(
