@@ -91,6 +91,8 @@ HEADERS = {
     "four bits a number": ({"a": entry([16], 0, 8, "F4")}, bytes(8)),
     "a type of its own": ({"a": entry([2], 0, 8, "F99")}, bytes(8)),
     "many axes": ({"a": entry([1] * 100, 0, 4)}, bytes(4)),
+    "another library": ({"__metadata__": {"format": "tf"}, "a": entry([1], 0, 4)}, bytes(4)),
+    "a changed letter in what it says of itself": ({"__metadata__": {"gormat": "pt"}, "a": entry([1], 0, 4)}, bytes(4)),
     "a long name": ({"a" * 5000: entry([1], 0, 4)}, bytes(4)),
 }
 

@@ -208,18 +208,20 @@ class HeldWeights:
         check_keys({"missing_keys": (), "unexpected_keys": (), "mismatched_keys": other}, self.name)
 
 
-def read_headers(name: str, paths: Sequence[Path]) -> HeldWeights:
+def read_headers(name: str, paths: Sequence[Path], *, of_libraries: bool = True) -> HeldWeights:
     """Read the headers of weights files; no tensor is made.
 
     Args:
         name: Of the checkpoint.
         paths: Its .safetensors files.
+        of_libraries: Whether what they say of themselves has to be what transformers and diffusers write.
 
     Returns:
         What they hold.
 
     Raises:
-        CheckpointError: A file holds tensors of a kind that no network here has, or two hold tensors of one name.
+        CheckpointError: A file holds tensors of a kind that no network here has, or of another library than PyTorch,
+            or two files hold tensors of one name.
         SafetensorError: A file is none: its header is too long or no JSON, or tensors lie outside of the file or over
             each other.
     """
@@ -231,6 +233,12 @@ def read_headers(name: str, paths: Sequence[Path]) -> HeldWeights:
         if len(start) == 8 and (length := struct.unpack("<Q", start)[0]) > _MOST_HEADER:
             raise SafetensorError(f"a header of {length:,} bytes, of which at most {_MOST_HEADER:,} are read")
         with safe_open(path, framework="pt") as file:  # checks that tensors fill the file, each a stretch of its own
+            told = file.metadata() or {}
+            if of_libraries and told and told.get("format") != "pt":
+                raise CheckpointError(
+                    f"{name}: {path.name} says of itself {str(told)[:80]}, and weights of PyTorch say 'format': 'pt'. "
+                    "Save it again with save_pretrained."
+                )
             for key in file.keys():  # noqa: SIM118 - it is no mapping
                 tensor = file.get_slice(key)
                 kind, shape = str(tensor.get_dtype()), tuple(tensor.get_shape())

@@ -264,7 +264,7 @@ def open_weights(path: str | Path) -> tuple[Path, HeldWeights]:
     try:
         if not path.is_file():
             raise FileNotFoundError("there is no such file")
-        return path, read_headers(str(path), [path]).without_prefix()
+        return path, read_headers(str(path), [path], of_libraries=False).without_prefix()
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be read as safetensors ({one_line(error)}): pass the path of such a file."
