@@ -42,9 +42,6 @@ _FIELDS = {
     "architectures": Kind(
         "a list of names", lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value)
     ).or_none(),
-    "quantization_config": Kind(
-        "absent: quantised weights are not read. Save the network in full precision", lambda value: value is None
-    ),
 }
 
 

@@ -169,7 +169,7 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
         ({"preparation": {"a": 1}}, "preparation has tv_before=None"),
         ({"id2label": []}, "id2label=[], and it must be a mapping"),
         ({"dtype": "x"}, "dtype='x', and it must be the name of a type of floats"),
-        ({"quantization_config": {"bits": 4}}, "quantised weights are not read"),
+        ({"quantization_config": {"bits": 4}}, "weights are quantised"),
         ({"trained_widths": [0.5, 5]}, "trained_widths holds [5]"),
         ({"normalization": "x"}, "normalization='x': choose one of fuse, keep"),
         (

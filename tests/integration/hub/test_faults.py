@@ -202,7 +202,7 @@ FAULTS = {
     "type of the target that there is not": (with_config(target_config__dtype="x"), r"target_config: dtype='x'"),
     "quantised weights": (
         with_config(quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True}),
-        r"quantization_config=.*quantised weights are not read",
+        r"quantization_config, so its weights are quantised",
     ),
     "quantised weights of the target": (with_config(target_config__quantization_config={}), r"quantised"),
     "no number of classes": (with_config(target_config__num_labels="many"), r"num_labels='many', and it must be"),

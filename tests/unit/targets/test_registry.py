@@ -121,5 +121,5 @@ def test_a_config_with_a_value_of_the_wrong_kind_is_refused_by_name(target, key,
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, key: value}))
     for load in (load_network, family.load):
-        with pytest.raises(CheckpointError, match=f"config.json: '?{key}"):
+        with pytest.raises(CheckpointError, match=f"config.json.*{key}"):
             load(str(tmp_path))
