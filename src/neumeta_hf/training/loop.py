@@ -325,7 +325,10 @@ class TrainingLoop:
         except CheckpointError as error:
             if not os.path.lexists(self.state_dir):
                 raise
-            raise CheckpointError(f"{error} Remove {self.state_dir}, and --resume starts {self.name} anew.") from error
+            raise CheckpointError(
+                f"{error} Remove {self.state_dir}, and resume=True starts {self.name} anew.",
+                command=f"{error.command} Remove {self.state_dir}, and --resume starts {self.name} anew.",
+            ) from error
         self.random.restore(device)
         self.progress = manifest.progress
         # How many batches of a step Accelerate has seen: it starts anew with each epoch.
