@@ -76,6 +76,7 @@ def explain(
     split: ImageSplit,
     batches: Sequence[Sequence[int]],
     step: int,
+    is_first: bool,
     checked_step: int,
     learning_rate: float,
     precision: str,
@@ -90,6 +91,7 @@ def explain(
         split: Of the training.
         batches: Positions in the split of what was trained on since losses were last finite.
         step: Of the failure.
+        is_first: Whether no weight was changed before.
         checked_step: The last step whose losses were finite; 0: none.
         learning_rate: Its peak, as the recipe gives it.
         precision: "no", or what is mixed.
@@ -114,7 +116,7 @@ def explain(
         return RecipeError(
             f"{name}: {what} in {precision}, and finite in full precision: a value overflows. Set mixed_precision: no."
         )
-    if step <= 1 and failed:
+    if is_first:
         return RecipeError(
             f"{name}: {what}, before any weight was changed, and images and weights are finite: the network's outputs "
             "or a loss overflow, whatever the learning rate. Look at the scale of the checkpoint's weights and at "

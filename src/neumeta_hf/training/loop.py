@@ -197,6 +197,8 @@ class TrainingLoop:
             with accelerator.accumulate(self.objective):
                 with CpuConvolutions():
                     losses = self.objective(**batch, step=self.progress.batch)
+                if self.progress.batch == 0:  # while the weights are what training starts from
+                    self._check_finite(losses, batch, before_step=True)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients and recipe.clip is not None:
                     clip = accelerator.clip_grad_norm_ if recipe.clip_by == "norm" else accelerator.clip_grad_value_
@@ -266,27 +268,29 @@ class TrainingLoop:
         raise StoppedEarly(f"{self.name} stopped after {self.progress.step} steps")
 
     def _check_finite(
-        self, losses: dict[str, Any], batch: dict[str, Any], *, weights: bool = False
+        self, losses: dict[str, Any], batch: dict[str, Any], *, weights: bool = False, before_step: bool = False
     ) -> dict[str, float]:
         """The losses of the last batch as numbers; an error that tells the cause where they, or weights, are none."""
         values = {name: value.item() for name, value in losses.items()}
         if all(map(math.isfinite, values.values())) and not (weights and find_broken(self.plain_objective)):
-            self.checked_batch, self.checked_step = self.progress.batch, self.progress.step
+            self.checked_batch, self.checked_step = self.progress.batch + before_step, self.progress.step
             return values
         epoch, first = divmod(self.checked_batch, len(self.loader))
+        number = self.progress.batch + before_step
 
         def in_full_precision() -> Any:
             objective = self.accelerator.unwrap_model(self.objective, keep_fp32_wrapper=False)
             with torch.no_grad():
-                return objective(**batch, step=self.progress.batch - 1)
+                return objective(**batch, step=number - 1)
 
         raise explain(
             values,
             name=self.name,
             module=self.plain_objective,
             split=self.split,
-            batches=batches_between(self.loader, epoch, first, first + self.progress.batch - self.checked_batch),
-            step=self.progress.step,
+            batches=batches_between(self.loader, epoch, first, first + number - self.checked_batch),
+            step=self.progress.step + before_step,
+            is_first=before_step,
             checked_step=self.checked_step,
             learning_rate=self.recipe.optimizer.learning_rate,
             precision=self.accelerator.mixed_precision,
