@@ -88,13 +88,18 @@ def draw(medians: dict[str, dict[str, float]]) -> Figure:
     return figure
 
 
-def main() -> None:
-    """Measure and write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path, metavar="SRC", help="source folder of another checkout, measured too")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "startup.json")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and write."""
+    arguments = build_parser().parse_args()
     sources = {"before": arguments.before} if arguments.before else {}
     medians = measure({**sources, "now": ROOT / "src"}, arguments.runs)
     facts = {"seed": 0, "runs": arguments.runs, **environment_facts(torch.device("cpu"))}
