@@ -97,10 +97,12 @@ class NeuMetaConfig(PreTrainedConfig):
             model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
             if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
                 found = f"is of model type {model_type!r}" if isinstance(model_type, str) else "names no model type"
+                problem = (
+                    f"config.json: target_config {found}, and has to be of one that transformers or this package knows."
+                )
                 raise CheckpointError(
-                    f"config.json: target_config {found}, and has to be of one that transformers or this package "
-                    "knows. Import the module that registers the target family first (on the command line with "
-                    "--import MODULE)."
+                    f"{problem} Import the module that registers the target family first.",
+                    command=f"{problem} Name the module that registers the target family with --import MODULE.",
                 )
         return super().from_dict(_without_origin(config_dict), **kwargs)
 
@@ -210,11 +212,10 @@ def check_sampling(*, num_samples: int = 1, noise: float | None = None, seed: in
         SizeError: Naming the argument, its value and what it may be.
     """
     if not _SAMPLES.holds(num_samples):
-        raise SizeError(
-            f"num_samples={num_samples!r}: give a whole number of at least 1, which averages nothing, and at most "
-            f"{MAX_SAMPLES:,}."
-        )
+        rule = f"give a whole number of at least 1, which averages nothing, and at most {MAX_SAMPLES:,}."
+        raise SizeError(f"num_samples={num_samples!r}: {rule}", command=f"--num-samples {num_samples}: {rule}")
     if noise is not None and not _NOISE.holds(noise):
         raise SizeError(f"noise={noise!r}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}.")
     if not SEED.holds(seed):
-        raise SizeError(f"seed={seed!r}: give a whole number from 0 to 2^63 - 1, which every generator takes.")
+        rule = "give a whole number from 0 to 2^63 - 1, which every generator takes."
+        raise SizeError(f"seed={seed!r}: {rule}", command=f"--seed {seed}: {rule}")

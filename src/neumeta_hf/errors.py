@@ -4,7 +4,19 @@ from neumeta_hf.printable import printable
 
 
 class NeuMetaError(ValueError):
-    """Base of all errors of this library; the `neumeta` command turns it into one line and exit code 2."""
+    """Base of all errors of this library; the `neumeta` command turns it into one line and exit code 2.
+
+    Args:
+        message: What is wrong and the way out, in the words of Python where they are needed.
+        command: The same in the words of the command line, where its way out is another. None: as `message`.
+
+    Attributes:
+        command: What the `neumeta` command says.
+    """
+
+    def __init__(self, message: object = "", *, command: str | None = None):
+        super().__init__(message)
+        self.command = str(message) if command is None else command
 
 
 class SizeError(NeuMetaError):
@@ -38,12 +50,12 @@ class RecipeError(NeuMetaError):
 class DataError(NeuMetaError):
     """A data set that cannot be read as the recipe says."""
 
-    def __init__(self, message: object = ""):
+    def __init__(self, message: object = "", *, command: str | None = None):
         # What a worker of a DataLoader raises is raised anew with the worker's traceback for a message, whose last
         # line has ours.
         text = str(message)
         name = f"{type(self).__module__}.{type(self).__qualname__}: "
-        super().__init__(text.rpartition(name)[2].strip() if text.startswith("Caught ") else text)
+        super().__init__(text.rpartition(name)[2].strip() if text.startswith("Caught ") else text, command=command)
 
 
 class HubError(NeuMetaError):

@@ -317,9 +317,11 @@ class NeuMetaModel(PreTrainedModel):
         tensors = reference.state_dict()
         for name, value in model.constants.items():
             if not name.endswith("num_batches_tracked") and (tensors[name] - value).abs().max() > 1e-3:
+                problem = f"the reference's {name} is not {value:g}: its BatchNorm was not fused."
                 raise TargetError(
-                    f"the reference's {name} is not {value:g}: its BatchNorm was not fused. Pass it through "
-                    'prepare(reference, normalization="fuse") first, or say normalization="keep" here.'
+                    f'{problem} Pass it through prepare(reference, normalization="fuse") first, or say '
+                    'normalization="keep" here.',
+                    command=f"{problem} Run `neumeta prepare` on it first, or set preparation.normalization to keep.",
                 )
         with torch.no_grad():
             for name, tensor in model.static.tensors().items():
@@ -956,14 +958,18 @@ class NeuMetaModel(PreTrainedModel):
     def _require_statistics(self, target_config: PreTrainedConfig) -> None:
         if self.statistic_names and self._find_statistics(target_config) is None:
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
+            problem = (
+                "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
+                f"{stored})."
+            )
             advice = (
                 "Run morph() of that size, which measures them."
                 if self.config.calibration_images
                 else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
             )
             raise CheckpointError(
-                "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored}). {advice}"
+                f"{problem} {advice}",
+                command=f"{problem} Give --calibrate N, a number of training images to measure them on, such as 500.",
             )
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
 
-BENCHMARKS = ("whole_network", "speed", "paper_recipes")
+BENCHMARKS = ("whole_network", "speed", "paper_recipes", "startup")
 SCRIPTS = ("train.py", "stock_resnet18.py", *(f"benchmarks/{name}.py" for name in BENCHMARKS))
 
 

@@ -131,6 +131,27 @@ def test_the_parser_of_the_command_is_light():
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [["info", "{family}"], ["info", "{family}", "--json"], ["morph", "{family}", "--width", "0.5", "--output", "out"]]
+    + [["morph", "{family}", "--max-parameters", "1M", "--output", "out"]],
+    ids=["info", "info as JSON", "morph", "morph to a budget"],
+)
+def test_info_and_morph_load_nothing_of_data_training_and_drawing(arguments, folder, tmp_path):
+    arguments = [argument.format(family=folder / "family") for argument in arguments]
+    fresh(f"""
+        import os, sys
+        from neumeta_hf import cli
+        os.chdir({str(tmp_path)!r})
+        assert cli.main({arguments!r}) == 0
+        unneeded = ("datasets", "diffusers", "evaluate", "matplotlib", "neumeta_hf.data", "neumeta_hf.training",
+            "pandas", "sklearn", "torch_pruning", "torchmetrics")
+        # accelerate is not among them: transformers itself loads it with PreTrainedModel.
+        loaded = [name for name in unneeded if name in sys.modules]
+        assert not loaded, loaded
+    """)
+
+
+@pytest.mark.parametrize(
     "imports",
     [
         "from transformers import AutoModel, AutoModelForImageClassification; import neumeta_hf",

@@ -4,7 +4,14 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from huggingface_hub.errors import HFValidationError, StrictDataclassError
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or of httpx2, as the release has it
+    OfflineModeIsEnabled,
+    StrictDataclassError,
+)
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers.utils.hub import cached_file
@@ -19,6 +26,7 @@ _ADAPTER = "adapter_config.json"
 _WHERE = ("revision", "cache_dir", "token", "force_download", "local_files_only", "proxies")
 """Options of `from_pretrained` that say where a file of a repo is taken from."""
 _PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl", ".h5", ".msgpack")
+_SECONDS_TO_REACH = 5.0
 
 _Result = TypeVar("_Result")
 
@@ -91,6 +99,7 @@ class Source:
         self.subfolder: str = options.pop("subfolder", "") or ""
         self._options = {key: options.pop(key) for key in _WHERE if key in options}
         self.folder: Path | None = None
+        self._is_reached = False
         if Path(name).is_dir():
             self.folder = find_folder(name, self.subfolder)
             if self.folder is None:
@@ -110,6 +119,8 @@ class Source:
         """A file, downloaded where it lies in a repo; None where there is none."""
         if self.folder is not None:
             return find_file(self.folder, file)
+        if not self._is_reached:
+            self._reach(file)
         try:
             found = cached_file(self.name, file, subfolder=self.subfolder, **self._options)
         except OSError as error:
@@ -123,6 +134,27 @@ class Source:
         commit = Path(found).parents[len(PurePosixPath(self.subfolder, file).parts) - 1].name
         self._options["revision"] = commit
         return Path(found)
+
+    def _reach(self, file: str) -> None:
+        """Ask the Hub once, and shortly, for what the cache lacks: the client tries for half a minute.
+
+        Without a network a name is more often a folder that was misspelt than a repo.
+        """
+        self._is_reached = True
+        options = {key: self._options[key] for key in ("revision", "cache_dir") if key in self._options}
+        path = str(PurePosixPath(self.subfolder, file))
+        if self._options.get("local_files_only") or isinstance(try_to_load_from_cache(self.name, path, **options), str):
+            return
+        url = hf_hub_url(self.name, path, revision=options.get("revision"))
+        try:
+            get_hf_file_metadata(url, token=self._options.get("token"), timeout=_SECONDS_TO_REACH)
+        except (HfHubHTTPError, OfflineModeIsEnabled):
+            return  # an answer, which the client reads
+        except (HTTPError, ConnectionError) as error:
+            raise MissingCheckpointError(
+                f"{self.name} cannot be loaded: no folder of that name is here, and the Hub, where it was looked for, "
+                f"cannot be reached ({one_line(error)}). Check the name of the folder, or the network."
+            ) from error
 
     def no_config(self) -> MissingCheckpointError:
         """The error of a checkpoint that has no config.json, by what there is instead."""

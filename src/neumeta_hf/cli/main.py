@@ -66,7 +66,8 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
     # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to; its
     # writer of weights says SafetensorError.
     except (NeuMetaError, StrictDataclassError, OSError, SafetensorError) as error:
-        print(f"neumeta: error: {one_line(error, most=2000)}", file=sys.stderr)
+        said = (isinstance(error, NeuMetaError) and error.command) or error
+        print(f"neumeta: error: {one_line(said, most=2000)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("neumeta: interrupted", file=sys.stderr)

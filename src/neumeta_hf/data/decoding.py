@@ -93,7 +93,7 @@ class ImageColumn:
         try:
             return convert(index, self._decode(entry))
         except DataError as error:
-            raise DataError(f"{where} {error}") from None
+            raise DataError(f"{where} {error}", command=f"{where} {error.command}") from None
         except Image.DecompressionBombError as error:
             raise DataError(
                 f"{where} has more pixels than data.max_image_pixels={self.max_pixels}: make it smaller, leave the row "

@@ -39,6 +39,12 @@ def load_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
 
 def _load(config: DataConfig, split: str, role: str) -> Any:
     folder = os.path.expanduser(config.dataset)
+    # What reads like a path is none of the Hub's names, which has two parts at most.
+    if not os.path.exists(folder) and (folder.startswith((".", "/")) or folder.strip("/").count("/") > 1):
+        raise DataError(
+            f"there is no folder {config.dataset!r} here: name one with images, or a data set of the Hub "
+            "(data.dataset)."
+        )
     try:
         dataset = datasets.load_dataset(folder, config.subset, split=split, data_files=_literal_files(folder))
     except Exception as error:  # of each format that `datasets` reads, and of the network

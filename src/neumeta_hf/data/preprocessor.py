@@ -115,7 +115,7 @@ def _find(name: str, file: str) -> Path | None:
     try:
         return explain_hub_errors(f"reading {file} of {name}", download)
     except HubError as error:
-        raise HubError(f"{error} {WAY_OUT}") from error
+        raise HubError(f"{error} {WAY_OUT}", command=f"{error.command} {WAY_OUT}") from error
 
 
 def _read_values(path: Path, where: str) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def _as_cost(value: Any, width: float) -> float:
 
 def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
     if not whole_number(1).holds(multiple_of):
-        raise SizeError(f"multiple_of={multiple_of!r}: give a number of channels from 1 up, or 1 for any.")
+        rule = "give a number of channels from 1 up, or 1 for any."
+        raise SizeError(f"multiple_of={multiple_of!r}: {rule}", command=f"--multiple-of {multiple_of}: {rule}")
     widths = uniform_widths(model)
     if multiple_of == 1:
         return widths
@@ -123,8 +124,8 @@ def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
     divisors = {width: divisor_at(width) for width in widths}
     if found := [width for width, divisor in divisors.items() if divisor % multiple_of == 0]:
         return found
-    raise SizeError(
-        f"multiple_of={multiple_of}: of the widths from {widths[0]:g} to {widths[-1]:g} that are tried, none has a "
-        f"multiple of {multiple_of} channels in every width group. Give {max(divisors.values())}, the largest that one "
-        "has, or 1 for any."
+    problem = (
+        f"of the widths from {widths[0]:g} to {widths[-1]:g} that are tried, none has a multiple of {multiple_of} "
+        f"channels in every width group. Give {max(divisors.values())}, the largest that one has, or 1 for any."
     )
+    raise SizeError(f"multiple_of={multiple_of}: {problem}", command=f"--multiple-of {multiple_of}: {problem}")

@@ -98,10 +98,11 @@ def check_reference(reference: nn.Module, model: NeuMetaModel, task: Task) -> No
         problem = f"the reference tells {found} apart, the family {wanted}"
     else:
         return
-    raise TargetError(
+    said = (
         f"the reference has not the classes of the family in their order: {problem}. Give the network that the family "
-        "was made from, or leave out --reference."
+        "was made from, or "
     )
+    raise TargetError(f"{said}none.", command=f"{said}leave out --reference.")
 
 
 def _num_labels(config: Any) -> int:

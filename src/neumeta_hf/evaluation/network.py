@@ -1,21 +1,24 @@
 """The scores of a plain network on a split."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from neumeta_hf.data import ImageSplit, collate
-from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import DataError
 from neumeta_hf.kinds import COUNT, whole_number
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 
+if TYPE_CHECKING:
+    from neumeta_hf.data import ImageSplit
+
 
 def evaluate_network(
     network: nn.Module,
-    split: ImageSplit,
+    split: "ImageSplit",
     *,
     task: Task | None = None,
     family: TargetFamily | None = None,
@@ -44,6 +47,9 @@ def evaluate_network(
             such number.
         TargetError: There is no `family`, and none has such a network.
     """
+    from neumeta_hf.data import collate
+    from neumeta_hf.data.workers import leave_signals_to_parent
+
     for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
         if not kind.holds(value):
             raise DataError(f"{name}={value!r}: it must be {kind.rule}.")

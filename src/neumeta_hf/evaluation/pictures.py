@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import DataError
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
@@ -16,10 +15,13 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
 
+if TYPE_CHECKING:
+    from neumeta_hf.data import ImageSplit
+
 
 def draw_networks(
     model: NeuMetaModel,
-    split: ImageSplit,
+    split: "ImageSplit",
     widths: Sequence[float | Mapping[str, float]],
     path: str | Path,
     *,

@@ -3,20 +3,19 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Annotation, Text
-from matplotlib.ticker import LogLocator, NullLocator
-from matplotlib.transforms import Bbox
+from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import SizeError
 from neumeta_hf.printable import printable
 from neumeta_hf.scores import Score, score_of
 from neumeta_hf.widths import format_width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 _BLUE, _RED, _GREY = "#1f5fa8", "#c0392b", "#555555"
 _MARKERS: dict[str, dict[str, Any]] = {
@@ -61,7 +60,7 @@ def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def draw_sweep(result: Mapping[str, Any]) -> Figure:
+def draw_sweep(result: Mapping[str, Any]) -> "Figure":
     """The picture, as matplotlib holds it.
 
     Points of sizes drawn in training are filled, all others hollow, and those outside the trained range are diamonds. A
@@ -77,6 +76,10 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     Raises:
         SizeError: There is no row.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
+
     if not result["rows"]:
         raise SizeError("the sweep has no row to draw: measure at least one width.")
     rows = sorted(result["rows"], key=lambda row: row["num_parameters"])
@@ -118,8 +121,11 @@ def draw_sweep(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _annotate(axes: Axes, rows: list[Any], score: Score, canvas: FigureCanvasAgg) -> None:
+def _annotate(axes: "Axes", rows: list[Any], score: Score, canvas: "FigureCanvasAgg") -> None:
     """Write its width at each point, where it covers neither a point nor another width if there is such a place."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
     figure = canvas.figure
     figure.draw_without_rendering()  # the layout is final from here on
     reach = 6 * figure.dpi / 72
@@ -148,13 +154,15 @@ def _annotate(axes: Axes, rows: list[Any], score: Score, canvas: FigureCanvasAgg
         taken.append(_put(note, _PLACES[overlaps.index(min(overlaps))], canvas))
 
 
-def _put(note: Annotation, place: tuple[int, int], canvas: FigureCanvasAgg) -> Bbox:
+def _put(note: "Annotation", place: tuple[int, int], canvas: "FigureCanvasAgg") -> "Bbox":
     right, up = place
     note.xyann = place
     note.set(ha="left" if right > 0 else "right" if right < 0 else "center", va="bottom" if up > 0 else "top")
     if note.arrow_patch is not None:
         note.arrow_patch.set_visible(abs(up) > 10)
     note.update_positions(canvas.get_renderer())
+    from matplotlib.text import Text
+
     return Text.get_window_extent(note)  # without the line, unlike Annotation's
 
 

@@ -6,15 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
 from torch import nn
 from tqdm import tqdm
 
 from neumeta_hf.configuration_neumeta import check_sampling
-from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import RecipeError, SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
@@ -29,6 +26,11 @@ from neumeta_hf.scores import ROW_KEYS
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from neumeta_hf.data import ImageSplit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,11 @@ class Sweep:
         with write_beside(path) as beside:
             plot_sweep(self.to_dict(), beside)
 
-    def table(self) -> Table:
+    def table(self) -> "Table":
         """The rows for a terminal, the reference first."""
+        from rich.table import Table
+        from rich.text import Text
+
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
         # As Text, whose brackets are no markup.
         table = Table(title=Text(printable(", ".join(names))) if names else None)
@@ -164,7 +169,7 @@ def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
 
 def sweep(
     model: NeuMetaModel,
-    split: ImageSplit,
+    split: "ImageSplit",
     widths: Sequence[float | Mapping[str, float]],
     *,
     task: Task | None = None,

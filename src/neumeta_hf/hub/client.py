@@ -72,34 +72,43 @@ def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:
     except HFValidationError as error:
         raise HubError(f"{doing}: {one_line(error)} Give organisation/name.") from error
     except LocalTokenNotFoundError as error:
-        raise HubError(f"{doing}: there is no token. Run `hf auth login`, or pass token=.") from error
+        problem = f"{doing}: there is no token. Run `hf auth login`, or"
+        raise HubError(f"{problem} pass token=.", command=f"{problem} set HF_TOKEN.") from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        problem = (
+            f"{doing}: {one_line(error)} Check the name and the revision; a private repo needs a token that may see it"
+        )
         raise HubError(
-            f"{doing}: {one_line(error)} Check the name and the revision; a private repo needs a token that may see "
-            "it (`hf auth login`, or token=)."
+            f"{problem} (`hf auth login`, or token=).", command=f"{problem} (`hf auth login`, or HF_TOKEN)."
         ) from error
     except BadRequestError as error:
         raise HubError(f"{doing}: the Hub refuses what was sent: {one_line(error)}") from error
     except HfHubHTTPError as error:
-        raise HubError(f"{doing}: {one_line(error)} {_remedy(error)}") from error
+        said = f"{doing}: {one_line(error)}"
+        python, command = _remedies(error)
+        raise HubError(f"{said} {python}", command=f"{said} {command}") from error
     except (HTTPError, ConnectionError, FileMetadataError) as error:
         raise HubError(
             f"{doing}: the connection failed ({type(error).__name__}: {one_line(error)}). Check the network and try "
             "again: what has arrived is not sent twice."
         ) from error
     except ValueError as error:  # the Hub's word on the front matter, through the client
-        raise HubError(
-            f"{doing}: the card is refused: {one_line(error)} Nothing was committed; repair the card's front "
-            "matter, or push with overwrite_card=True."
-        ) from error
+        problem = (
+            f"{doing}: the card is refused: {one_line(error)} Nothing was committed; repair the card's front matter, "
+            "or push with"
+        )
+        raise HubError(f"{problem} overwrite_card=True.", command=f"{problem} --overwrite-card.") from error
     except RuntimeError as error:  # of a file that could not be uploaded, after the client's own tries
         raise HubError(f"{doing}: {one_line(error)} Nothing was committed; try again later.") from error
 
 
-def _remedy(error: HfHubHTTPError) -> str:
+def _remedies(error: HfHubHTTPError) -> tuple[str, str]:
+    """What to do, in Python and on the command line."""
     status: Any = getattr(error.response, "status_code", None)
     if status in (401, 403):
-        return "The token may not write there: run `hf auth login` with one that may, or pass token=."
+        advice = "The token may not write there: run `hf auth login` with one that may, or"
+        return f"{advice} pass token=.", f"{advice} set HF_TOKEN."
+    said = "Nothing was committed; try again later."
     if status == 429:
-        return "The Hub limits the rate of requests: wait, then try again. Nothing was committed."
-    return "Nothing was committed; try again later."
+        said = "The Hub limits the rate of requests: wait, then try again. Nothing was committed."
+    return said, said

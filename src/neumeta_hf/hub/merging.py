@@ -36,9 +36,9 @@ def merge_card(written: str, existing: str) -> str:
     license = new_front["license"]
     if not _BEGIN.search(existing):
         if license != UNKNOWN and (own := _split_front_matter(existing)[0].get("license")) != license:
-            raise CardError(
-                f"license={license!r}, and the card on the Hub, which somebody wrote by hand, has {own!r}: change it "
-                "there and push without a licence, or push with overwrite_card=True."
+            raise _refuse(
+                f"the licence {license!r} is named, and the card on the Hub, which somebody wrote by hand, has "
+                f"{own!r}: change it there and push without a licence,"
             )
         return existing
     front, body = _split_front_matter(existing)
@@ -61,12 +61,9 @@ def _split_front_matter(card: str) -> tuple[dict[str, Any], str]:
     try:
         front = parse_yaml(found[1], "the front matter of the card on the Hub", error=CardError)
     except CardError as error:
-        raise CardError(f"{error} Repair it there, or push with overwrite_card=True.") from error
+        raise _refuse(f"{error} Repair it there,") from error
     if not isinstance(front or {}, dict):
-        raise CardError(
-            "the front matter of the card on the Hub is no mapping of keys: repair it there, or push with "
-            "overwrite_card=True."
-        )
+        raise _refuse("the front matter of the card on the Hub is no mapping of keys: repair it there,")
     return front or {}, card[found.end() :]
 
 
@@ -75,11 +72,18 @@ def _find_section(body: str) -> tuple[int, int]:
     begin = _BEGIN.search(body)
     end = _END.search(body, begin.end()) if begin else None
     if begin is None or end is None:
-        raise CardError(
+        raise _refuse(
             f"the card on the Hub has {BEGIN!r} and no {END!r} after it: its generated section cannot be told from "
-            "the rest. Put the end mark back, or push with overwrite_card=True."
+            "the rest. Put the end mark back,"
         )
     return begin.start(), end.start()
+
+
+def _refuse(problem: str) -> CardError:
+    """The error of a card that is not merged, which may be written anew."""
+    return CardError(
+        f"{problem} or push with overwrite_card=True.", command=f"{problem} or push with --overwrite-card."
+    )
 
 
 def _tags(front: Mapping[str, Any]) -> list[str]:

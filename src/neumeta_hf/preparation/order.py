@@ -57,7 +57,8 @@ def find_order(
     """
     check_method(method)
     if not SEED.holds(seed):
-        raise PreparationError(f"seed={seed}: give a whole number from 0 to 2^63 - 1, which every generator takes.")
+        rule = "give a whole number from 0 to 2^63 - 1, which every generator takes."
+        raise PreparationError(f"seed={seed}: {rule}", command=f"--seed {seed}: {rule}")
     identity = list(range(clique.num_channels))
     if method == "identity":
         return identity

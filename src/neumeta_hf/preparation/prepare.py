@@ -165,10 +165,14 @@ def prepare(
     with torch.no_grad():
         error = relative_error(run(original, example_inputs), run(prepared, example_inputs))
     if error > MAX_RELATIVE_ERROR:
-        raise PreparationError(
+        problem = (
             f"preparation changed the outputs on the example inputs by {error:.1e} of the largest, more than "
             f"{MAX_RELATIVE_ERROR:.0e}: the network has a connection that is not understood. Prepare it with "
-            'order="identity", and with normalization="keep" if that is not enough.'
+        )
+        raise PreparationError(
+            f'{problem}order="identity", and with normalization="keep" if that is not enough.',
+            command=f"{problem}--order identity, and with --normalization keep if that is not enough (in a recipe: "
+            "preparation.order, preparation.normalization).",
         )
     report = PreparationReport(
         normalization=normalization,
@@ -196,9 +200,10 @@ def _check_weights(model: nn.Module) -> None:
         if not tensor.is_floating_point():
             continue
         if tensor.dtype not in (torch.float32, torch.float64):
+            problem = f"{name!r} is in {tensor.dtype}, too coarse to see whether preparation changes the outputs: "
             raise PreparationError(
-                f"{name!r} is in {tensor.dtype}, too coarse to see whether preparation changes the outputs: "
-                "prepare model.float(), and cast the result."
+                f"{problem}prepare model.float(), and cast the result.",
+                command=f"{problem}save it in float32, and prepare that.",
             )
         if not tensor.isfinite().all():
             raise PreparationError(

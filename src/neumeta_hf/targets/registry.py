@@ -355,13 +355,16 @@ def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
     else:
         message = f"the config.json of {name} names no model_type, so that no target family has it"
     message += f": there is {', '.join(list_targets())}. "
+    python = command = ""
     if checkpoint.code:
         message += (
-            f"It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, load "
-            "the network yourself in Python with trust_remote_code=True, and pass it to prepare(). A family of your "
-            "own is known after --import MODULE on the command line. "
+            f"It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "
+            "load the network yourself in Python"
         )
-    return TargetError(message + "docs/new_target.md shows how to add one in a single file.")
+        python = " with trust_remote_code=True, and pass it to prepare(). "
+        command = ". A family of your own is known with --import MODULE. "
+    advice = "docs/new_target.md shows how to add one in a single file."
+    return TargetError(message + python + advice, command=message + command + advice)
 
 
 def load_network(name: str, **options: Any) -> nn.Module:

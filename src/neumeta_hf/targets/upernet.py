@@ -35,10 +35,12 @@ def _backbone_config(config: UperNetConfig) -> Any:
             "ResNetConfig."
         )
     if config.use_auxiliary_head:
+        problem = "the auxiliary head only helps training and is no part of the target family 'upernet'."
+        kept = "which then leaves the head's weights out; all others, and the logits, stay as they are."
         raise TargetError(
-            "use_auxiliary_head=True: the auxiliary head only helps training and is no part of the target family "
-            "'upernet'. Pass use_auxiliary_head=False to UperNetConfig, or to from_pretrained, which then leaves the "
-            "head's weights out; all others, and the logits, stay as they are."
+            f"use_auxiliary_head=True: {problem} Pass use_auxiliary_head=False to UperNetConfig, or to "
+            f"from_pretrained, {kept}",
+            command=f"use_auxiliary_head is true: {problem} Set it to false in the config, {kept}",
         )
     return backbone
 

@@ -3,9 +3,8 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
@@ -14,6 +13,9 @@ from neumeta_hf.errors import RecipeError
 from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Meter(Protocol):
@@ -98,7 +100,7 @@ class Task(abc.ABC):
         batch: Mapping[str, Tensor],
         images: Tensor,
         label_names: Sequence[str],
-    ) -> Figure:
+    ) -> "Figure":
         """What networks of several sizes make of a few images, side by side.
 
         Args:

@@ -1,11 +1,10 @@
 """Image classification: cross-entropy and top-1 accuracy."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -13,10 +12,12 @@ from neumeta_hf.errors import DataError
 from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import TargetFamily, build_image_processor
-from neumeta_hf.tasks.accuracy import Accuracy
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.losses import class_divergence
 from neumeta_hf.tasks.pictures import check_label_names, image_grid, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @register_task
@@ -46,7 +47,7 @@ class ImageClassification(Task):
         batch: Mapping[str, Tensor],
         images: Tensor,
         label_names: Sequence[str],
-    ) -> Figure:
+    ) -> "Figure":
         check_label_names(label_names, int(batch["labels"].max()) + 1)
         figure, axes = image_grid(len(images), 1 + len(networks), images.shape[-2:])
         for row, (image, label) in enumerate(zip(images, batch["labels"], strict=True)):
@@ -90,6 +91,8 @@ class ClassificationMeter:
     """
 
     def __init__(self, split_name: str):
+        from neumeta_hf.tasks.accuracy import Accuracy
+
         self.split_name = split_name
         self.accuracy = Accuracy(keep_in_memory=True)
         self.loss = 0.0

@@ -4,15 +4,12 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from pydantic import Field
 from torch import Tensor, nn
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.image.fid import FrechetInceptionDistance
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf.errors import DataError, RecipeError
@@ -23,6 +20,10 @@ from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import load_complete
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.pictures import image_grid, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
 _PIXEL_RANGE = 2.0
 """Of images from -1 to 1, as diffusers' `VaeImageProcessor` makes them."""
@@ -86,7 +87,7 @@ class ImageGeneration(Task):
         batch: Mapping[str, Tensor],
         images: Tensor,
         label_names: Sequence[str],
-    ) -> Figure:
+    ) -> "Figure":
         """Reconstructions above, a row an image; samples below, a row a latent; a column a network."""
         assert isinstance(family, AutoencoderFamily)
         figure, axes = image_grid(2 * len(images), 1 + len(networks), images.shape[-2:])
@@ -153,6 +154,8 @@ class GenerationMeter:
         self.num_samples = num_samples
         self.distance = None
         if features is not None:
+            from torchmetrics.image.fid import FrechetInceptionDistance
+
             self.distance = FrechetInceptionDistance(feature=features, input_img_size=features.image_shape)
         self.sums = {"mse": 0.0, "ssim": 0.0, "kl": 0.0, "drawn": 0.0}
         self.num_images = 0
@@ -184,7 +187,7 @@ class GenerationMeter:
             scores["sample_distance"] = self._sample_distance(self.distance)
         return scores
 
-    def _sample_distance(self, distance: FrechetInceptionDistance) -> float:
+    def _sample_distance(self, distance: "FrechetInceptionDistance") -> float:
         assert self.latents is not None
         generator = torch.Generator().manual_seed(0)
         with torch.inference_mode():
@@ -272,6 +275,8 @@ def divergence(outputs: Any) -> Tensor:
 
 def _similarity(sample: Tensor, images: Tensor) -> Tensor:
     """Structural similarity of each image, `[batch]`; of values from 0 up, since it compares ratios of means."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     sample, images = ((values + 1) / _PIXEL_RANGE for values in (sample, images))
     found = structural_similarity_index_measure(sample, images, data_range=1.0, reduction="none")
     assert isinstance(found, Tensor)

@@ -1,17 +1,18 @@
 """Grids of small images, for the pictures that tasks draw."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from neumeta_hf.errors import DataError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple[Figure, Any]:
+
+def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple["Figure", Any]:
     """A figure of empty places for images.
 
     Args:
@@ -22,6 +23,9 @@ def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tu
     Returns:
         The figure, and its axes as `axes[row][column]`; nothing of it lives in matplotlib's global state.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     height, width = image_size
     side = 1.5
     figure = Figure(
@@ -52,7 +56,7 @@ def check_label_names(label_names: Sequence[str], num_classes: int) -> None:
         )
 
 
-def show(axes: Axes, image: Tensor, *, title: str = "", color: str = "black") -> None:
+def show(axes: "Axes", image: Tensor, *, title: str = "", color: str = "black") -> None:
     """Put an image into a place.
 
     Args:

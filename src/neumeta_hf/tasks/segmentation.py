@@ -4,14 +4,11 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from pydantic import Field
 from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
@@ -23,8 +20,10 @@ from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, build_segmentation_processor
 from neumeta_hf.tasks.base import Task, register_task
 from neumeta_hf.tasks.losses import class_divergence, dice_loss
-from neumeta_hf.tasks.mean_iou import MeanIoU
 from neumeta_hf.tasks.pictures import check_label_names, image_grid, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,9 @@ class SemanticSegmentation(Task):
         batch: Mapping[str, Tensor],
         images: Tensor,
         label_names: Sequence[str],
-    ) -> Figure:
+    ) -> "Figure":
+        from matplotlib.patches import Patch
+
         counted = batch["labels"][batch["labels"] != IGNORED]
         check_label_names(label_names, int(counted.max()) + 1 if len(counted) else 0)
         figure, axes = image_grid(len(images), 2 + len(networks), images.shape[-2:])
@@ -113,6 +114,8 @@ class SegmentationMeter:
     """
 
     def __init__(self, split_name: str):
+        from neumeta_hf.tasks.mean_iou import MeanIoU
+
         self.split_name = split_name
         self.metric = MeanIoU(keep_in_memory=True)
         self.loss = 0.0
@@ -165,6 +168,8 @@ def _say_that_one_class_is_measured(split_name: str, label: int) -> None:
 
 def _palette(num_labels: int) -> np.ndarray:
     """A colour a class, `[classes, 3]`; black, which is none of them, stands for pixels of no class."""
+    from matplotlib import colormaps
+
     return np.array([colormaps["tab20"](index % 20)[:3] for index in range(max(num_labels, 1))])
 
 

@@ -46,14 +46,18 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
     """
     written = find_file(output, RECIPE)
     if resume and written is None:
-        raise CheckpointError(f"there is no run to resume in {output}: run without --resume first.")
+        raise CheckpointError(
+            f"there is no run to resume in {output}: run with resume=False first.",
+            command=f"there is no run to resume in {output}: run without --resume first.",
+        )
     if not output.exists():
         return recipe
     names = {entry.name for entry in output.iterdir()} - leftovers()
     if not resume and names and not (names <= {RECIPE, LOG} and _is_written_by_a_run(written)):
+        advice = "to go on with the run in it, or name another folder."
         raise RecipeError(
-            f"output_dir={recipe.output_dir} is not empty: pass --resume to go on with the run in it, or name another "
-            "folder."
+            f"output_dir={recipe.output_dir} is not empty: pass resume=True {advice}",
+            command=f"output_dir={recipe.output_dir} is not empty: pass --resume {advice}",
         )
     for name in sorted(names):
         if (output / name).is_symlink():
@@ -70,10 +74,11 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
         allowed += ("max_image_pixels",)
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
-            raise RecipeError(
-                f"--resume with another recipe than the run in {recipe.output_dir} was started with; different: "
+            problem = (
+                f"with another recipe than the run in {recipe.output_dir} was started with; different: "
                 f"{', '.join(changed)}. Resume with the same recipe, or name another output_dir."
             )
+            raise RecipeError(f"resume=True {problem}", command=f"--resume {problem}")
     return recipe
 
 
@@ -150,7 +155,7 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
             try:
                 model.target_config_at(width)
             except NeuMetaError as error:
-                raise type(error)(f"{key}: {error}") from error
+                raise type(error)(f"{key}: {error}", command=f"{key}: {error.command}") from error
     if model.statistic_names:
         model.config.statistics_widths = stored
         model.config.validate_neumeta()

@@ -23,6 +23,7 @@ from neumeta_hf.data import ImageSplit, collate
 from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
+from neumeta_hf.training.divergence import batches_between, check_start, explain, find_broken
 from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
 from neumeta_hf.training.processes import on_main
@@ -127,6 +128,7 @@ class TrainingLoop:
         )
         self.progress = Progress(batches_per_epoch=len(self.loader))
         self.stop_at: int | None = None
+        self.checked_batch = self.checked_step = 0  # up to where losses are known to be finite
         self.random: RandomState | None = None  # of the state that was loaded
         self.average = None
         if recipe.ema_decay is not None:
@@ -146,14 +148,18 @@ class TrainingLoop:
 
         Raises:
             StoppedEarly: The recipe's `stop_after_steps` was reached, or a signal came.
-            CheckpointError: There is no state to resume from, or it is damaged.
-            RecipeError: The loss is not finite, and the saved state is an earlier one; or there are other processes
-                than the saved state is of.
+            CheckpointError: There is no state to resume from, or it is damaged; or weights are not finite before the
+                first step.
+            DataError: A loss is not finite because images or labels are not.
+            RecipeError: A loss or a weight is not finite, and the saved state is an earlier one; or there are other
+                processes than the saved state is of.
             KeyboardInterrupt: A second signal came, or one after the last step.
             SystemExit: As KeyboardInterrupt, where the signal was SIGTERM.
         """
         if resume:
             self._load_state()
+        check_start(self.plain_objective, self.name)
+        self.checked_batch, self.checked_step = self.progress.batch, self.progress.step
         if self.recipe.stop_after_steps is not None:
             self.stop_at = self.progress.step + self.recipe.stop_after_steps
         first_epoch, skip = divmod(self.progress.batch, len(self.loader))
@@ -180,7 +186,7 @@ class TrainingLoop:
         if skip:
             loader.set_epoch(epoch)
         self.objective.train()
-        losses = {}
+        losses, batch = {}, {}
         started = time.monotonic() - self.progress.seconds
         random = self.random if skip else None
         for batch in loader:
@@ -191,6 +197,8 @@ class TrainingLoop:
             with accelerator.accumulate(self.objective):
                 with CpuConvolutions():
                     losses = self.objective(**batch, step=self.progress.batch)
+                if self.progress.batch == 0:  # while the weights are what training starts from
+                    self._check_finite(losses, batch, before_step=True)
                 accelerator.backward(losses["loss"])
                 if accelerator.sync_gradients and recipe.clip is not None:
                     clip = accelerator.clip_grad_norm_ if recipe.clip_by == "norm" else accelerator.clip_grad_value_
@@ -208,13 +216,13 @@ class TrainingLoop:
             if self.average:
                 self.average.step(self.parameters)
             if self.progress.step % 10 == 0 or self.progress.step == 1:
-                self._log(losses, bar)
+                self._log(losses, batch, bar)
             # At the end of an epoch there is an evaluation to do first, whose result decides what is kept.
             stops = self.progress.step == self.stop_at and self.progress.batch % len(self.loader)
             if self._is_told_to_stop() or stops:
-                self._check_finite(losses)
+                self._check_finite(losses, batch, weights=True)
                 self._stop()
-        self._check_finite(losses)
+        self._check_finite(losses, batch, weights=True)
 
     def _end_epoch(self, epoch: int) -> None:
         """What follows the last step of an epoch, but for what is left of it after a stop."""
@@ -242,17 +250,38 @@ class TrainingLoop:
         self.save_state()
         raise StoppedEarly(f"{self.name} stopped after {self.progress.step} steps")
 
-    def _check_finite(self, losses: dict[str, Any]) -> dict[str, float]:
+    def _check_finite(
+        self, losses: dict[str, Any], batch: dict[str, Any], *, weights: bool = False, before_step: bool = False
+    ) -> dict[str, float]:
+        """The losses of the last batch as numbers; an error that tells the cause where they, or weights, are none."""
         values = {name: value.item() for name, value in losses.items()}
-        if not all(map(math.isfinite, values.values())):
-            raise RecipeError(
-                f"{self.name}: the loss is {values['loss']} at step {self.progress.step}. Lower the learning rate "
-                f"({self.recipe.optimizer.learning_rate}), add warm-up, or clip the gradient."
-            )
-        return values
+        if all(map(math.isfinite, values.values())) and not (weights and find_broken(self.plain_objective)):
+            self.checked_batch, self.checked_step = self.progress.batch + before_step, self.progress.step
+            return values
+        epoch, first = divmod(self.checked_batch, len(self.loader))
+        number = self.progress.batch + before_step
 
-    def _log(self, losses: dict[str, Any], bar: tqdm) -> None:
-        values = self._check_finite(losses)
+        def in_full_precision() -> Any:
+            objective = self.accelerator.unwrap_model(self.objective, keep_fp32_wrapper=False)
+            with torch.no_grad():
+                return objective(**batch, step=number - 1)
+
+        raise explain(
+            values,
+            name=self.name,
+            module=self.plain_objective,
+            split=self.split,
+            batches=batches_between(self.loader, epoch, first, first + number - self.checked_batch),
+            step=self.progress.step + before_step,
+            is_first=before_step,
+            checked_step=self.checked_step,
+            learning_rate=self.recipe.optimizer.learning_rate,
+            precision=self.accelerator.mixed_precision,
+            in_full_precision=in_full_precision,
+        )
+
+    def _log(self, losses: dict[str, Any], batch: dict[str, Any], bar: tqdm) -> None:
+        values = self._check_finite(losses, batch)
         bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
         rate = self.optimizer.param_groups[0]["lr"]
         self.accelerator.log(
@@ -323,7 +352,10 @@ class TrainingLoop:
         except CheckpointError as error:
             if not os.path.lexists(self.state_dir):
                 raise
-            raise CheckpointError(f"{error} Remove {self.state_dir}, and --resume starts {self.name} anew.") from error
+            raise CheckpointError(
+                f"{error} Remove {self.state_dir}, and resume=True starts {self.name} anew.",
+                command=f"{error.command} Remove {self.state_dir}, and --resume starts {self.name} anew.",
+            ) from error
         self.random.restore(device)
         self.progress = manifest.progress
         # How many batches of a step Accelerate has seen: it starts anew with each epoch.

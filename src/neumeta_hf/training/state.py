@@ -120,7 +120,10 @@ def read_manifest(folder: Path) -> Manifest:
     if folder.is_symlink():
         raise CheckpointError(f"{folder} is a link, and no state is read through links.")
     if not folder.is_dir():
-        raise CheckpointError(f"no state to resume from at {folder}: run without --resume first.")
+        raise CheckpointError(
+            f"no state to resume from at {folder}: run with resume=False first.",
+            command=f"no state to resume from at {folder}: run without --resume first.",
+        )
     names = sorted(entry.name for entry in os.scandir(folder))
     if MANIFEST not in names and (pickles := [name for name in names if name.endswith(_PICKLES)]):
         raise CheckpointError(

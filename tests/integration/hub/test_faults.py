@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from neumeta_hf import NeuMetaForImageClassification, NeuMetaModel
-from neumeta_hf.errors import CardError, CheckpointError, HubError, MissingCheckpointError, NeuMetaError
+from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.errors import CardError, CheckpointError, DataError, HubError, MissingCheckpointError, NeuMetaError
 from neumeta_hf.hub import push
 
 WEIGHTS = "model.safetensors"
@@ -426,6 +427,31 @@ def test_a_revision_that_is_not_there(shared, revision):
 def test_a_repo_that_is_not_there(hub):
     with pytest.raises(MissingCheckpointError, match="org/nothing cannot be loaded .*looked for on the Hub"):
         NeuMetaModel.from_pretrained("org/nothing")
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_for_what_may_be_a_folder(hub):
+    hub.drop("HEAD", "config.json", times=99)
+    with pytest.raises(
+        MissingCheckpointError, match=r"no folder of that name is here, and the Hub, .* cannot be reached"
+    ):
+        NeuMetaModel.from_pretrained("outputs/mine")
+    assert len(hub.requests) == 1
+
+
+def test_what_the_cache_holds_loads_while_the_hub_cannot_be_reached(shared):
+    NeuMetaModel.from_pretrained(ORG)
+    shared.drop("HEAD", "resolve", times=99)
+    assert NeuMetaModel.from_pretrained(ORG).width_groups
+
+
+@pytest.mark.parametrize("name", ["./mine", "../mine", "a/b/c", "/nowhere/mine", "~/nowhere/mine", "mine.safetensors"])
+def test_a_name_that_reads_like_a_path_is_never_asked_of_the_hub(hub, name):
+    with pytest.raises(MissingCheckpointError, match="there is no such folder here"):
+        NeuMetaModel.from_pretrained(name)
+    if not name.endswith(".safetensors"):
+        with pytest.raises(DataError, match="there is no folder .* here"):
+            load_image_data(DataConfig(dataset=name))
+    assert not hub.requests
 
 
 def test_weights_that_change_on_the_way_are_refused(shared):

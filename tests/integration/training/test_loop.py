@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import nn
 
@@ -40,8 +41,16 @@ class Objective(nn.Module):
 
 
 @pytest.fixture
+def another_precision():
+    """Accelerate keeps the precision of the first run of a process for good."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.fixture
 def make_loop(digits, tmp_path):
-    def make(*, name="state", scores=None, num_images=80, objective=None, **options):
+    def make(*, name="state", scores=None, num_images=80, objective=None, mixed_precision="no", **options):
         objective = objective or Objective()
         scores = iter(scores or [0.0] * 99)
         kept = []
@@ -54,7 +63,7 @@ def make_loop(digits, tmp_path):
             objective,
             copy.copy(digits.train.subset(num_images, seed=0)),
             LoopRecipe(**{**PLAIN, **options}),
-            accelerator=Accelerator(cpu=True),
+            accelerator=Accelerator(cpu=True, mixed_precision=mixed_precision),
             seed=0,
             state_dir=tmp_path / name,
             validate=validate,
@@ -304,10 +313,72 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_never_saved(make_loop, at,
             return {"loss": loss * (math.nan if step >= at else 1.0)}
 
     loop = make_loop(objective=Diverging())
-    with pytest.raises(RecipeError, match=r"test: the loss is nan at step .*Lower the learning rate \(0\.1\)"):
+    reason = "before any weight was changed" if at == 0 else r"Lower the learning rate \(0\.1"
+    with pytest.raises(RecipeError, match=f"test: the loss is nan at step .*{reason}"):
         loop.run()
     assert len(loop.kept) == at // 5
     assert (tmp_path / "state").is_dir() == (at >= 5)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("row_of", [0, 79])
+def test_data_that_are_not_finite_are_named_by_split_and_row(make_loop, broken, row_of):
+    loop = make_loop()
+    row = int(loop.split.indices[row_of])
+
+    class Broken(type(loop.split)):
+        def __getitems__(self, positions):
+            batch = super().__getitems__(positions)
+            batch["pixel_values"][self.indices[list(positions)] == row, 0, 3, 3] = broken
+            return batch
+
+    loop.split.__class__ = Broken
+    with pytest.raises(DataError, match=rf"data are not finite: row {row} of the train split"):
+        loop.run()
+    assert loop.kept == []
+
+
+def test_weights_that_were_not_finite_at_the_start_are_named_before_the_first_step(make_loop):
+    objective = Objective()
+    with torch.no_grad():
+        objective.linear.bias[3] = math.inf
+    with pytest.raises(CheckpointError, match=r"linear\.bias held NaN or infinite values before the first step"):
+        make_loop(objective=objective).run()
+    assert objective.seen == []
+
+
+def test_a_rate_that_is_too_high_is_told_apart_and_what_it_made_is_never_saved(make_loop, tmp_path):
+    loop = make_loop(optimizer=OptimizerRecipe(name="sgd", learning_rate=1e38, momentum=0.0))
+    with pytest.raises(RecipeError, match=r"Images, and the weights at the start, are finite: .* since step 1, "):
+        loop.run()
+    assert loop.kept == []
+    assert not (tmp_path / "state").exists()
+
+
+def test_weights_that_break_in_the_last_step_before_a_stop_are_not_saved(make_loop, tmp_path):
+    class Breaking(Objective):
+        """Its loss is finite, and the gradient of its third step is not."""
+
+        def forward(self, pixel_values, labels, *, step):
+            loss = super().forward(pixel_values, labels, step=step)["loss"]
+            if step == 2:
+                loss = loss + (self.linear.bias[0] * 0).sqrt()
+            return {"loss": loss}
+
+    with pytest.raises(RecipeError, match=r"linear\.bias.* holds NaN or infinite values after step 3\b.*learning rate"):
+        make_loop(objective=Breaking(), stop_after_steps=3).run()
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_overflow_of_mixed_precision_is_told_apart(make_loop, another_precision):
+    class Overflowing(Objective):
+        def forward(self, pixel_values, labels, *, step):
+            loss = super().forward(pixel_values, labels, step=step)["loss"]
+            return {"loss": loss * (math.inf if torch.is_autocast_enabled("cpu") else 1.0)}
+
+    loop = make_loop(objective=Overflowing(), mixed_precision="bf16")
+    with pytest.raises(RecipeError, match="in bf16, and finite in full precision: .*mixed_precision: no"):
+        loop.run()
 
 
 def test_too_few_images_for_a_batch_are_refused(make_loop):

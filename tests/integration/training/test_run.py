@@ -212,7 +212,7 @@ def test_selection_measures_more_than_one_size(finished):
 def test_a_used_folder_is_refused(make_recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
-    with pytest.raises(RecipeError, match="run is not empty: pass --resume"):
+    with pytest.raises(RecipeError, match="run is not empty: pass resume=True"):
         train(make_recipe())
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from neumeta_hf.tasks import Accuracy, accuracy
+from neumeta_hf.tasks import accuracy
+from neumeta_hf.tasks.accuracy import Accuracy
 
 
 def test_accuracy_is_the_share_of_equal_pairs():

@@ -7,8 +7,9 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from neumeta_hf.errors import DataError
 from neumeta_hf.targets import find_target
-from neumeta_hf.tasks import MeanIoU, SemanticSegmentation
+from neumeta_hf.tasks import SemanticSegmentation
 from neumeta_hf.tasks.losses import class_divergence, dice_loss
+from neumeta_hf.tasks.mean_iou import MeanIoU
 
 FAMILY = find_target("upernet")
 

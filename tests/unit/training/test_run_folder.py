@@ -130,7 +130,7 @@ def test_a_run_that_failed_before_its_first_state_can_be_started_again(started, 
 )
 def test_a_folder_that_holds_more_is_in_use(started, name):
     (started / name).mkdir()
-    with pytest.raises(RecipeError, match="is not empty: pass --resume"):
+    with pytest.raises(RecipeError, match="is not empty: pass resume=True"):
         check_output(Recipe(output_dir=str(started)), started, resume=False)
 
 
