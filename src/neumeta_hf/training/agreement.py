@@ -52,7 +52,7 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
     else:
         stated = compare_preprocessing(data, name, config)
     data = _taken(data, {**_of_config(config, name), **(stated or {})}, name)
-    if recipe.target.classes == "name":
+    if recipe.target.classes == "name" and not recipe.target.new_head:
         data = name_masks(data, stated_names(config, masks=data.labels == "mask"))
     filled = data.filled()
     if lacking := [key for key in ("mean", "std") if getattr(data, key) is None]:

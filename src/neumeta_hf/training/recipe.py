@@ -54,6 +54,8 @@ class TargetRecipe:
         classes: How classes of the data are matched with those of a checkpoint that names them. "name": the same names
             in any order. "position": in the order that they stand in, whatever they are called; they then have the
             names of the data.
+        new_head: Whether a checkpoint of other classes gets a fresh head for those of the data, drawn by the seed: the
+            tensors whose shape depends on their number. All else is kept, and `pretrain` then trains both.
     """
 
     __pydantic_config__ = _FORBID
@@ -62,6 +64,7 @@ class TargetRecipe:
     checkpoint: str | None = None
     preprocessing: Literal["checkpoint", "recipe"] = "checkpoint"
     classes: Literal["name", "position"] = "name"
+    new_head: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)
