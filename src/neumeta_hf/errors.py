@@ -31,6 +31,18 @@ class MissingCheckpointError(CheckpointError, OSError):
     """A checkpoint, or a file of it, that is not there; an OSError too, which is what transformers raises."""
 
 
+class MissingStatisticsError(CheckpointError):
+    """A size whose BatchNorm statistics are neither stored nor measured.
+
+    Attributes:
+        problem: What is missing, without the way out: that depends on where the reader is.
+    """
+
+    def __init__(self, problem: str = "", advice: str = ""):
+        self.problem = problem
+        super().__init__(f"{problem} {advice}".strip())
+
+
 class RecipeError(NeuMetaError):
     """A recipe with an unknown key, a missing key or a value of the wrong kind."""
 

@@ -37,7 +37,7 @@ from neumeta_hf.checkpoints import (
 )
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
-from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, MissingStatisticsError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
@@ -52,7 +52,7 @@ _MAX_MATCHES = 2**22
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
 
-_NEAR = 1.07
+NEAR = 1.07
 """Stored widths that are at most this factor apart have statistics near enough to read those of sizes between them."""
 
 Width = float | Mapping[str, float] | PreTrainedConfig
@@ -893,7 +893,7 @@ class NeuMetaModel(PreTrainedModel):
         by_width = sorted(range(len(widths)), key=widths.__getitem__)
         below = [index for index in by_width if all(stored[index][group] <= asked[group] for group in asked)]
         above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
-        if not below or not above or widths[above[0]] > _NEAR * widths[below[-1]]:
+        if not below or not above or widths[above[0]] > NEAR * widths[below[-1]]:
             return None
         parts = self.target_family.axis_parts(target_config)
         if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
@@ -974,9 +974,10 @@ class NeuMetaModel(PreTrainedModel):
                 if self.config.calibration_images
                 else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
             )
-            raise CheckpointError(
+            raise MissingStatisticsError(
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored}). {advice}"
+                f"{stored}).",
+                advice,
             )
 
     def _init_weights(self, module: nn.Module) -> None:

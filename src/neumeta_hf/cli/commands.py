@@ -1,14 +1,16 @@
 """What each subcommand does, in the words of the command line."""
 
 import argparse
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
+from neumeta_hf.errors import CheckpointError, DataError, MissingStatisticsError, RecipeError, SizeError
 from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
@@ -133,9 +135,10 @@ def _morph(arguments: argparse.Namespace) -> None:
     family = _load_family(arguments.checkpoint)
     if budget is not None:
         width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
-    model = family.morph(
-        width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
-    )
+    with _advise_calibrate():
+        model = family.morph(
+            width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
+        )
     save_morph(model, model.morph_origin, output)
     if not (output / PROCESSOR).is_file():
         print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
@@ -173,22 +176,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         "calibration": _calibration(arguments, family, data),
     }
     loop = recipe.train or recipe.pretrain
-    result = sweep(
-        family,
-        split,
-        widths,
-        task=task,
-        reference=reference,
-        num_workers=loop.num_workers if loop else 0,
-        progress=not arguments.quiet,
-        facts={
-            "checkpoint": checkpoint.resolve().name,
-            "dataset": Path(recipe.data.dataset).name,
-            "split": arguments.split,
-            "training": training,
-        },
-        **sampling,
-    )
+    with _advise_calibrate():
+        result = sweep(
+            family,
+            split,
+            widths,
+            task=task,
+            reference=reference,
+            num_workers=loop.num_workers if loop else 0,
+            progress=not arguments.quiet,
+            facts={
+                "checkpoint": checkpoint.resolve().name,
+                "dataset": Path(recipe.data.dataset).name,
+                "split": arguments.split,
+                "training": training,
+            },
+            **sampling,
+        )
     Console().print(result.table())
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
         write(prefix.with_name(prefix.name + suffix))
@@ -340,6 +344,18 @@ def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "I
 
     data = data or load_image_data(_recipe_of(arguments).data)
     return calibration_batches(data.train, arguments.calibrate)
+
+
+@contextlib.contextmanager
+def _advise_calibrate() -> Iterator[None]:
+    """Name the way to statistics that the command line has."""
+    try:
+        yield
+    except MissingStatisticsError as error:
+        raise CheckpointError(
+            f"{error.problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; a "
+            "recipe with calibration.images makes families that need none."
+        ) from error
 
 
 def _new_folder(name: str) -> Path:
