@@ -5,10 +5,10 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import TARGETS
+from transformers import ResNetConfig
 
 from neumeta_hf.modeling_neumeta import SizeWarning
-from neumeta_hf.targets import find_target
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target
 from neumeta_hf.tasks import build_task
 from neumeta_hf.training import Recipe
 from neumeta_hf.training.checks import meta_family
@@ -17,6 +17,13 @@ from neumeta_hf.training.statistics import resolve_calibration, statistics_width
 from neumeta_hf.widths import parse_widths
 
 DENSE = "0.25:1.0:0.015625"
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic", "image_size": 32}
+TARGETS = {
+    "lenet": lambda: LeNetConfig(hidden_channels=[4, 6, 8]),
+    "lenet_batch_norm": lambda: LeNetConfig(hidden_channels=[4, 6, 8], batch_norm=True),
+    "cifar_resnet": lambda: CifarResNetConfig(num_blocks=[1, 1, 1], stage_channels=[4, 6, 8]),
+    "resnet": lambda: ResNetConfig(**RESNET),
+}
 
 
 def make_family(name, widths, **fields):
