@@ -3,7 +3,6 @@
 import json
 import sys
 
-from accelerate.state import AcceleratorState, GradientState
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
@@ -38,7 +37,6 @@ def test_all_that_a_first_time_user_wants_is_done_in_one_go(tmp_path, monkeypatc
     output = tmp_path / "out"
     sizes = ["--images", "40", "--channels", "4", "--epochs", "1"]
     monkeypatch.setattr(sys, "argv", ["transfer.py", "--output", str(output), *sizes])
-    monkeypatch.setattr(script, "neumeta", fresh(script.neumeta))
     assert script.main() == 0
     assert "its logits differ" in capsys.readouterr().out
     own, tuned = (
@@ -56,14 +54,3 @@ def test_all_that_a_first_time_user_wants_is_done_in_one_go(tmp_path, monkeypatc
         (row,) = json.loads((output / name / "sweep.json").read_text())["rows"]
         assert 0 <= row["accuracy"] <= 1
     assert (output / "half.onnx").is_file()
-
-
-def fresh(command):
-    """A command that finds no other run in its process, as where it is typed."""
-
-    def run(words):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        return command(words)
-
-    return run
