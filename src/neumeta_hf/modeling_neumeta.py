@@ -44,7 +44,7 @@ _MAX_SKELETONS = 64
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
 
-_NEAR = 1.07
+NEAR = 1.07
 """Stored widths that are at most this factor apart have statistics near enough to read those of sizes between them."""
 
 Width = float | Mapping[str, float] | PreTrainedConfig
@@ -882,7 +882,7 @@ class NeuMetaModel(PreTrainedModel):
         by_width = sorted(range(len(widths)), key=widths.__getitem__)
         below = [index for index in by_width if all(stored[index][group] <= asked[group] for group in asked)]
         above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
-        if not below or not above or widths[above[0]] > _NEAR * widths[below[-1]]:
+        if not below or not above or widths[above[0]] > NEAR * widths[below[-1]]:
             return None
         parts = self.target_family.axis_parts(target_config)
         if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
@@ -969,7 +969,8 @@ class NeuMetaModel(PreTrainedModel):
             )
             raise CheckpointError(
                 f"{problem} {advice}",
-                command=f"{problem} Give --calibrate N, a number of training images to measure them on, such as 500.",
+                command=f"{problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; a "
+                "recipe with calibration.images makes families that need none.",
             )
 
     def _init_weights(self, module: nn.Module) -> None:

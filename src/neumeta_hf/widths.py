@@ -32,16 +32,18 @@ def parse_widths(text: str) -> list[float]:
         ) from error
 
 
-def format_width(width: float | Mapping[str, float], *, exact: bool = False) -> str:
+def format_width(width: float | Mapping[str, float] | None, *, exact: bool = False) -> str:
     """A width as the command takes it.
 
     Args:
-        width: A ratio, or a ratio per width group.
+        width: A ratio, or a ratio per width group; None of a network that is of no family.
         exact: Every digit, for files that are read back; six at most otherwise.
 
     Returns:
-        Such as "0.5" or "stage2=0.5,stage3=0.25".
+        Such as "0.5" or "stage2=0.5,stage3=0.25"; "-" for None.
     """
+    if width is None:
+        return "-"
     if isinstance(width, Mapping):
         return ",".join(f"{group}={format_width(ratio, exact=exact)}" for group, ratio in width.items())
     return str(width) if exact else f"{width:g}"

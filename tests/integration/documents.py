@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MEASURED = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
 
 BENCHMARKS = ("whole_network", "speed", "paper_recipes", "startup")
-SCRIPTS = ("train.py", "stock_resnet18.py", *(f"benchmarks/{name}.py" for name in BENCHMARKS))
+SCRIPTS = ("train.py", "stock_resnet18.py", "transfer.py", *(f"benchmarks/{name}.py" for name in BENCHMARKS))
 
 
 def cells(line: str) -> list[str]:

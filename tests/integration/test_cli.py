@@ -147,7 +147,7 @@ def test_the_hub_client_does_not_tell_of_every_try(family, capsys):
     assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
 
 
-@pytest.mark.parametrize("command", ["info", "morph", "evaluate"])
+@pytest.mark.parametrize("command", ["info", "morph"])
 def test_a_plain_network_is_no_family(command, family, capsys):
     said = refusal(capsys, command, family / "reference", *(["--output", "out"] if command == "morph" else []))
     assert "one network, of model type 'neumeta_lenet', and no family" in said

@@ -6,6 +6,8 @@ import sys
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
+from neumeta_hf import NeuMetaModel
+
 TINY = (
     "target.config={embedding_size: 4, hidden_sizes: [4, 8], depths: [1, 1], layer_type: basic}",
     "pretrain.epochs=1",
@@ -28,3 +30,27 @@ def test_stock_resnets_are_trained_morphed_reloaded_and_run_in_a_pipeline(tmp_pa
     assert (tmp_path / "result.png").is_file()
     half = AutoModelForImageClassification.from_pretrained(tmp_path / "run" / "resnet18-0.5")
     assert half.config.hidden_sizes == [2, 4]
+
+
+def test_all_that_a_first_time_user_wants_is_done_in_one_go(tmp_path, monkeypatch, capsys):
+    script = load_script("transfer.py")
+    output = tmp_path / "out"
+    sizes = ["--images", "40", "--channels", "4", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["transfer.py", "--output", str(output), *sizes])
+    assert script.main() == 0
+    assert "its logits differ" in capsys.readouterr().out
+    own, tuned = (
+        AutoModelForImageClassification.from_pretrained(output / name / "reference") for name in ("own", "tuned")
+    )
+    assert sorted(own.config.id2label.values()) == sorted(script.KNOWN.values())
+    assert sorted(tuned.config.id2label.values()) == sorted(script.NEW.values())
+    assert tuned.config.hidden_sizes == [2, 4]
+    family = NeuMetaModel.from_pretrained(output / "mine")
+    assert sorted(family.config.id2label.values()) == sorted(script.NEW.values())
+    for group in family.width_groups:  # any size in the trained range, without data
+        morph = AutoModelForImageClassification.from_pretrained(output / f"half-{group}")
+        assert family.target_family.num_channels(morph.config)[group] < 8
+    for name in ("own/reference", "half", "tuned/reference"):
+        (row,) = json.loads((output / name / "sweep.json").read_text())["rows"]
+        assert 0 <= row["accuracy"] <= 1
+    assert (output / "half.onnx").is_file()

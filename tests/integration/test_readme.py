@@ -16,7 +16,7 @@ from documents import MEASURED, README, ROOT, SCRIPTS, commands, commands_in, pa
 from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
-from neumeta_hf import NeuMetaModel, load_image_data, load_recipe
+from neumeta_hf import NeuMetaModel, cli, load_image_data, load_recipe
 from neumeta_hf.evaluation import count_macs
 from neumeta_hf.training import recipe_from_dict
 
@@ -33,7 +33,7 @@ def headers():
 
 def test_the_commands_of_the_readme_are_commands():
     found = commands_in(README + MEASURED)
-    assert {program for program, _ in found} >= {"neumeta", *SCRIPTS} - {"stock_resnet18.py"}
+    assert {program for program, _ in found} >= {"neumeta", *SCRIPTS} - {"stock_resnet18.py", "transfer.py"}
     assert len(found) > 15
     for program, arguments in found:
         parse(program, arguments)
@@ -112,6 +112,26 @@ def test_a_network_of_ones_own_becomes_a_family(tmp_path, monkeypatch):
     assert type(half).__module__.startswith("transformers.")
     family = NeuMetaModel.from_pretrained("outputs/again")
     assert list(half.state_dict()) == list(family.morph(0.5).state_dict())
+    for group in family.width_groups:
+        assert cli.main(["morph", "outputs/again", "--width", f"{group}=0.5", "--output", f"half-{group}"]) == 0
+
+
+def test_a_network_of_other_classes_gets_a_new_head_as_the_readme_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
+    network = ResNetForImageClassification(ResNetConfig(**sizes, image_size=32))
+    network.save_pretrained("network")
+    recipe = yaml.safe_load(snippet("output_dir: outputs/mine", "yaml"))
+    data = {"dataset": "digits", "image_size": 32, "augmentation": "none", "in_memory": True, "center_crop": False}
+    recipe["data"] |= data
+    recipe |= {"target": {"family": "resnet", "checkpoint": "network"}, "train": None}
+    Path("mine.yaml").write_text(yaml.safe_dump(recipe))
+    (overrides,) = re.findall(r"`(--set target\.new_head=true [^`]*)`", README)
+    overrides = overrides.replace("epochs=10", "epochs=1").split()
+    assert cli.main(["train", "--config", "mine.yaml"]) == 2  # 3 classes for 10
+    assert cli.main(["train", "--config", "mine.yaml", *overrides]) == 0
+    tuned = AutoModelForImageClassification.from_pretrained("outputs/mine/reference")
+    assert list(tuned.config.id2label.values()) == list("0123456789")
 
 
 def test_images_and_masks_of_ones_own_are_read_as_shown(tmp_path, monkeypatch):

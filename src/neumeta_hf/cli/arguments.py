@@ -6,6 +6,9 @@ import os
 _PATH = os.path.expanduser
 """Also where no shell has done it: after an "=", or in a list of arguments."""
 
+EVALUATED_WIDTHS = "0.25:1.0:0.125"
+"""Where `neumeta evaluate` is not told which."""
+
 _EPILOG = """\
 examples:
   neumeta train --config examples/recipes/digits_lenet.yaml --set output_dir=outputs/digits
@@ -105,12 +108,19 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "evaluate",
         help="measure scores against size: table, JSON, CSV and picture",
         description="Measure the scores of the task (accuracy, mean IoU, reconstruction error), parameters and MACs at "
-        "many widths on the test split of the data that the family was trained on. Prints a table and writes "
-        "PREFIX.json, PREFIX.csv and PREFIX.png.",
+        "many widths on the test split of the data that the family was trained on; or those of one plain network, such "
+        "as a morph that was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
-    parser.add_argument("checkpoint", type=_PATH, help="folder of a family, with the recipe.yaml of its run")
+    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family or of a plain network")
     parser.add_argument(
-        "--widths", default="0.25:1.0:0.125", help="range first:last:step, or list a,b,c; default: %(default)s"
+        "--config",
+        type=_PATH,
+        metavar="FILE",
+        help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or of "
+        "the run whose folder reference, best, last or pretrained it is",
+    )
+    parser.add_argument(
+        "--widths", help=f"of a family: range first:last:step, or list a,b,c; default: {EVALUATED_WIDTHS}"
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument(

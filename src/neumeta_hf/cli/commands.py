@@ -8,10 +8,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
+from neumeta_hf.errors import (
+    CheckpointError,
+    DataError,
+    RecipeError,
+    SizeError,
+    TargetError,
+)
 from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
+    from neumeta_hf.checkpoints import Checkpoint
     from neumeta_hf.data import ImageData
     from neumeta_hf.modeling_neumeta import NeuMetaModel
     from neumeta_hf.tasks import Task
@@ -144,59 +151,128 @@ def _morph(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
+    from neumeta_hf.checkpoints import open_checkpoint
 
+    prefix = Path(arguments.output) if arguments.output else Path(arguments.checkpoint) / "sweep"
+    if arguments.output and not prefix.name:
+        raise RecipeError(f"--output {arguments.output}: name the files too, for example {prefix / 'sweep'}.")
+    if arguments.output and not prefix.parent.is_dir():
+        raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
+    is_plain = _is_plain(open_checkpoint(arguments.checkpoint))
+    if not prefix.parent.is_dir():
+        raise RecipeError(f"{arguments.checkpoint} is no folder to write into: name the files with --output.")
+    (_evaluate_network if is_plain else _evaluate_family)(arguments, prefix)
+
+
+def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
+    from neumeta_hf.cli.arguments import EVALUATED_WIDTHS
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.evaluation.matching import match_data, name_data
     from neumeta_hf.hub import RunSource, read_training
     from neumeta_hf.training import task_of
+    from neumeta_hf.training.agreement import take_preprocessing
 
-    widths = parse_widths(arguments.widths)
-    checkpoint = Path(arguments.checkpoint)
-    prefix = Path(arguments.output) if arguments.output else checkpoint / "sweep"
-    if arguments.output and not prefix.name:
-        raise RecipeError(f"--output {arguments.output}: name the files too, for example {prefix / 'sweep'}.")
-    if arguments.output and not prefix.parent.is_dir():
-        raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
+    widths = parse_widths(EVALUATED_WIDTHS if arguments.widths is None else arguments.widths)
     family = _load_family(arguments.checkpoint)
     recipe = _recipe_of(arguments)
+    if arguments.config:
+        name = arguments.checkpoint
+        recipe.data = take_preprocessing(recipe, name, family.reference_config, what=name)
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
-    training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
+    training = None
+    if Path(arguments.checkpoint).is_dir():
+        training = read_training(RunSource.of_folder(arguments.checkpoint).find("training.json"))
     task = task_of(recipe)
+    _check_task(arguments, family.target_family.task, task)
     reference = _reference(arguments, family, recipe, task)
-    data = match_data(family, load_image_data(name_data(family, recipe.data, task)), task)
+    data = match_data(family.config, load_image_data(name_data(family.config, recipe.data, task)), task)
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
         "seed": arguments.seed,
         "calibration": _calibration(arguments, family, data),
     }
-    loop = recipe.train or recipe.pretrain
     result = sweep(
         family,
         split,
         widths,
         task=task,
         reference=reference,
-        num_workers=loop.num_workers if loop else 0,
+        num_workers=_num_workers(recipe),
         progress=not arguments.quiet,
-        facts={
-            "checkpoint": checkpoint.resolve().name,
-            "dataset": Path(recipe.data.dataset).name,
-            "split": arguments.split,
-            "training": training,
-        },
+        facts={**_facts(arguments, recipe), "training": training},
         **sampling,
     )
-    Console().print(result.table())
-    for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
-        write(prefix.with_name(prefix.name + suffix))
-    print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
+    _write_sweep(result, prefix)
     if arguments.figures:
         path = prefix.with_name(f"{prefix.name}_images.png")
         draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
         print(f"written: {path}")
+
+
+def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
+    from neumeta_hf.data import load_image_data
+    from neumeta_hf.evaluation import measure_network
+    from neumeta_hf.evaluation.matching import match_data, name_data
+    from neumeta_hf.targets import config_of, find_target, load_network
+    from neumeta_hf.training import task_of
+    from neumeta_hf.training.agreement import take_preprocessing
+
+    name = arguments.checkpoint
+    for flag, is_given in (
+        ("--widths", arguments.widths is not None),
+        ("--reference", arguments.reference is not None),
+        ("--figures", arguments.figures),
+        ("--calibrate", arguments.calibrate != 0),
+        ("--num-samples", arguments.num_samples != 1),
+        ("--seed", arguments.seed != 0),
+    ):
+        if is_given:
+            raise RecipeError(f"{flag} is for families, and {name} is one network, of its own size. Drop it.")
+    recipe = _recipe_of(arguments)
+    network = load_network(name)
+    config, task = config_of(network), task_of(recipe)
+    _check_task(arguments, find_target(config).task, task)
+    recipe.data = take_preprocessing(recipe, name, config, what=name)
+    data = load_image_data(name_data(config, recipe.data, task))
+    data = match_data(config, data, task, them="the network")
+    result = measure_network(
+        network,
+        data.test if arguments.split == "test" else data.validation,
+        task=task,
+        num_workers=_num_workers(recipe),
+        progress=not arguments.quiet,
+        facts=_facts(arguments, recipe),
+    )
+    _write_sweep(result, prefix)
+
+
+def _check_task(arguments: argparse.Namespace, does: str, task: "Task") -> None:
+    if does != task.name:
+        raise TargetError(
+            f"{arguments.checkpoint} does {does}, and the recipe is for {task.name}: give the recipe of such networks "
+            "with --config."
+        )
+
+
+def _num_workers(recipe: "Recipe") -> int:
+    loop = recipe.train or recipe.pretrain
+    return loop.num_workers if loop else 0
+
+
+def _facts(arguments: argparse.Namespace, recipe: "Recipe") -> dict[str, Any]:
+    checkpoint = Path(arguments.checkpoint).resolve().name
+    return {"checkpoint": checkpoint, "dataset": Path(recipe.data.dataset).name, "split": arguments.split}
+
+
+def _write_sweep(result: Any, prefix: Path) -> None:
+    from rich.console import Console
+
+    Console().print(result.table())
+    for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
+        write(prefix.with_name(prefix.name + suffix))
+    print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
 
 
 def _reference(arguments: argparse.Namespace, family: "NeuMetaModel", recipe: "Recipe", task: "Task") -> Any:
@@ -298,32 +374,56 @@ def _load_family(name: str) -> "NeuMetaModel":
     from neumeta_hf.targets import find_target
 
     checkpoint = open_checkpoint(name)
-    kind = checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
-    if isinstance(kind, str) and kind != NeuMetaConfig.model_type:
+    if _is_plain(checkpoint):
         raise CheckpointError(
-            f"{name} is one network, of model type {kind!r}, and no family: give the output folder of a training run."
+            f"{name} is one network, of model type {_kind(checkpoint)!r}, and no family: give the output folder of a "
+            "training run."
         )
     config, _ = checkpoint.make_config(NeuMetaConfig, {})
     family: Any = family_class(find_target(config.target_config).task).from_pretrained(name, config=config)
     return family
 
 
+def _kind(checkpoint: "Checkpoint") -> Any:
+    return checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
+
+
+def _is_plain(checkpoint: "Checkpoint") -> bool:
+    """Whether a checkpoint says that it is something else than a family."""
+    from neumeta_hf.configuration_neumeta import NeuMetaConfig
+
+    kind = _kind(checkpoint)
+    return isinstance(kind, str) and kind != NeuMetaConfig.model_type
+
+
 def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
-    """The recipe of a checkpoint's run, with what the command says about its data."""
-    from neumeta_hf.reading import find_file
+    """The recipe of --config or of a checkpoint's run, with what the command says about its data."""
     from neumeta_hf.training import load_recipe
 
-    checkpoint = Path(arguments.checkpoint)
-    path = find_file(checkpoint, "recipe.yaml")
+    path = getattr(arguments, "config", None) or _find_recipe(arguments.checkpoint)
     if path is None:
+        advice = (
+            "name one with --config" if hasattr(arguments, "config") else "give the output folder of a training run"
+        )
         raise CheckpointError(
-            f"{checkpoint} has no recipe.yaml, which says what data the family was trained on: give the output folder "
-            "of a training run."
+            f"{arguments.checkpoint} has no recipe.yaml, which says what data it was trained on: {advice}."
         )
     recipe = load_recipe(path, getattr(arguments, "overrides", ()))
     if getattr(arguments, "dataset", None):
         recipe.data.dataset = arguments.dataset
     return recipe
+
+
+def _find_recipe(checkpoint: str) -> Path | None:
+    """The recipe in a folder, or of the run that wrote the folder; None where there is none."""
+    from neumeta_hf.reading import find_file
+    from neumeta_hf.training.run_folder import BEST, LAST, PRETRAINED, RECIPE, REFERENCE
+
+    path = find_file(checkpoint, RECIPE)
+    folder = Path(os.path.abspath(checkpoint))
+    if path is None and folder.name in (REFERENCE, BEST, LAST, PRETRAINED):
+        path = find_file(folder.parent, RECIPE)
+    return path
 
 
 def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "ImageData | None" = None) -> Any:

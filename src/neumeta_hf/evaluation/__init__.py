@@ -6,7 +6,7 @@ from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.pictures import draw_networks
 from neumeta_hf.evaluation.plots import plot_sweep
-from neumeta_hf.evaluation.sweep import Sweep, SweepRow, sweep
+from neumeta_hf.evaluation.sweep import Sweep, SweepRow, measure_network, sweep
 from neumeta_hf.widths import parse_widths
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "environment_facts",
     "evaluate_network",
     "find_width",
+    "measure_network",
     "parse_widths",
     "plot_sweep",
     "sweep",

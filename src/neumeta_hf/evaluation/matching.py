@@ -1,9 +1,10 @@
-"""Data and references as a family's classes have it: what is measured must mean the same on all sides."""
+"""Data and references as a family's or network's classes have it: what is measured must mean the same on all sides."""
 
 import logging
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedConfig
 
 from neumeta_hf.data import DataConfig, ImageData
 from neumeta_hf.data.classes import compare_names, in_order, name_masks, stated_names
@@ -15,60 +16,59 @@ from neumeta_hf.tasks import Task
 logger = logging.getLogger(__name__)
 
 
-def name_data(model: NeuMetaModel, config: DataConfig, task: Task) -> DataConfig:
-    """Let masks that state indices alone be read as a family's classes.
+def name_data(config: PreTrainedConfig, data: DataConfig, task: Task) -> DataConfig:
+    """Let masks that state indices alone be read as the classes of a family or network.
 
     Args:
-        model: The family.
-        config: Of a data set.
-        task: What the family does.
+        config: Of the family or network.
+        data: The config of a data set.
+        task: What is done with it.
 
     Returns:
-        The config, by which an index that the family does not know is an error.
+        The data's config, by which an index that is no class is an error.
 
     Raises:
         DataError: There are more classes than masks can hold.
     """
     if not task.has_classes:
-        return config
-    names = stated_names(model.config, masks=config.labels == "mask")
-    return name_masks(config, names or [str(index) for index in range(_num_labels(model.config))])
+        return data
+    names = stated_names(config, masks=data.labels == "mask")
+    return name_masks(data, names or [str(index) for index in range(_num_labels(config))])
 
 
-def match_data(model: NeuMetaModel, data: ImageData, task: Task) -> ImageData:
-    """Number the labels of a data set as a family numbers its classes.
+def match_data(config: PreTrainedConfig, data: ImageData, task: Task, *, them: str = "the family") -> ImageData:
+    """Number the labels of a data set as a family or network numbers its classes.
 
-    Classes are matched by name; by position where the family names none. Classes that the data lacks are said in a
-    warning.
+    Classes are matched by name; by position where it names none. Classes that the data lacks are said in a warning.
 
     Args:
-        model: The family.
+        config: Of the family or network.
         data: As loaded by the config from `name_data`.
-        task: What the family does; one without classes needs no match.
+        task: What is done with it; one without classes needs no match.
+        them: What to call the family or network.
 
     Returns:
         The same images.
 
     Raises:
-        DataError: The data has a class that the family does not know, or another number of classes where the family
-            names none.
+        DataError: The data has a class that is not known, or another number of classes where they have no names.
     """
     if not task.has_classes:
         return data
-    num_labels = _num_labels(model.config)
-    names = stated_names(model.config, masks=data.train.config.labels == "mask")
+    num_labels = _num_labels(config)
+    names = stated_names(config, masks=data.train.config.labels == "mask")
     if names is None:
         if len(data.label_names) != num_labels:
             raise DataError(
-                f"the data has {len(data.label_names)} classes, and the family tells {num_labels} apart, which it has "
+                f"the data has {len(data.label_names)} classes, and {them} tells {num_labels} apart, which it has "
                 "no names for: give data with as many, in the order that it was trained with."
             )
         return data
-    matched = in_order(data, names, them="the family")
+    matched = in_order(data, names, them=them)
     present = set(data.label_names)
     if lacking := [name for name in names if name not in present]:
         shown = ", ".join(lacking[:20]) + (f" and {len(lacking) - 20} more" if len(lacking) > 20 else "")
-        logger.warning("the data has none of these classes of the family, so no score tells of them: %s", shown)
+        logger.warning("the data has none of these classes of %s, so no score tells of them: %s", them, shown)
     return matched
 
 

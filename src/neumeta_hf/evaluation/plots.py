@@ -87,11 +87,17 @@ def draw_sweep(result: Mapping[str, Any]) -> "Figure":
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    uniform = [row for row in rows if not isinstance(row["width"], Mapping)]
+    uniform = [row for row in rows if not isinstance(row["width"], Mapping) and row["width"] is not None]
     axes.plot(*_points(uniform, score), color=_BLUE, linewidth=1.2, zorder=1)
     for kind, style in _MARKERS.items():
-        if chosen := [row for row in rows if size_kind(trained=row["trained"], in_range=row["in_range"]) == kind]:
+        if chosen := [
+            row
+            for row in rows
+            if row["width"] is not None and size_kind(trained=row["trained"], in_range=row["in_range"]) == kind
+        ]:
             axes.plot(*_points(chosen, score), linestyle="none", markersize=7, label=_LABELS[kind], zorder=3, **style)
+    if alone := [row for row in rows if row["width"] is None]:
+        axes.plot(*_points(alone, score), linestyle="none", markersize=7, label="this network", color=_BLUE, marker="o")
     if result.get("reference"):
         value = _value(result["reference"], score)
         shown = f"{value:.2f} %" if score.is_ratio else f"{value:.4g}"

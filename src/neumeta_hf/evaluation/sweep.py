@@ -23,7 +23,7 @@ from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.printable import printable
 from neumeta_hf.scores import ROW_KEYS
-from neumeta_hf.targets import config_of
+from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
 
@@ -38,7 +38,7 @@ class SweepRow:
     """One size.
 
     Attributes:
-        width: The ratio, or a ratio per width group.
+        width: The ratio, or a ratio per width group; None of a network that is of no family.
         scores: Of the task by name, ratios as ratios.
         num_parameters: Of the whole network.
         macs: Multiply-accumulates of the whole network for one image.
@@ -47,7 +47,7 @@ class SweepRow:
         in_range: Whether every width group lies between the smallest and the largest that training drew.
     """
 
-    width: float | Mapping[str, float]
+    width: float | Mapping[str, float] | None
     scores: Mapping[str, float]
     num_parameters: int
     macs: int
@@ -57,7 +57,9 @@ class SweepRow:
 
     @property
     def kind(self) -> str:
-        """What the size was to training: see `size_kind`."""
+        """What the size was to training: see `size_kind`; "" of a network that is of no family."""
+        if self.width is None:
+            return ""
         return size_kind(trained=self.trained, in_range=self.in_range)
 
 
@@ -229,25 +231,10 @@ def sweep(
     channels = [channels_at(width) for width in widths]  # an impossible width must not cost the sweep before it
 
     def measure(network: nn.Module, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
-        scores = evaluate_network(
-            network,
-            split,
-            task=task,
-            family=family,
-            batch_size=batch_size,
-            device=model.device,
-            num_workers=num_workers,
-        )
-        num_parameters = count_parameters(network)
-        return SweepRow(
-            width=width,
-            scores={name: value for name, value in scores.items() if name != "num_samples"},
-            num_parameters=num_parameters,
-            macs=count_macs(network, example, family=family),
-            compression_rate=1 - num_parameters / full_size,
-            trained=trained,
-            in_range=in_range,
-        )
+        options = {"batch_size": batch_size, "device": model.device, "num_workers": num_workers}
+        row = _measure(network, split, task, family, example, **options)
+        rate = 1 - row.num_parameters / full_size
+        return dataclasses.replace(row, width=width, compression_rate=rate, trained=trained, in_range=in_range)
 
     # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
@@ -273,3 +260,57 @@ def sweep(
         "num_images": len(split),
     }
     return Sweep(rows=rows, reference=measured, facts={**environment_facts(model.device), **sampling, **(facts or {})})
+
+
+def measure_network(
+    network: nn.Module,
+    split: ImageSplit,
+    *,
+    task: Task | None = None,
+    batch_size: int = 512,
+    num_workers: int = 0,
+    progress: bool = True,
+    facts: Mapping[str, Any] | None = None,
+) -> Sweep:
+    """Measure a plain network as `sweep` measures the sizes of a family.
+
+    Args:
+        network: Of a registered target family.
+        split: Images to measure on.
+        task: What it is measured by. None: its family's, with default options.
+        batch_size: Images per forward pass.
+        num_workers: Processes that load data.
+        progress: Whether to show a progress bar.
+        facts: Kept with the result, beside the environment's.
+
+    Returns:
+        A sweep of one row, whose width is None.
+
+    Raises:
+        DataError: The split is empty, or holds what the network does not know.
+        TargetError: No target family has such a network.
+    """
+    config = config_of(network)
+    family = find_target(config)
+    task = task or build_task(family.task)
+    example = family.example_inputs(config, batch_size=1)
+    options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
+    row = _measure(network, split, task, family, example, **options)
+    measured = {"task": task.name, "score": task.scores[0].to_dict(), "num_images": len(split)}
+    device = next(network.parameters()).device
+    return Sweep(rows=[row], reference=None, facts={**environment_facts(device), **measured, **(facts or {})})
+
+
+def _measure(
+    network: nn.Module, split: ImageSplit, task: Task, family: TargetFamily, example: Tensor, **options: Any
+) -> SweepRow:
+    scores = evaluate_network(network, split, task=task, family=family, **options)
+    return SweepRow(
+        width=None,
+        scores={name: value for name, value in scores.items() if name != "num_samples"},
+        num_parameters=count_parameters(network),
+        macs=count_macs(network, example, family=family),
+        compression_rate=0.0,
+        trained=False,
+        in_range=True,
+    )

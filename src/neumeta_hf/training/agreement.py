@@ -41,19 +41,40 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
     """
     if checkpoint is None:
         return dataclasses.replace(recipe, data=recipe.data.filled())
-    name, data, config = str(recipe.target.checkpoint), recipe.data, config_of(checkpoint)
-    shape = find_target(config).image_shape(config)
+    name, config = str(recipe.target.checkpoint), config_of(checkpoint)
+    data = take_preprocessing(recipe, name, config, what="target.checkpoint")
+    if recipe.target.classes == "name" and not recipe.target.new_head:
+        data = name_masks(data, stated_names(config, masks=data.labels == "mask"))
+    return dataclasses.replace(recipe, data=data)
+
+
+def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, what: str) -> DataConfig:
+    """Fill in what a recipe leaves open of images: from what a network says of its own, else the defaults.
+
+    Args:
+        recipe: The run.
+        name: Of the network: a folder or Hub id.
+        config: Of the network.
+        what: To call the network in errors.
+
+    Returns:
+        What the recipe says of its data, with nothing of images left open.
+
+    Raises:
+        RecipeError: Recipe and network disagree, or neither says how colours are normalised.
+        TargetError: The network has images of other channels, or made in a way that a recipe has no words for.
+        NeuMetaError: As `stated_preprocessing`.
+    """
+    data, shape = recipe.data, find_target(config).image_shape(config)
     if data.num_channels not in (None, shape[0]):
         size = shape[1:] if data.image_size is None else height_and_width(data.image_size)
-        raise other_images(shape, (data.num_channels, *size))
+        raise other_images(shape, (data.num_channels, *size), what=what)
     if recipe.target.preprocessing == "recipe":
         logger.info("target.preprocessing=recipe: what %s says of its images is set aside.", name)
         stated = None
     else:
         stated = compare_preprocessing(data, name, config)
     data = _taken(data, {**_of_config(config, name), **(stated or {})}, name)
-    if recipe.target.classes == "name":
-        data = name_masks(data, stated_names(config, masks=data.labels == "mask"))
     filled = data.filled()
     if lacking := [key for key in ("mean", "std") if getattr(data, key) is None]:
         said = (
@@ -63,22 +84,23 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
         if filled.num_channels != 1:
             raise RecipeError(f"{said}.")
         logger.warning("%s; until then it is %s", said, ", ".join(f"{key}={getattr(filled, key)}" for key in lacking))
-    return dataclasses.replace(recipe, data=filled)
+    return filled
 
 
-def other_images(shape: Sequence[int], wanted: Sequence[int]) -> TargetError:
+def other_images(shape: Sequence[int], wanted: Sequence[int], *, what: str = "target.checkpoint") -> TargetError:
     """Say that a checkpoint takes other images than the recipe gives.
 
     Args:
         shape: Channels, height and width of the checkpoint's.
         wanted: Those of the recipe's.
+        what: To call the checkpoint.
 
     Returns:
         The error.
     """
     told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
     return TargetError(
-        f"target.checkpoint takes images of {told} (channels, height, width), and data.num_channels and "
+        f"{what} takes images of {told} (channels, height, width), and data.num_channels and "
         f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
     )
 

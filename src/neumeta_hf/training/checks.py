@@ -22,7 +22,7 @@ from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
 from neumeta_hf.training.run_folder import LOG, RECIPE, leftovers
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
-from neumeta_hf.training.statistics import statistics_widths
+from neumeta_hf.training.statistics import draw_calibration_sizes, resolve_calibration, statistics_widths
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,8 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
     if model.statistic_names:
         model.config.statistics_widths = stored
         model.config.validate_neumeta()
+        if resolve_calibration(recipe, model).images:
+            draw_calibration_sizes(recipe, model)
 
 
 def meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMetaModel:

@@ -54,6 +54,8 @@ class TargetRecipe:
         classes: How classes of the data are matched with those of a checkpoint that names them. "name": the same names
             in any order. "position": in the order that they stand in, whatever they are called; they then have the
             names of the data.
+        new_head: Whether a checkpoint of other classes gets a fresh head for those of the data, drawn by the seed: the
+            tensors whose shape depends on their number. All else is kept, and `pretrain` then trains both.
     """
 
     __pydantic_config__ = _FORBID
@@ -62,6 +64,7 @@ class TargetRecipe:
     checkpoint: str | None = None
     preprocessing: Literal["checkpoint", "recipe"] = "checkpoint"
     classes: Literal["name", "position"] = "name"
+    new_head: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -247,17 +250,17 @@ class CalibrationRecipe:
     """With BatchNorm kept: synthetic images in the checkpoint, on which a morph of any size measures its statistics.
 
     Attributes:
-        images: How many; 0 for none.
+        images: How many; 0 for none. None: 64, or fewer of large images, down to 8.
         networks: How many sizes they are made for: the trained extremes, and for the others a ratio per width group
-            drawn between these.
-        steps: Steps of Adam on their pixels.
+            drawn between these. None: 16, or 8 where `images` is None.
+        steps: Steps of Adam on their pixels. None: 400, or 100 where `images` is None.
         learning_rate: Its peak.
     """
 
     __pydantic_config__ = _FORBID
-    images: Annotated[int, Field(ge=0, le=2**20)] = 0
-    networks: Annotated[int, Field(ge=2, le=2**12)] = 16
-    steps: Count = 400
+    images: Annotated[int, Field(ge=0, le=2**20)] | None = None
+    networks: Annotated[int, Field(ge=2, le=2**12)] | None = None
+    steps: Count | None = None
     learning_rate: Amount = 0.1
 
 
@@ -285,7 +288,8 @@ class Recipe:
         validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
         statistics_widths: With BatchNorm kept, widths whose statistics the checkpoint stores: a list, a range, "all"
             (every network that a uniform width gives: as many as there are channels to take away), or None for the
-            trained ones. Sizes between two of them at most 7 % apart need no others.
+            trained ones; of more than 17, for those alone that the others are read between. Sizes between two of them
+            at most 7 % apart need no others.
         statistics_images: Training images that statistics are measured on.
         calibration: Images in the checkpoint for the statistics of all other sizes.
         trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".

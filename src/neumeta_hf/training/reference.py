@@ -17,6 +17,7 @@ from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.targets.masters import load_in_float32
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.agreement import other_images, resolve_recipe
+from neumeta_hf.training.heads import name_classes, with_new_head
 from neumeta_hf.training.recipe import Recipe, TargetRecipe
 
 logger = logging.getLogger(__name__)
@@ -57,8 +58,10 @@ def load_checkpoint(recipe: Recipe) -> nn.Module | None:
         TargetError: The family reads no bare weights, the checkpoint is of another family, or it is for labels of
             another kind; or `target.config` was given as well.
         CheckpointError: It cannot be read, or lacks weights or has too many.
+        RecipeError: A new head is asked for, and there is nothing that it could be put on, or that would train it.
     """
     target = recipe.target
+    _check_new_head(recipe)
     if target.checkpoint is None:
         return None
     if target.config:
@@ -75,6 +78,23 @@ def load_checkpoint(recipe: Recipe) -> nn.Module | None:
             "network of that kind, or mend its config.json."
         )
     return model
+
+
+def _check_new_head(recipe: Recipe) -> None:
+    target = recipe.target
+    if not target.new_head:
+        return
+    if target.checkpoint is None:
+        problem = "target.checkpoint names no network to put it on, and fresh ones have it. Name one, or leave it out"
+    elif not task_of(recipe).has_classes:
+        problem = f"networks of the target family {target.family!r} tell no classes apart. Leave it out"
+    elif target.classes == "position":
+        problem = "target.classes: position would match the classes of the old head. Leave one of the two out"
+    elif recipe.pretrain is None:
+        problem = "pretrain is null, and its random weights would be taken as they are. Give a pretrain section"
+    else:
+        return
+    raise RecipeError(f"target.new_head: {problem}.")
 
 
 def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Module | None = None) -> Any:
@@ -113,7 +133,10 @@ def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Modul
         checkpoint = load_checkpoint(recipe)
         recipe = resolve_recipe(recipe, checkpoint)
     assert checkpoint is not None
-    if label_names:
+    if label_names and target.new_head:
+        set_seed(recipe.seed)
+        checkpoint = with_new_head(checkpoint, family, label_names)
+    elif label_names:
         _match_classes(config_of(checkpoint), label_names, target, masks=masks, where="target.checkpoint")
     _fit_to_images(checkpoint, family, recipe)
     return checkpoint
@@ -138,17 +161,18 @@ def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe
                 where,
             )
         )
-    config.id2label = dict(enumerate(label_names))
-    config.label2id = {name: index for index, name in enumerate(label_names)}
+    name_classes(config, label_names)
 
 
 def _other_classes(stated: Sequence[Any], label_names: Sequence[str], problem: str, where: str) -> str:
-    # The place to go on from where a network is to get a new head for the classes of the data.
     same = len(stated) == len(label_names)
+    said = f"{where} tells {len(stated)} classes apart, the data set has {len(label_names)}: {problem}. "
+    if where == "target.config":
+        return said + "Leave its classes out of target.config, which then has those of the data."
     return (
-        f"{where} tells {len(stated)} classes apart, the data set has {len(label_names)}: {problem}. "
-        "Choose the data that it was trained on, fine-tune it on the data first, or rename classes on one of the two "
-        "sides (id2label in its config.json; folders or label column of the data)"
+        said + "Give it a new head for the classes of the data with `target.new_head: true` and a pretrain section, "
+        "choose the data that it was trained on, or rename classes on one of the two sides (id2label in its "
+        "config.json; folders or label column of the data)"
         + (", or match them as they stand on purpose with `target.classes: position`." if same else ".")
     )
 

@@ -50,7 +50,7 @@ from neumeta_hf.training.run_folder import (
 )
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.signals import StopSignals
-from neumeta_hf.training.statistics import calibration_batches, calibration_images, statistics_widths
+from neumeta_hf.training.statistics import calibration_batches, store_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -368,13 +368,8 @@ class _Run:
         _write(self.output / FACTS, json.dumps(facts, indent=1) + "\n")
 
     def _save_family(self, model: NeuMetaModel) -> None:
-        recipe = self.recipe
         if model.statistic_names:
-            widths = statistics_widths(recipe, model)
-            batches = calibration_batches(self.data.train, recipe.statistics_images)
-            model.calibrate(batches, tqdm(widths, desc="statistics"))
-            if recipe.calibration.images:
-                model.store_calibration_images(calibration_images(recipe, model, batches))
+            store_statistics(self.recipe, model, self.data.train)
         # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the
         # checksum in its config is not that of its weights, and resuming once more mends it.
         self.before_saving()

@@ -1,6 +1,10 @@
 """Sizes and images that BatchNorm statistics are measured at and on."""
 
+import dataclasses
+import itertools
 import logging
+import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,15 +12,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit
+from neumeta_hf.errors import RecipeError
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.image_batches import NormalizedImages
-from neumeta_hf.modeling_neumeta import NeuMetaModel
-from neumeta_hf.training.recipe import Recipe
+from neumeta_hf.modeling_neumeta import NEAR, NeuMetaModel
+from neumeta_hf.training.recipe import CalibrationRecipe, Recipe
 from neumeta_hf.training.sampling import make_sampler, training_widths
-from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
+from neumeta_hf.training.synthesis import LIMIT, statistics_distance, synthesize_images
 
 logger = logging.getLogger(__name__)
+
+_MANY_WIDTHS = 17
+"""Trained widths whose statistics are all stored unless the recipe says else."""
+
+# Without being asked for, images are to cost no more than the training of a small network does.
+_AUTOMATIC = CalibrationRecipe(images=64, networks=8, steps=100)
+_ASKED_FOR = CalibrationRecipe(networks=16, steps=400)
+_AUTOMATIC_PIXELS = 64 * 64 * 64
+_FEWEST_IMAGES = 8
+_MEASURED_IMAGES = 512
 
 
 def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> NormalizedImages:
@@ -47,7 +62,8 @@ def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
         model: Its family.
 
     Returns:
-        Ratios; one for each network that a uniform width gives where the recipe says "all".
+        Ratios; one for each network that a uniform width gives where the recipe says "all", and the trained ones where
+        it says nothing. Of many trained ones those are left out that lie between two others which are near enough.
     """
     widths = recipe.statistics_widths
     if widths == "all":
@@ -56,24 +72,114 @@ def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
         for width in uniform_widths(model):
             by_size[tuple(model.target_family.num_channels(model.target_config_at(width)).values())] = width
         return list(by_size.values())
-    return parse_widths(widths) if isinstance(widths, str) else widths or training_widths(recipe)
+    if widths is None:
+        trained = training_widths(recipe)
+        return trained if len(trained) <= _MANY_WIDTHS else _thinned(trained)
+    return parse_widths(widths) if isinstance(widths, str) else widths
 
 
-def calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor]) -> Tensor:
-    """Synthesise images for the networks of many sizes, whose statistics are measured on real ones first.
+def _thinned(widths: list[float]) -> list[float]:
+    """As few of ascending widths as leave each between two that are near, or as far apart as they were."""
+    chosen = widths[:1]
+    for width, following in itertools.pairwise([*widths[1:], math.inf]):
+        if following > NEAR * chosen[-1]:
+            chosen.append(width)
+    return chosen
+
+
+def resolve_calibration(recipe: Recipe, model: NeuMetaModel) -> CalibrationRecipe:
+    """Say how many calibration images a run makes, and how.
 
     Args:
         recipe: The run.
         model: Its family.
-        batches: Real images, as training saw them.
 
     Returns:
-        Normalised images, `[images, channels, height, width]`.
+        The recipe's section without anything left open. Where the recipe leaves the number open it is 0 if no size
+        could need one: the family has no statistics, or one trained width alone.
     """
-    calibration = recipe.calibration
-    num_per_group = calibration.networks - 2
-    sampler = make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=num_per_group)
-    sizes = tqdm(sampler.draw(0), desc="calibration networks")
+    asked = recipe.calibration
+    defaults, images = (_AUTOMATIC, asked.images) if asked.images is None else (_ASKED_FOR, asked.images)
+    if images is None:
+        _, height, width = model.target_family.image_shape(model.reference_config)
+        images = min(_AUTOMATIC.images or 0, max(_FEWEST_IMAGES, _AUTOMATIC_PIXELS // (height * width)))
+        images = images if model.statistic_names and len(set(training_widths(recipe))) > 1 else 0
+    return dataclasses.replace(
+        asked, images=images, networks=asked.networks or defaults.networks, steps=asked.steps or defaults.steps
+    )
+
+
+def draw_calibration_sizes(recipe: Recipe, model: NeuMetaModel) -> list[Any]:
+    """Draw the sizes that calibration images are made for.
+
+    Args:
+        recipe: The run.
+        model: Its family.
+
+    Returns:
+        The trained extremes, then sizes in which the width groups draw on their own.
+
+    Raises:
+        RecipeError: No such size is possible for the family.
+    """
+    networks = resolve_calibration(recipe, model).networks or 0
+    sampler = make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=networks - 2)
+    try:
+        return sampler.draw(0)
+    except RecipeError as error:
+        raise RecipeError(
+            "calibration.images: of random sizes in which each width group has its own ratio the family has none. Set "
+            "calibration.images: 0, or choose a narrower range of sizes.widths."
+        ) from error
+
+
+def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit) -> None:
+    """Measure the statistics of a family's BatchNorm, and make images for the sizes that have none.
+
+    Args:
+        recipe: The run.
+        model: Its family; it then holds both.
+        split: The training split.
+    """
+    widths = statistics_widths(recipe, model)
+    batches = calibration_batches(split, recipe.statistics_images)
+    logger.info(
+        "statistics of BatchNorm: %d networks on %d images each (statistics_widths, statistics_images)",
+        len(widths),
+        sum(map(len, batches)),
+    )
+    model.calibrate(batches, tqdm(widths, desc="statistics"))
+    calibration = resolve_calibration(recipe, model)
+    if not calibration.images:
+        return
+    if recipe.calibration.images is None:
+        batches = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
+        if (most := max(float(batch.abs().max()) for batch in batches)) > LIMIT + 0.1:
+            logger.warning(
+                "no calibration images are made: training images reach %.1f standard deviations from their mean, and "
+                "stored ones 4 (data.mean, data.std). Sizes without statistics then need images of yours.",
+                most,
+            )
+            return
+    logger.info(
+        "calibration images, for the statistics of all other sizes: %d networks on %d images each, then %d steps of a "
+        "batch of %d, about the work of training one network on %d images (calibration.images: 0 for none)",
+        calibration.networks,
+        sum(map(len, batches)),
+        calibration.steps,
+        calibration.images,
+        (calibration.steps or 0) * calibration.images,
+    )
+    model.store_calibration_images(_calibration_images(recipe, model, calibration, batches))
+
+
+def _calibration_images(
+    recipe: Recipe, model: NeuMetaModel, calibration: CalibrationRecipe, batches: NormalizedImages
+) -> Tensor:
+    """Synthesise images for the networks of many sizes, whose statistics are measured on real ones first."""
+    assert calibration.images is not None
+    assert calibration.steps is not None
+    sizes = tqdm(draw_calibration_sizes(recipe, model), desc="calibration networks")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
         networks,

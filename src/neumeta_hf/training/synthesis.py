@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from neumeta_hf.training.layout import to_channels_last
 
-_LIMIT = 3.9
+LIMIT = 3.9
 """Largest absolute value of a synthetic pixel, in standard deviations: what a checkpoint can store."""
 
 
@@ -57,11 +57,11 @@ def synthesize_images(
     order = np.random.default_rng(seed)
     turns = itertools.chain.from_iterable(order.permutation(len(networks)) for _ in itertools.count())
     for _ in progress if progress is not None else range(steps):
-        loss = statistics_distance(networks[next(turns)], _LIMIT * pixels.tanh())
+        loss = statistics_distance(networks[next(turns)], LIMIT * pixels.tanh())
         (pixels.grad,) = torch.autograd.grad(loss, [pixels])
         optimizer.step()
         schedule.step()
-    return (_LIMIT * pixels.detach().tanh()).contiguous()
+    return (LIMIT * pixels.detach().tanh()).contiguous()
 
 
 def statistics_distance(network: nn.Module, images: Tensor) -> Tensor:

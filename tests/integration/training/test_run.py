@@ -367,6 +367,7 @@ def test_kept_batch_norm_from_training_to_morph(make_recipe):
         family={"hypernetwork": {"type": "grid"}},
         mixed_precision="bf16",
         statistics_widths="0.5:1.0:0.25",
+        calibration={"images": 0},
         train={"epochs": 1},
     )
     family = AutoModelForImageClassification.from_pretrained(train(recipe))
@@ -407,6 +408,22 @@ def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
         if name.endswith("running_mean"):
             spread = measured.state_dict()[name.replace("mean", "var")].sqrt()
             assert ((morph.state_dict()[name] - tensor).abs() / spread).mean() < 0.5, name
+
+
+def test_any_size_in_the_range_of_a_recipe_that_names_no_statistics_morphs_without_data(make_recipe, caplog):
+    caplog.set_level("INFO", "neumeta_hf")
+    recipe = make_recipe(
+        target={"config": {**RECIPE["target"]["config"], "batch_norm": True}},
+        preparation={"normalization": "keep"},
+        family={"hypernetwork": {"type": "grid"}},
+        train={"epochs": 1},
+    )
+    family = AutoModelForImageClassification.from_pretrained(train(recipe))
+    assert family.config.calibration_images == 64
+    assert "100 steps of a batch of 64" in caplog.text  # said what it costs
+    sizes = [0.5, 0.61, 0.77, 0.93, {"conv1": 0.5}, {"conv2": 0.5, "conv3": 0.7}, {"conv3": 0.5}]
+    for size in sizes:
+        assert family.morph(size).bn3.num_batches_tracked > 0, size
 
 
 @bit_equal
