@@ -180,7 +180,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         task=task,
         reference=reference,
         num_workers=loop.num_workers if loop else 0,
-        progress=not arguments.quiet,
         facts={
             "checkpoint": checkpoint.resolve().name,
             "dataset": Path(recipe.data.dataset).name,

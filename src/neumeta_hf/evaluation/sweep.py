@@ -11,7 +11,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 from torch import nn
-from tqdm import tqdm
 
 from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.data import ImageSplit
@@ -25,6 +24,7 @@ from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.printable import printable
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -243,7 +243,7 @@ def sweep(
     # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
     rows, origins = [], []
-    with tqdm(widths, desc="sweep", disable=not progress) as bar:
+    with progress_bar(widths, description="sweep", unit=" sizes", shown=progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
             with ignore_size_warnings():  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)

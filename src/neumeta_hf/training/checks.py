@@ -67,7 +67,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
         changed = _differences(continue_recipe(before, before).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
-        allowed += ("max_image_pixels",)
+        allowed += ("max_image_pixels", "logging_steps")
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             raise RecipeError(

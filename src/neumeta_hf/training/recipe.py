@@ -121,6 +121,7 @@ class LoopRecipe:
         stop_after_steps: Stop cleanly after so many optimiser steps, counted from where the run starts or resumes,
             for schedulers with a time limit; `--resume` goes on from there.
         num_workers: Processes that load data.
+        logging_steps: Optimiser steps between two lines of losses in the log; the first has one as well.
     """
 
     __pydantic_config__ = _FORBID
@@ -136,6 +137,7 @@ class LoopRecipe:
     checkpoint_every: Count = 1
     stop_after_steps: Count | None = None
     num_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
+    logging_steps: Count = 10
 
 
 @dataclasses.dataclass(kw_only=True)

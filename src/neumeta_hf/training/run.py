@@ -12,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
-from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -24,6 +23,7 @@ from neumeta_hf.files import write_beside, write_files_beside, write_folder_besi
 from neumeta_hf.kinds import AMOUNT
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
@@ -279,7 +279,7 @@ class _Run:
         state = self.output / STATE
         resume = self.resume and os.path.lexists(state)
         if recipe.fit.steps and not resume:
-            bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
+            bar = progress_bar(range(recipe.fit.steps), description="fit", shown=accelerator.is_local_main_process)
             error = fit_to_reference(
                 model,
                 reference,
@@ -369,7 +369,7 @@ class _Run:
         if model.statistic_names:
             widths = statistics_widths(recipe, model)
             batches = calibration_batches(self.data.train, recipe.statistics_images)
-            model.calibrate(batches, tqdm(widths, desc="statistics"))
+            model.calibrate(batches, progress_bar(widths, description="statistics", unit=" sizes"))
             if recipe.calibration.images:
                 model.store_calibration_images(calibration_images(recipe, model, batches))
         # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the

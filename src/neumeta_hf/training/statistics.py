@@ -5,13 +5,13 @@ import logging
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.image_batches import NormalizedImages
 from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.training.recipe import Recipe
 from neumeta_hf.training.sampling import make_sampler, training_widths
 from neumeta_hf.training.synthesis import statistics_distance, synthesize_images
@@ -73,7 +73,7 @@ def calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor
     calibration = recipe.calibration
     num_per_group = calibration.networks - 2
     sampler = make_sampler(recipe, model, sampler="sandwich", num_random=0, num_per_group=num_per_group)
-    sizes = tqdm(sampler.draw(0), desc="calibration networks")
+    sizes = progress_bar(sampler.draw(0), description="calibration networks", unit=" sizes")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
         networks,
@@ -82,7 +82,7 @@ def calibration_images(recipe: Recipe, model: NeuMetaModel, batches: list[Tensor
         steps=calibration.steps,
         learning_rate=calibration.learning_rate,
         seed=recipe.seed,
-        progress=tqdm(range(calibration.steps), desc="calibration images"),
+        progress=progress_bar(range(calibration.steps), description="calibration images"),
     )
     with torch.no_grad():
         distance = statistics_distance(networks[-1], images).item()
