@@ -39,9 +39,13 @@ def test_a_count_goes_on_from_where_it_was_and_says_what_else_there_is(in_a_file
 
 
 def test_what_ends_early_says_how_far_it_came(in_a_file, capsys):
-    with pytest.raises(KeyboardInterrupt), progress_bar(total=10, description="train") as bar:
-        bar.update(4)
-        raise KeyboardInterrupt
+    def stopped():
+        with progress_bar(total=10, description="train") as bar:
+            bar.update(4)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert capsys.readouterr().err.startswith("train: 4 of 10 steps")
 
 

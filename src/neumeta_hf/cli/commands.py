@@ -2,12 +2,16 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neumeta_hf.cli.description import disk_facts, family_facts, say_unfinished, show_description, size_facts
+from neumeta_hf.cli.devices import find_device
+from neumeta_hf.cli.shipped import init, list_guides, list_recipes
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
 from neumeta_hf.printable import printable
 
@@ -17,6 +21,8 @@ if TYPE_CHECKING:
     from neumeta_hf.tasks import Task
     from neumeta_hf.training import Recipe
 
+
+logger = logging.getLogger(__name__)
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 """What may stand after a budget, in either case."""
@@ -83,9 +89,13 @@ def run_train(arguments: argparse.Namespace) -> None:
     Raises:
         NeuMetaError: As `neumeta_hf.train`.
     """
+    from neumeta_hf.shipped import find_recipe
     from neumeta_hf.training import load_recipe, train
 
-    recipe = load_recipe(arguments.config, arguments.overrides)
+    path = find_recipe(arguments.config)
+    if path != Path(arguments.config):
+        logger.info("recipe %s of the package: `neumeta recipes %s` prints it", path.stem, path.stem)
+    recipe = load_recipe(path, arguments.overrides)
     output = train(recipe, resume=arguments.resume, go_on="--resume")
     if output is None or int(os.environ.get("RANK", "0")) > 0:
         return
@@ -102,11 +112,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from neumeta_hf.targets.masters import load_in_float32
 
     output = _new_folder(arguments.output)
-    model: Any = load_in_float32(arguments.model)
+    device = find_device(arguments.device, automatic="cpu")
+    model: Any = load_in_float32(arguments.model).to(device)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(output) as beside:
-        save_network(prepared, beside)
+        save_network(prepared.cpu(), beside)
         (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
@@ -117,6 +128,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
+    from neumeta_hf.evaluation.budget import nearest_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
     width, budget, cost = parse_width(arguments.width), None, "macs"
@@ -124,22 +136,26 @@ def _morph(arguments: argparse.Namespace) -> None:
         budget = parse_budget(arguments.max_macs, "--max-macs")
     elif arguments.max_parameters is not None:
         budget, cost = parse_budget(arguments.max_parameters, "--max-parameters"), "parameters"
-    if budget is None and arguments.multiple_of != 1:
+    if isinstance(width, dict) and arguments.multiple_of != 1:
         raise RecipeError(
-            f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
-            "--max-parameters, or drop it."
+            f"--multiple-of {arguments.multiple_of} looks for uniform widths, and --width {arguments.width} has one "
+            "per group: give a ratio, or drop --multiple-of."
         )
     output = _new_folder(arguments.output)
-    family = _load_family(arguments.checkpoint)
+    device = find_device(arguments.device, automatic="cpu")
+    family = _load_family(arguments.checkpoint).to(device)
     if budget is not None:
         width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
+    elif not isinstance(width, dict) and arguments.multiple_of != 1:
+        width = nearest_width(family, width, multiple_of=arguments.multiple_of)
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
     )
-    save_morph(model, model.morph_origin, output)
+    save_morph(model.cpu(), model.morph_origin, output)
     if not (output / PROCESSOR).is_file():
         print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
-    chosen = "" if budget is None else f"of width {width:g} "
+    is_chosen = budget is not None or arguments.multiple_of != 1
+    chosen = f"of width {width:g} " if is_chosen else ""
     print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
 
 
@@ -159,7 +175,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         raise RecipeError(f"--output {arguments.output}: name the files too, for example {prefix / 'sweep'}.")
     if arguments.output and not prefix.parent.is_dir():
         raise RecipeError(f"--output {prefix}: the folder {prefix.parent} does not exist. Make it, or name another.")
-    family = _load_family(arguments.checkpoint)
+    device = find_device(arguments.device, automatic="gpu")
+    family = _load_family(arguments.checkpoint).to(device)
     recipe = _recipe_of(arguments)
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = read_training(RunSource.of_folder(checkpoint).find("training.json"))
@@ -188,13 +205,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         },
         **sampling,
     )
-    Console().print(result.table())
+    console = Console()
+    console.print(*result.tables(console.width))
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
         write(prefix.with_name(prefix.name + suffix))
     print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
     if arguments.figures:
         path = prefix.with_name(f"{prefix.name}_images.png")
-        draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
+        draw_networks(
+            family, split, widths, path, reference=reference, label_names=data.label_names, task=task, **sampling
+        )
         print(f"written: {path}")
 
 
@@ -217,44 +237,15 @@ def _reference(arguments: argparse.Namespace, family: "NeuMetaModel", recipe: "R
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from neumeta_hf.evaluation import count_parameters
-
-    family = _load_family(arguments.checkpoint)
-    config = family.config
-    full_config: Any = config.target_config
-    num_channels = family.target_family.num_channels(full_config)
-    generated = family.num_generated_parameters
-    widths = config.trained_widths
-    facts = {
-        "target family": family.target_family.name,
-        "width groups": {group: num_channels[group] for group in family.width_groups},
-        "trained widths": list(widths),
-        "hypernetwork": config.hypernetwork,
-        "hypernetwork parameters": count_parameters(family.hypernetwork),
-        "generated parameters": generated,
-        "static parameters": sum(tensor.numel() for tensor in family.static.parameters()),
-        "hypernetwork / generated": round(count_parameters(family.hypernetwork) / generated, 2),
-        "normalization": config.normalization,
-        "widths with stored BatchNorm statistics": list(config.statistics_widths),
-        "coordinate noise (channels)": config.coordinate_noise,
-    }
-    if config.preparation:
-        facts["total variation before, after preparation"] = [
-            round(config.preparation["tv_before"], 2),
-            round(config.preparation["tv_after"], 2),
-        ]
-    if arguments.json:
-        print(json.dumps(facts, indent=1))
+    if (unfinished := say_unfinished(arguments.checkpoint)) is not None:
+        print(json.dumps({"unfinished": unfinished}) if arguments.json else printable(unfinished))
         return
-    # As Text, whose brackets are no markup.
-    table = Table(show_header=False, title=Text(printable(arguments.checkpoint)))
-    for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else Text(printable(value)))
-    Console().print(table)
+    family = _load_family(arguments.checkpoint)
+    facts, sizes, disk = family_facts(family), size_facts(family), disk_facts(arguments.checkpoint)
+    if arguments.json:
+        print(json.dumps({**facts, "sizes": sizes, "disk": disk}, indent=1))
+    else:
+        show_description(arguments.checkpoint, facts, sizes, disk, family)
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -273,12 +264,13 @@ def _push(arguments: argparse.Namespace) -> None:
         "license": arguments.license,
         "commit_message": arguments.message,
         "overwrite_card": arguments.overwrite_card,
+        "dry_run": arguments.dry_run,
     }
     if widths is None:
         commit = family.push_to_hub(
             arguments.repo, revision=arguments.revision, with_code=arguments.with_code, **options
         )
-        print(f"family pushed: {commit}")
+        _say_pushed("family", commit)
         return
     # All of them first: a size that there is not must not be met when others were published.
     morphs = {width: family.morph(width) for width in widths}
@@ -288,7 +280,20 @@ def _push(arguments: argparse.Namespace) -> None:
             commit = morph.push_to_hub(arguments.repo, revision=name, **options)
         else:
             commit = morph.push_to_hub(f"{arguments.repo}-{name}", **options)
-        print(f"width {width:g} pushed: {commit}")
+        _say_pushed(f"width {width:g}", commit)
+
+
+def _say_pushed(what: str, commit: Any) -> None:
+    """Where a push has gone, or what would go up in a dry run."""
+    from neumeta_hf.hub import PushPlan
+
+    if not isinstance(commit, PushPlan):
+        print(f"{what} pushed: {commit}")
+        return
+    print(f"{what} would be pushed to {commit.repo_id}, where a card that is there keeps what somebody wrote in it:")
+    for name, size in commit.files.items():
+        print(f"  {size:>14,} bytes  {printable(name)}")
+    print("README.md:", printable(commit.card, keep="\n"), sep="\n")
 
 
 def _load_family(name: str) -> "NeuMetaModel":
@@ -297,6 +302,8 @@ def _load_family(name: str) -> "NeuMetaModel":
     from neumeta_hf.modeling_neumeta import family_class
     from neumeta_hf.targets import find_target
 
+    if (unfinished := say_unfinished(name)) is not None:
+        raise CheckpointError(unfinished)
     checkpoint = open_checkpoint(name)
     kind = checkpoint.config.get("model_type", checkpoint.config.get("_class_name"))
     if isinstance(kind, str) and kind != NeuMetaConfig.model_type:
@@ -355,5 +362,8 @@ COMMANDS = {
     "evaluate": _evaluate,
     "info": _info,
     "push": _push,
+    "recipes": list_recipes,
+    "init": init,
+    "docs": list_guides,
 }
 """Name of a subcommand to what it does."""

@@ -62,7 +62,7 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
     setup_logging(quiet=getattr(arguments, "quiet", False))
     try:
         with logging_redirect_tqdm():
-            for name in arguments.modules:
+            for name in getattr(arguments, "modules", ()):
                 _import(name)
             function(arguments)
     # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to; its

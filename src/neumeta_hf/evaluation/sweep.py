@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
-from rich.text import Text
 from torch import nn
 
 from neumeta_hf.configuration_neumeta import check_sampling
@@ -25,6 +24,7 @@ from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.printable import printable
 from neumeta_hf.progress import progress_bar
+from neumeta_hf.tables import Column, break_at_commas, build_tables
 from neumeta_hf.targets import config_of
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
@@ -119,27 +119,33 @@ class Sweep:
         with write_beside(path) as beside:
             plot_sweep(self.to_dict(), beside)
 
-    def table(self) -> Table:
-        """The rows for a terminal, the reference first."""
+    def tables(self, width: int = 80) -> list[Table]:
+        """The rows for a terminal, the reference first.
+
+        Args:
+            width: Of the terminal, in characters; what has no room beside the rest goes into a table below.
+
+        Returns:
+            Tables of rich.
+        """
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
-        # As Text, whose brackets are no markup.
-        table = Table(title=Text(printable(", ".join(names))) if names else None)
-        scores = build_task(self.facts["task"]).scores
-        for name in ("width", *(score.label for score in scores), "parameters", "MACs", "compression", "size"):
-            table.add_column(Text(printable(name)), justify="left" if name == "size" else "right")
-        for row in [self.reference, *self.rows]:
-            if row is None:
-                continue
-            table.add_row(
-                "reference" if row is self.reference else Text(printable(format_width(row.width))),
-                *(score.format(row.scores[score.name]) for score in scores),
-                f"{row.num_parameters:,}",
-                f"{row.macs:,}",
-                f"{row.compression_rate:.1%}",
-                "" if row is self.reference else row.kind,
-                end_section=row is self.reference,
-            )
-        return table
+        rows = [*([self.reference] if self.reference else []), *self.rows]
+        sizes = [break_at_commas(printable(format_width(row.width))) for row in rows]
+        if self.reference:
+            sizes[0] = "reference"
+        kinds = ["" if row is self.reference else row.kind for row in rows]
+        columns = [
+            Column(name="width", cells=sizes),
+            *(
+                Column(name=score.label, cells=[score.format(row.scores[score.name]) for row in rows])
+                for score in build_task(self.facts["task"]).scores
+            ),
+            Column(name="parameters", cells=[f"{row.num_parameters:,}" for row in rows]),
+            Column(name="MACs", cells=[f"{row.macs:,}" for row in rows]),
+            Column(name="compression", cells=[f"{row.compression_rate:.1%}" for row in rows]),
+            Column(name="size", cells=kinds, is_text=True),
+        ]
+        return build_tables(columns, width=width, title=", ".join(names), sections=[0] if self.reference else [])
 
 
 def _plain(row: SweepRow) -> dict[str, Any]:

@@ -362,7 +362,7 @@ def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
             "the network yourself in Python with trust_remote_code=True, and pass it to prepare(). A family of your "
             "own is known after --import MODULE on the command line. "
         )
-    return TargetError(message + "docs/new_target.md shows how to add one in a single file.")
+    return TargetError(message + "`neumeta docs new_target` shows how to add one in a single file.")
 
 
 def _warn_of_code(checkpoint: Checkpoint) -> None:
@@ -420,7 +420,7 @@ def config_of(network: nn.Module) -> PreTrainedConfig:
         find_target(config)  # which says what there is
     raise TargetError(
         f"no target family has a {type(network).__name__}: there is {', '.join(list_targets())}. "
-        "docs/new_target.md shows how to add one in a single file."
+        "`neumeta docs new_target` shows how to add one in a single file."
     )
 
 
@@ -439,5 +439,5 @@ def find_target(config_or_name: PreTrainedConfig | str) -> TargetFamily:
         return found
     raise TargetError(
         f"no target family {wanted} is registered: there is {', '.join(list_targets())}. "
-        "docs/new_target.md shows how to add one in a single file."
+        "`neumeta docs new_target` shows how to add one in a single file."
     )

@@ -292,6 +292,8 @@ class Recipe:
         calibration: Images in the checkpoint for the statistics of all other sizes.
         trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".
         num_samples: Noisy generations averaged per morph in validation; 1 is exact.
+        keep_state: Whether the output folder keeps, once the run has ended well, what it needs no more: the states to
+            resume from, and the networks after the last and after the best step.
     """
 
     __pydantic_config__ = _FORBID
@@ -315,6 +317,7 @@ class Recipe:
     calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
     trackers: Words = dataclasses.field(default_factory=list)
     num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    keep_state: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""

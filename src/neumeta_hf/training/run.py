@@ -45,6 +45,7 @@ from neumeta_hf.training.run_folder import (
     REFERENCE,
     STATE,
     locked,
+    remove_state,
     tidy_up,
     what_is_left,
 )
@@ -61,7 +62,8 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
     folder), the image processor where the task has one, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
-    from). Of a recipe whose `train` is None there is the reference alone.
+    from); with `keep_state: false` the last two are removed in the end. Of a recipe whose `train` is None there is the
+    reference alone.
 
     What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
 
@@ -363,6 +365,9 @@ class _Run:
             "num_parameters": num_parameters,
         }
         _write(self.output / FACTS, json.dumps(facts, indent=1) + "\n")
+        if not self.recipe.keep_state:
+            self.before_saving()
+            remove_state(self.output)
 
     def _save_family(self, model: NeuMetaModel) -> None:
         recipe = self.recipe
