@@ -28,6 +28,7 @@ from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_proce
 from neumeta_hf.training import Recipe
 
 COMMANDS = ["train", "prepare", "morph", "evaluate", "info", "push"]
+OTHERS = ["recipes", "init", "docs"]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +98,24 @@ def refusal(capsys, *arguments):
 # ------------------------------------------------------------------------------------------------ help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS + OTHERS)])
+def test_help_fits_a_terminal_of_80_columns_and_breaks_no_word(arguments, capsys, monkeypatch):
+    def words():
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        return out, sorted(out.replace("[", " ").replace("]", " ").split())
+
+    wide, every_word = words()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow, same_words = words()
+    assert max(map(len, narrow.splitlines())) <= 80 < max(len(" ".join(wide.split())), 81)
+    assert same_words == every_word
+    assert "examples/" not in narrow  # which an installed package does not have
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS + OTHERS)])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
@@ -105,7 +123,7 @@ def test_help(arguments, capsys):
     out = capsys.readouterr().out
     assert out.startswith("usage: neumeta")
     if arguments == ["--help"]:
-        assert all(f"\n    {command} " in out for command in COMMANDS)
+        assert all(f"\n    {command} " in out for command in COMMANDS + OTHERS)
 
 
 @pytest.mark.parametrize(

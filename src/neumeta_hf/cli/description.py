@@ -223,7 +223,7 @@ def _shown(score: Any, values: Mapping[str, Any]) -> str:
 def _in_words(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_in_words(inner)}" for key, inner in value.items()) or "none"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         steps = [after - before for before, after in itertools.pairwise(value)] if len(value) > 6 else []
         if steps and max(steps) - min(steps) < 1e-9:  # as the command takes them
             return f"{value[0]}:{value[-1]}:{steps[0]:g} ({len(value)})"

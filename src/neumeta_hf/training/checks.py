@@ -63,8 +63,8 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
             )
     if resume and is_finished(output):
         raise RecipeError(
-            f"the run in {output} has ended, and its state was removed, as by keep_state: false; there is nothing to go on "
-            "with. To train anew, name another output_dir."
+            f"the run in {output} has ended, and its state was removed, as by keep_state: false; there is nothing to "
+            "go on with. To train anew, name another output_dir."
         )
     if resume:
         before = load_recipe(written)
