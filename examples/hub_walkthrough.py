@@ -33,7 +33,7 @@ def main() -> int:
     arguments = parser.parse_args()
     repo, name = arguments.repo, Path(arguments.family).name
     code = USE.format(repo=repo)
-    neumeta = [sys.executable, "-m", "neumeta_hf.cli"]
+    neumeta = [sys.executable, "-m", "neumeta_hf"]
     with tempfile.TemporaryDirectory() as folder:
         steps = [
             (

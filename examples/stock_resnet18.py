@@ -63,7 +63,7 @@ def main() -> int:
             f"width {row.width:g}: {type(model).__name__}; the pipeline says {best['label']!r} ({best['score']:.0%}), "
             f"it is {data.label_names[int(batch['labels'])]!r}"
         )
-    Console().print(result.table())
+    Console().print(*result.tables())
     if arguments.result:
         prefix = Path(arguments.result)
         result.save_json(prefix.with_name(prefix.name + ".json"))

@@ -139,6 +139,24 @@ def recover(path: str | Path) -> None:
     _remove(partial_path(path))
 
 
+def remove_folder(folder: str | Path) -> None:
+    """Remove a folder with all that is in it, at once for whoever looks for it; a link goes itself.
+
+    Args:
+        folder: The folder; nothing happens where there is none.
+
+    Raises:
+        OSError: It cannot be removed. What is left of it has a hidden name, which `recover` removes.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder):
+        beside = partial_path(folder)
+        _remove(beside)
+        folder.rename(beside)
+        _sync(folder.parent)
+        _remove(beside)
+
+
 def partial_path(path: str | Path) -> Path:
     """Where a file or folder is written before it is complete.
 

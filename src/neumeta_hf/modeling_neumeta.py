@@ -31,7 +31,7 @@ from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, op
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
-from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
+from neumeta_hf.hub import FamilyFacts, MorphOrigin, PushPlan, RunSource, push_family, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
 from neumeta_hf.pixels import pixel_cross_entropy
@@ -736,7 +736,8 @@ class NeuMetaModel(PreTrainedModel):
         run: str | Path | None = None,
         overwrite_card: bool = False,
         with_code: bool = False,
-    ) -> str:
+        dry_run: bool = False,
+    ) -> str | PushPlan:
         """Upload the family as one commit: weights, config, image processor, facts of its run, and a model card.
 
         Args:
@@ -759,9 +760,11 @@ class NeuMetaModel(PreTrainedModel):
                 its generated section is refreshed.
             with_code: Put this package's modeling code beside the weights, for
                 `AutoModel.from_pretrained(..., trust_remote_code=True)` where the package is not installed.
+            dry_run: Upload nothing, and ask the Hub nothing of `repo_id`, whose card may hold more.
 
         Returns:
-            Address of the commit. Where nothing has changed there is no new one.
+            Address of the commit. Where nothing has changed there is no new one. In a dry run, the card and the files
+            that would go up.
 
         Raises:
             HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
@@ -799,7 +802,10 @@ class NeuMetaModel(PreTrainedModel):
             revision=revision,
             create_pr=create_pr,
             overwrite_card=overwrite_card,
+            dry_run=dry_run,
         )
+        if isinstance(commit, PushPlan):
+            return commit
         self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
         if self.run_source is None:
             self.run_source = RunSource(repo_id=self.name_or_path, revision=commit.oid)
@@ -969,8 +975,8 @@ class NeuMetaModel(PreTrainedModel):
             )
             raise CheckpointError(
                 f"{problem} {advice}",
-                command=f"{problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; a "
-                "recipe with calibration.images makes families that need none.",
+                command=f"{problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; "
+                "a recipe with calibration.images makes families that need none.",
             )
 
     def _init_weights(self, module: nn.Module) -> None:

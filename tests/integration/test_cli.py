@@ -28,6 +28,7 @@ from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_proce
 from neumeta_hf.training import Recipe
 
 COMMANDS = ["train", "prepare", "morph", "evaluate", "info", "push"]
+OTHERS = ["recipes", "init", "docs"]
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +98,24 @@ def refusal(capsys, *arguments):
 # ------------------------------------------------------------------------------------------------ help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS + OTHERS)])
+def test_help_fits_a_terminal_of_80_columns_and_breaks_no_word(arguments, capsys, monkeypatch):
+    def words():
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        return out, sorted(out.replace("[", " ").replace("]", " ").split())
+
+    wide, every_word = words()
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow, same_words = words()
+    assert max(map(len, narrow.splitlines())) <= 80 < max(len(" ".join(wide.split())), 81)
+    assert same_words == every_word
+    assert "examples/" not in narrow  # which an installed package does not have
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS + OTHERS)])
 def test_help(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
@@ -105,7 +123,7 @@ def test_help(arguments, capsys):
     out = capsys.readouterr().out
     assert out.startswith("usage: neumeta")
     if arguments == ["--help"]:
-        assert all(f"\n    {command} " in out for command in COMMANDS)
+        assert all(f"\n    {command} " in out for command in COMMANDS + OTHERS)
 
 
 @pytest.mark.parametrize(
@@ -651,7 +669,23 @@ def test_morph_takes_multiples_of_channels_within_a_budget(family, capsys):
     # Below 4, 6 and 8 channels, which 0.9375 rounds to as well, every width has an odd number somewhere.
     assert "smallest width with multiples of 2 channels, 0.9375:" in refusal(capsys, "morph", family, *options, "2")
     said = refusal(capsys, "morph", family, "--multiple-of", "8", "--output", "out")
-    assert "--multiple-of 8 chooses among the widths of a budget: name one with --max-macs" in said
+    assert "none has a multiple of 8 channels in every width group. Give 2" in said
     assert not os.listdir()
     assert cli.main(["morph", str(family), *options, "1"]) == 0
     assert "of width 0.916667 with" in capsys.readouterr().out
+
+
+def test_morph_rounds_a_width_to_multiples_of_channels_where_one_is_near(family, capsys):
+    options = ["--multiple-of", "2", "--output"]
+    assert cli.main(["morph", str(family), "--width", "0.9", "--output", "odd"]) == 0
+    assert AutoModelForImageClassification.from_pretrained("odd").config.hidden_channels == [4, 5, 7]
+    assert cli.main(["morph", str(family), "--width", "0.9", *options, "near"]) == 0
+    assert "of width 0.9375 with" in capsys.readouterr().out
+    assert AutoModelForImageClassification.from_pretrained("near").config.hidden_channels == [4, 6, 8]
+    # Half of 4, 6 and 8 is 2, 3 and 4: the next ones whose numbers are all even are far larger.
+    said = refusal(capsys, "morph", family, "--width", "0.5", *options, "far")
+    assert "no width near 0.5 has a multiple of 2" in said
+    assert "the nearest is 0.9375" in said
+    said = refusal(capsys, "morph", family, "--width", "conv1=0.5", *options, "far")
+    assert "--multiple-of 2 looks for uniform widths" in said
+    assert not Path("far").exists()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import textwrap
 
 _PATH = os.path.expanduser
 """Also where no shell has done it: after an "=", or in a list of arguments."""
@@ -11,13 +12,32 @@ EVALUATED_WIDTHS = "0.25:1.0:0.125"
 
 _EPILOG = """\
 examples:
-  neumeta train --config examples/recipes/digits_lenet.yaml --set output_dir=outputs/digits
+  neumeta recipes
+  neumeta init --output mine.yaml
+  neumeta train --config digits_lenet --set output_dir=outputs/digits
   neumeta info outputs/digits
   neumeta evaluate outputs/digits --widths 0.25:1.0:0.125
   neumeta morph outputs/digits --width 0.5 --output outputs/digits-0.5
-  neumeta push outputs/digits org/digits --license apache-2.0
+  neumeta push outputs/digits org/digits --license apache-2.0 --dry-run
   neumeta push org/digits org/digits --widths 1.0,0.5,0.25
 """
+
+
+class _WholeWords(argparse.RawDescriptionHelpFormatter):
+    """Breaks lines between words alone: a flag that is cut at its dashes is no flag."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = [text] if "\n" not in text else text.splitlines()  # the examples have lines of their own
+        return "\n".join(indent + part for line in lines for part in _wrap(line, width - len(indent)))
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    if len(text) <= width:
+        return [text]
+    return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False, break_long_words=False)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="neumeta",
         description="Turn one trained network into a family, and take any size of it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_WholeWords,
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars, warnings and errors only")
@@ -37,9 +57,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_info(commands)
     _add_push(commands)
+    _add_recipes(commands)
+    _add_init(commands)
+    _add_docs(commands)
     for name, command in commands.choices.items():
-        if name != "train":  # which has it among its arguments
+        command.formatter_class = _WholeWords
+        if name in ("prepare", "morph", "evaluate", "info", "push"):  # train has them among its arguments
             _add_import(command)
+            _add_quiet(command)
     return parser
 
 
@@ -47,8 +72,9 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "train",
         help="run a recipe: reference, preparation, hypernetwork",
-        description="Run a recipe, from data to a family in its output folder. For several processes use "
-        "`accelerate launch examples/train.py` with the same arguments.",
+        description="Run a recipe, from data to a family in its output folder. It trains on a GPU where there is one, "
+        "and otherwise as Accelerate is configured: ACCELERATE_USE_CPU=true keeps it on the CPU. For several processes "
+        "use `accelerate launch -m neumeta_hf train` with the same arguments.",
     )
     add_train_arguments(parser)
 
@@ -67,6 +93,7 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    _add_device(parser, "the CPU")
 
 
 def _add_morph(commands: argparse._SubParsersAction) -> None:
@@ -97,10 +124,12 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="with one of these budgets: only widths with multiples of N channels, such as 8; default: any",
+        help="only widths with multiples of N channels in every group, such as 8: the largest that a budget allows, or "
+        "the nearest to a uniform --width, within N channels of it; default: any",
     )
     parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
     _add_sampling(parser)
+    _add_device(parser, "the CPU")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -140,14 +169,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--figures",
         action="store_true",
-        help="also PREFIX_images.png: what networks of these widths make of the same images",
+        help="also PREFIX_images.png: what the reference and networks of these widths make of the same images",
     )
     _add_sampling(parser)
+    _add_device(parser, "a CUDA GPU where there is one, else the CPU")
 
 
 def _add_info(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
-        "info", help="what a family is: target, what is generated, trained range, sizes, preparation"
+        "info",
+        help="what a family is: target, what is generated, trained range, sizes, preparation",
+        description="Show what a family is, and its parameters and MACs by width, with the scores that `neumeta "
+        "evaluate` has measured; of a folder, what it takes of the disk as well. Nothing is generated or run.",
     )
     parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -173,10 +206,43 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
     )
     parser.add_argument("--message", help="of the commit")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show the card and the files that would go up, and reach no network"
+    )
     parser.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
     parser.add_argument(
         "--with-code", action="store_true", help="add the code that lets people load it without this package"
     )
+
+
+def _add_recipes(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "recipes",
+        help="list the recipes that come with the package, or print one",
+        description="List the recipes that come with the package, or print one of them.",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the recipe to print")
+
+
+def _add_init(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "init",
+        help="write a recipe to start from",
+        description="Write a commented recipe for a family of a network of your own, or a copy of one that comes with "
+        "the package. A file that is there is not written over.",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the recipe to copy, as `neumeta recipes` lists it")
+    parser.add_argument("--output", type=_PATH, metavar="FILE", help="default: mine.yaml, or NAME.yaml of a copy")
+
+
+def _add_docs(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "docs",
+        help="list the guides that come with the package, or print one",
+        description="List the guides that come with the package (a target family, a hypernetwork or a task of your "
+        "own, and more), or print one of them.",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the guide to print")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -186,11 +252,30 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         parser: Gets the arguments.
     """
     parser.add_argument(
-        "--config", type=_PATH, required=True, metavar="FILE", help="recipe, a YAML file; see examples/recipes"
+        "--config",
+        type=_PATH,
+        required=True,
+        metavar="FILE",
+        help="recipe, a YAML file; or the name of one that comes with the package (see `neumeta recipes`), where there "
+        "is no such file",
     )
     _add_overrides(parser, "train.epochs=3")
     _add_import(parser)
+    _add_quiet(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in the recipe's output folder")
+
+
+def _add_quiet(parser: argparse.ArgumentParser) -> None:
+    # Suppressed, so that what stands before the command is not undone.
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="as before the name of the command"
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser, automatic: str) -> None:
+    parser.add_argument(
+        "--device", default="auto", help=f"cpu, cuda, cuda:1 (and so on) or mps; default: auto, which is {automatic}"
+    )
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

@@ -2,19 +2,17 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neumeta_hf.errors import (
-    CheckpointError,
-    DataError,
-    RecipeError,
-    SizeError,
-    TargetError,
-)
+from neumeta_hf.cli.description import disk_facts, family_facts, say_unfinished, show_description, size_facts
+from neumeta_hf.cli.devices import find_device
+from neumeta_hf.cli.shipped import init, list_guides, list_recipes
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError, TargetError
 from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
@@ -24,6 +22,8 @@ if TYPE_CHECKING:
     from neumeta_hf.tasks import Task
     from neumeta_hf.training import Recipe
 
+
+logger = logging.getLogger(__name__)
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 """What may stand after a budget, in either case."""
@@ -90,9 +90,13 @@ def run_train(arguments: argparse.Namespace) -> None:
     Raises:
         NeuMetaError: As `neumeta_hf.train`.
     """
+    from neumeta_hf.shipped import find_recipe
     from neumeta_hf.training import load_recipe, train
 
-    recipe = load_recipe(arguments.config, arguments.overrides)
+    path = find_recipe(arguments.config)
+    if path != Path(arguments.config):
+        logger.info("recipe %s of the package: `neumeta recipes %s` prints it", path.stem, path.stem)
+    recipe = load_recipe(path, arguments.overrides)
     output = train(recipe, resume=arguments.resume, go_on="--resume")
     if output is None or int(os.environ.get("RANK", "0")) > 0:
         return
@@ -109,11 +113,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from neumeta_hf.targets.masters import load_in_float32
 
     output = _new_folder(arguments.output)
-    model: Any = load_in_float32(arguments.model)
+    device = find_device(arguments.device, automatic="cpu")
+    model: Any = load_in_float32(arguments.model).to(device)
     prepared, report = prepare(model, normalization=arguments.normalization, order=arguments.order, seed=arguments.seed)
     output.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(output) as beside:
-        save_network(prepared, beside)
+        save_network(prepared.cpu(), beside)
         (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
     print(
         f"{len(report.cliques)} cliques ordered by {report.method}: total variation {report.tv_before:.1f} -> "
@@ -124,6 +129,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
+    from neumeta_hf.evaluation.budget import nearest_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
     width, budget, cost = parse_width(arguments.width), None, "macs"
@@ -131,22 +137,26 @@ def _morph(arguments: argparse.Namespace) -> None:
         budget = parse_budget(arguments.max_macs, "--max-macs")
     elif arguments.max_parameters is not None:
         budget, cost = parse_budget(arguments.max_parameters, "--max-parameters"), "parameters"
-    if budget is None and arguments.multiple_of != 1:
+    if isinstance(width, dict) and arguments.multiple_of != 1:
         raise RecipeError(
-            f"--multiple-of {arguments.multiple_of} chooses among the widths of a budget: name one with --max-macs or "
-            "--max-parameters, or drop it."
+            f"--multiple-of {arguments.multiple_of} looks for uniform widths, and --width {arguments.width} has one "
+            "per group: give a ratio, or drop --multiple-of."
         )
     output = _new_folder(arguments.output)
-    family = _load_family(arguments.checkpoint)
+    device = find_device(arguments.device, automatic="cpu")
+    family = _load_family(arguments.checkpoint).to(device)
     if budget is not None:
         width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
+    elif not isinstance(width, dict) and arguments.multiple_of != 1:
+        width = nearest_width(family, width, multiple_of=arguments.multiple_of)
     model = family.morph(
         width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
     )
-    save_morph(model, model.morph_origin, output)
+    save_morph(model.cpu(), model.morph_origin, output)
     if not (output / PROCESSOR).is_file():
         print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
-    chosen = "" if budget is None else f"of width {width:g} "
+    is_chosen = budget is not None or arguments.multiple_of != 1
+    chosen = f"of width {width:g} " if is_chosen else ""
     print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
 
 
@@ -174,7 +184,8 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     from neumeta_hf.training.agreement import take_preprocessing
 
     widths = parse_widths(EVALUATED_WIDTHS if arguments.widths is None else arguments.widths)
-    family = _load_family(arguments.checkpoint)
+    device = find_device(arguments.device, automatic="gpu")
+    family = _load_family(arguments.checkpoint).to(device)
     recipe = _recipe_of(arguments)
     if arguments.config:
         name = arguments.checkpoint
@@ -200,14 +211,15 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
         task=task,
         reference=reference,
         num_workers=_num_workers(recipe),
-        progress=not arguments.quiet,
         facts={**_facts(arguments, recipe), "training": training},
         **sampling,
     )
     _write_sweep(result, prefix)
     if arguments.figures:
         path = prefix.with_name(f"{prefix.name}_images.png")
-        draw_networks(family, split, widths, path, label_names=data.label_names, task=task, **sampling)
+        draw_networks(
+            family, split, widths, path, reference=reference, label_names=data.label_names, task=task, **sampling
+        )
         print(f"written: {path}")
 
 
@@ -231,7 +243,7 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
         if is_given:
             raise RecipeError(f"{flag} is for families, and {name} is one network, of its own size. Drop it.")
     recipe = _recipe_of(arguments)
-    network = load_network(name)
+    network = load_network(name).to(find_device(arguments.device, automatic="gpu"))
     config, task = config_of(network), task_of(recipe)
     _check_task(arguments, find_target(config).task, task)
     recipe.data = take_preprocessing(recipe, name, config, what=name)
@@ -242,7 +254,6 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
         data.test if arguments.split == "test" else data.validation,
         task=task,
         num_workers=_num_workers(recipe),
-        progress=not arguments.quiet,
         facts=_facts(arguments, recipe),
     )
     _write_sweep(result, prefix)
@@ -269,7 +280,8 @@ def _facts(arguments: argparse.Namespace, recipe: "Recipe") -> dict[str, Any]:
 def _write_sweep(result: Any, prefix: Path) -> None:
     from rich.console import Console
 
-    Console().print(result.table())
+    console = Console()
+    console.print(*result.tables(console.width))
     for suffix, write in ((".json", result.save_json), (".csv", result.save_csv), (".png", result.plot)):
         write(prefix.with_name(prefix.name + suffix))
     print(f"written: {prefix}.json, {prefix}.csv, {prefix}.png")
@@ -294,43 +306,15 @@ def _reference(arguments: argparse.Namespace, family: "NeuMetaModel", recipe: "R
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from neumeta_hf.evaluation import count_parameters
-
-    family = _load_family(arguments.checkpoint)
-    config = family.config
-    full_config: Any = config.target_config
-    num_channels = family.target_family.num_channels(full_config)
-    generated = family.num_generated_parameters
-    widths = config.trained_widths
-    facts = {
-        "target family": family.target_family.name,
-        "width groups": {group: num_channels[group] for group in family.width_groups},
-        "trained widths": list(widths),
-        "hypernetwork": config.hypernetwork,
-        "hypernetwork parameters": count_parameters(family.hypernetwork),
-        "generated parameters": generated,
-        "static parameters": sum(tensor.numel() for tensor in family.static.parameters()),
-        "hypernetwork / generated": round(count_parameters(family.hypernetwork) / generated, 2),
-        "normalization": config.normalization,
-        "widths with stored BatchNorm statistics": list(config.statistics_widths),
-        "coordinate noise (channels)": config.coordinate_noise,
-    }
-    if (report := config.preparation) and {"tv_before", "tv_after"} <= set(report):
-        facts["total variation before, after preparation"] = [
-            round(report[key], 2) for key in ("tv_before", "tv_after")
-        ]
-    if arguments.json:
-        print(json.dumps(facts, indent=1))
+    if (unfinished := say_unfinished(arguments.checkpoint)) is not None:
+        print(json.dumps({"unfinished": unfinished}) if arguments.json else printable(unfinished))
         return
-    # As Text, whose brackets are no markup.
-    table = Table(show_header=False, title=Text(printable(arguments.checkpoint)))
-    for name, value in facts.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else Text(printable(value)))
-    Console().print(table)
+    family = _load_family(arguments.checkpoint)
+    facts, sizes, disk = family_facts(family), size_facts(family), disk_facts(arguments.checkpoint)
+    if arguments.json:
+        print(json.dumps({**facts, "sizes": sizes, "disk": disk}, indent=1))
+    else:
+        show_description(arguments.checkpoint, facts, sizes, disk, family)
 
 
 def _push(arguments: argparse.Namespace) -> None:
@@ -349,12 +333,13 @@ def _push(arguments: argparse.Namespace) -> None:
         "license": arguments.license,
         "commit_message": arguments.message,
         "overwrite_card": arguments.overwrite_card,
+        "dry_run": arguments.dry_run,
     }
     if widths is None:
         commit = family.push_to_hub(
             arguments.repo, revision=arguments.revision, with_code=arguments.with_code, **options
         )
-        print(f"family pushed: {commit}")
+        _say_pushed("family", commit)
         return
     # All of them first: a size that there is not must not be met when others were published.
     morphs = {width: family.morph(width) for width in widths}
@@ -364,7 +349,20 @@ def _push(arguments: argparse.Namespace) -> None:
             commit = morph.push_to_hub(arguments.repo, revision=name, **options)
         else:
             commit = morph.push_to_hub(f"{arguments.repo}-{name}", **options)
-        print(f"width {width:g} pushed: {commit}")
+        _say_pushed(f"width {width:g}", commit)
+
+
+def _say_pushed(what: str, commit: Any) -> None:
+    """Where a push has gone, or what would go up in a dry run."""
+    from neumeta_hf.hub import PushPlan
+
+    if not isinstance(commit, PushPlan):
+        print(f"{what} pushed: {commit}")
+        return
+    print(f"{what} would be pushed to {commit.repo_id}, where a card that is there keeps what somebody wrote in it:")
+    for name, size in commit.files.items():
+        print(f"  {size:>14,} bytes  {printable(name)}")
+    print("README.md:", printable(commit.card, keep="\n"), sep="\n")
 
 
 def _load_family(name: str) -> "NeuMetaModel":
@@ -373,6 +371,8 @@ def _load_family(name: str) -> "NeuMetaModel":
     from neumeta_hf.modeling_neumeta import family_class
     from neumeta_hf.targets import find_target
 
+    if (unfinished := say_unfinished(name)) is not None:
+        raise CheckpointError(unfinished)
     checkpoint = open_checkpoint(name)
     if _is_plain(checkpoint):
         raise CheckpointError(
@@ -455,5 +455,8 @@ COMMANDS = {
     "evaluate": _evaluate,
     "info": _info,
     "push": _push,
+    "recipes": list_recipes,
+    "init": init,
+    "docs": list_guides,
 }
 """Name of a subcommand to what it does."""

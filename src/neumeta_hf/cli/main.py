@@ -12,6 +12,7 @@ from neumeta_hf.cli.arguments import build_parser
 from neumeta_hf.cli.commands import COMMANDS
 from neumeta_hf.errors import NeuMetaError, RecipeError, one_line
 from neumeta_hf.printable import printable
+from neumeta_hf.progress import on_terminal, show_progress
 
 
 class _InertFormatter(logging.Formatter):
@@ -25,17 +26,21 @@ def setup_logging(*, quiet: bool = False) -> None:
     """Let the library's log through, and silence what others say without being asked.
 
     Args:
-        quiet: Warnings and errors only, no progress bars of others.
+        quiet: Warnings and errors only, no progress bars.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_InertFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("neumeta_hf").setLevel(logging.WARNING if quiet else logging.INFO)
+    show_progress(not quiet)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {one_line(message, most=2000)}", file=sys.stderr)
+    from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging as transformers_logging
 
     hub_logging.set_verbosity_error()  # it tells of every try to reach the Hub; what they come to is in our error
+    if quiet or not on_terminal():
+        disable_progress_bars()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # what does not fit is an error of ours, with less to read
 
@@ -60,7 +65,7 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
     setup_logging(quiet=getattr(arguments, "quiet", False))
     try:
         with logging_redirect_tqdm():
-            for name in arguments.modules:
+            for name in getattr(arguments, "modules", ()):
                 _import(name)
             function(arguments)
     # StrictDataclassError: a bad value in a config; OSError: a full disk, a folder that must not be written to; its

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from neumeta_hf.data.masks import propose_values
 from neumeta_hf.data.splits import ImageSplit
 from neumeta_hf.errors import DataError
 from neumeta_hf.images import IGNORED
+from neumeta_hf.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def count_labels(split: ImageSplit) -> np.ndarray:
     counts = np.zeros(IGNORED + 1, dtype=np.int64)
     size = _ROWS_AT_ONCE if split.config.labels == "mask" else max(1, len(split))
     starts = range(0, len(split), size)
-    with tqdm(starts, desc=f"counting classes of {split.name}", disable=None, leave=False) as bar:
+    with progress_bar(starts, description=f"counting classes of {split.name}", unit=" rounds", leave=False) as bar:
         for start in bar:
             labels = split.source.labels(split.indices[start : start + size].tolist())
             if labels is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from neumeta_hf.data.columns import find_columns, no_classes
 from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
@@ -30,6 +29,7 @@ from neumeta_hf.data.splits import (
 )
 from neumeta_hf.errors import DataError
 from neumeta_hf.images import IGNORED, Interpolation, height_and_width
+from neumeta_hf.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +312,7 @@ def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySou
 
 def _in_rounds(read: Callable[[range], None], num_rows: int, task: str) -> None:
     """Read rows in parts of a few hundred, with a progress bar."""
-    with tqdm(total=num_rows, desc=task, unit=" images", disable=None, leave=False) as bar:
+    with progress_bar(total=num_rows, description=task, unit=" images", leave=False) as bar:
         for start in range(0, num_rows, 256):
             rows = range(start, min(start + 256, num_rows))
             read(rows)

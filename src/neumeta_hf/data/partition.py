@@ -13,6 +13,7 @@ from datasets.data_files import get_data_patterns
 
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.errors import DataError, one_line
+from neumeta_hf.progress import on_terminal, progress_is_shown
 
 
 def load_splits(config: DataConfig) -> dict[str, datasets.Dataset]:
@@ -45,6 +46,8 @@ def _load(config: DataConfig, split: str, role: str) -> Any:
             f"there is no folder {config.dataset!r} here: name one with images, or a data set of the Hub "
             "(data.dataset)."
         )
+    if not (progress_is_shown() and on_terminal()):
+        datasets.disable_progress_bars()
     try:
         dataset = datasets.load_dataset(folder, config.subset, split=split, data_files=_literal_files(folder))
     except Exception as error:  # of each format that `datasets` reads, and of the network

@@ -71,6 +71,39 @@ def find_width(
     return widths[number - 1]
 
 
+def nearest_width(model: NeuMetaModel, width: float, *, multiple_of: int) -> float:
+    """The uniform width nearest to another whose channels are all multiples of a number.
+
+    Args:
+        model: The family.
+        width: The ratio asked for.
+        multiple_of: What the number of channels of every group in `model.width_groups` has to be a multiple of.
+
+    Returns:
+        The ratio itself where it has such channels; else the nearest in the trained range, of two the smaller.
+
+    Raises:
+        SizeError: `multiple_of` is no such number, no network has the width asked for, or no width is near: where one
+            is, no group changes by `multiple_of` channels or more.
+    """
+    family, groups = model.target_family, model.width_groups
+
+    def channels_at(width: float) -> list[int]:
+        channels = family.num_channels(model.target_config_at(width))
+        return [channels[group] for group in groups]
+
+    asked = channels_at(width)
+    if whole_number(1).holds(multiple_of) and not any(count % multiple_of for count in asked):
+        return width
+    nearest = min(_widths_of_multiples(model, multiple_of), key=lambda found: (abs(found - width), found))
+    if any(abs(now - before) >= multiple_of for now, before in zip(channels_at(nearest), asked, strict=True)):
+        raise SizeError(
+            f"multiple_of={multiple_of}: no width near {width:g} has a multiple of {multiple_of} channels in every "
+            f"group, the nearest is {nearest:g}. Ask for that one, or for a smaller multiple."
+        )
+    return nearest
+
+
 def uniform_widths(model: NeuMetaModel) -> list[float]:
     """The uniform widths of a family: at least one for every network that a uniform width gives.
 

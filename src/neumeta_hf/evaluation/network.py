@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from neumeta_hf.errors import DataError
 from neumeta_hf.kinds import COUNT, whole_number
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 
@@ -77,7 +77,7 @@ def evaluate_network(
     meter = task.make_meter(family, network, split.name)
     try:
         with torch.inference_mode():
-            for batch in tqdm(loader, desc=split.name, disable=not progress, leave=False):
+            for batch in progress_bar(loader, description=split.name, unit=" batches", shown=progress, leave=False):
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 batch["pixel_values"] = batch["pixel_values"].to(parameter.dtype).contiguous(memory_format=layout)
                 meter.add(family.forward(network, batch["pixel_values"]), batch)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from neumeta_hf.errors import DataError
 from neumeta_hf.files import write_beside
@@ -25,6 +26,7 @@ def draw_networks(
     widths: Sequence[float | Mapping[str, float]],
     path: str | Path,
     *,
+    reference: nn.Module | None = None,
     label_names: Sequence[str] | None = None,
     task: Task | None = None,
     num_images: int = 6,
@@ -39,6 +41,7 @@ def draw_networks(
         split: Where the images come from, evenly spaced.
         widths: Ratios, or ratios per width group.
         path: The PNG; replaced only when the new one is complete.
+        reference: The network that the family was made from, which gets the first column; moved to the family's device.
         label_names: Of the classes, in order. None: as the family's config names them.
         task: Draws. None: the family's.
         num_images: How many.
@@ -63,7 +66,9 @@ def draw_networks(
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
     images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
-    networks = {}
+    networks: dict[str, Any] = {}
+    if reference is not None:
+        networks["reference"] = reference.to(model.device).eval()
     for width in widths:
         with ignore_size_warnings():
             network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.errors import RecipeError, SizeError
@@ -22,6 +21,7 @@ from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.kinds import MAX_ROWS
 from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
 from neumeta_hf.printable import printable
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.scores import ROW_KEYS
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
@@ -124,30 +124,35 @@ class Sweep:
         with write_beside(path) as beside:
             plot_sweep(self.to_dict(), beside)
 
-    def table(self) -> "Table":
-        """The rows for a terminal, the reference first."""
-        from rich.table import Table
-        from rich.text import Text
+    def tables(self, width: int = 80) -> "list[Table]":
+        """The rows for a terminal, the reference first.
+
+        Args:
+            width: Of the terminal, in characters; what has no room beside the rest goes into a table below.
+
+        Returns:
+            Tables of rich.
+        """
+        from neumeta_hf.tables import Column, break_at_commas, build_tables
 
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
-        # As Text, whose brackets are no markup.
-        table = Table(title=Text(printable(", ".join(names))) if names else None)
-        scores = build_task(self.facts["task"]).scores
-        for name in ("width", *(score.label for score in scores), "parameters", "MACs", "compression", "size"):
-            table.add_column(Text(printable(name)), justify="left" if name == "size" else "right")
-        for row in [self.reference, *self.rows]:
-            if row is None:
-                continue
-            table.add_row(
-                "reference" if row is self.reference else Text(printable(format_width(row.width))),
-                *(score.format(row.scores[score.name]) for score in scores),
-                f"{row.num_parameters:,}",
-                f"{row.macs:,}",
-                f"{row.compression_rate:.1%}",
-                "" if row is self.reference else row.kind,
-                end_section=row is self.reference,
-            )
-        return table
+        rows = [*([self.reference] if self.reference else []), *self.rows]
+        sizes = [break_at_commas(printable(format_width(row.width))) for row in rows]
+        if self.reference:
+            sizes[0] = "reference"
+        kinds = ["" if row is self.reference else row.kind for row in rows]
+        columns = [
+            Column(name="width", cells=sizes),
+            *(
+                Column(name=score.label, cells=[score.format(row.scores[score.name]) for row in rows])
+                for score in build_task(self.facts["task"]).scores
+            ),
+            Column(name="parameters", cells=[f"{row.num_parameters:,}" for row in rows]),
+            Column(name="MACs", cells=[f"{row.macs:,}" for row in rows]),
+            Column(name="compression", cells=[f"{row.compression_rate:.1%}" for row in rows]),
+            Column(name="size", cells=kinds, is_text=True),
+        ]
+        return build_tables(columns, width=width, title=", ".join(names), sections=[0] if self.reference else [])
 
 
 def _plain(row: SweepRow) -> dict[str, Any]:
@@ -239,7 +244,7 @@ def sweep(
     # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
     rows, origins = [], []
-    with tqdm(widths, desc="sweep", disable=not progress) as bar:
+    with progress_bar(widths, description="sweep", unit=" sizes", shown=progress) as bar:
         for width, num_channels in zip(bar, channels, strict=True):
             with ignore_size_warnings():  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)

@@ -1,8 +1,9 @@
 """Uploading a finished folder as one commit, its card merged with the one that is there."""
 
+import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import (
     HTTPError,  # pyright: ignore[reportPrivateImportUsage] - of httpx or of httpx2, as the release has it
     OfflineModeIsEnabled,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from neumeta_hf.errors import one_line
 from neumeta_hf.hub.client import download_file, explain_hub_errors
@@ -23,6 +25,44 @@ _WAITS = (1.0, 4.0)
 """Seconds before the tries after the first."""
 
 _Result = TypeVar("_Result")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """What a push would upload.
+
+    Attributes:
+        repo_id: As it was given.
+        card: The text of its README.md, as it is where the repo has none yet.
+        files: Name to bytes.
+    """
+
+    repo_id: str
+    card: str
+    files: Mapping[str, int]
+
+
+def plan_push(folder: str | Path, repo_id: str, *, make_card: Callable[[str], str]) -> PushPlan:
+    """See what `push_folder` would upload, and reach no network.
+
+    Args:
+        folder: As of `push_folder`; the card is written into it.
+        repo_id: As of `push_folder`.
+        make_card: As of `push_folder`.
+
+    Returns:
+        The card and the files.
+
+    Raises:
+        HubError: The Hub has no such names.
+    """
+    folder = Path(folder)
+    explain_hub_errors(f"pushing to {repo_id}", lambda: validate_repo_id(repo_id))
+    card = make_card(repo_id)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    return PushPlan(repo_id=repo_id, card=card, files=sizes)
 
 
 def push_folder(

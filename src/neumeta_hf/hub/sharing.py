@@ -22,7 +22,7 @@ from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
 from neumeta_hf.hub.family_card import FamilyFacts, family_card
 from neumeta_hf.hub.morph_card import MorphFacts, morph_card
-from neumeta_hf.hub.push import push_folder
+from neumeta_hf.hub.push import PushPlan, plan_push, push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
     FIGURE,
@@ -84,8 +84,9 @@ def push_family(
     tags: list[str] | None = None,
     image_processor: Any = None,
     with_code: bool = False,
+    dry_run: bool = False,
     **options: Any,
-) -> CommitInfo:
+) -> CommitInfo | PushPlan:
     """Upload a family as one commit.
 
     Args:
@@ -98,10 +99,11 @@ def push_family(
         tags: More tags for the card.
         image_processor: Instead of the run's.
         with_code: Add this package's modeling code, for people who have not installed it.
+        dry_run: Upload nothing.
         **options: Of `push_folder`.
 
     Returns:
-        The commit.
+        The commit, or what would go up in a dry run.
 
     Raises:
         HubError: As `push_folder`, or the repo that the family came from cannot be reached.
@@ -118,6 +120,8 @@ def push_family(
             _add_code(folder, facts.task)
         whole = dataclasses.replace(facts, **found, has_figure=(folder / FIGURE).is_file())
         make_card = functools.partial(family_card, whole, license=license, tags=tags or ())
+        if dry_run:
+            return plan_push(folder, repo_id, make_card=make_card)
         return push_folder(folder, repo_id, make_card=make_card, replaced=FACTS, **options)
 
 
@@ -130,8 +134,9 @@ def push_morph(
     license: str | None = None,
     tags: list[str] | None = None,
     image_processor: Any = None,
+    dry_run: bool = False,
     **options: Any,
-) -> CommitInfo:
+) -> CommitInfo | PushPlan:
     """Upload a morph as an ordinary checkpoint whose card names its family and its size.
 
     Args:
@@ -142,10 +147,11 @@ def push_morph(
         license: Of the weights, a Hub identifier.
         tags: More tags for the card.
         image_processor: Instead of the family's.
+        dry_run: Upload nothing.
         **options: Of `push_folder`.
 
     Returns:
-        The commit.
+        The commit, or what would go up in a dry run.
 
     Raises:
         HubError: As `push_folder`, or the repo that the family came from cannot be reached.
@@ -164,6 +170,8 @@ def push_morph(
             _write_json(processor, folder / PROCESSOR, indent=2)
         facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
+        if dry_run:
+            return plan_push(folder, repo_id, make_card=make_card)
         return push_folder(folder, repo_id, make_card=make_card, **options)
 
 

@@ -363,7 +363,7 @@ def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
         )
         python = " with trust_remote_code=True, and pass it to prepare(). "
         command = ". A family of your own is known with --import MODULE. "
-    advice = "docs/new_target.md shows how to add one in a single file."
+    advice = "`neumeta docs new_target` shows how to add one in a single file."
     return TargetError(message + python + advice, command=message + command + advice)
 
 
@@ -413,7 +413,7 @@ def config_of(network: nn.Module) -> PreTrainedConfig:
         find_target(config)  # which says what there is
     raise TargetError(
         f"no target family has a {type(network).__name__}: there is {', '.join(list_targets())}. "
-        "docs/new_target.md shows how to add one in a single file."
+        "`neumeta docs new_target` shows how to add one in a single file."
     )
 
 
@@ -432,5 +432,5 @@ def find_target(config_or_name: PreTrainedConfig | str) -> TargetFamily:
         return found
     raise TargetError(
         f"no target family {wanted} is registered: there is {', '.join(list_targets())}. "
-        "docs/new_target.md shows how to add one in a single file."
+        "`neumeta docs new_target` shows how to add one in a single file."
     )

@@ -20,7 +20,7 @@ from neumeta_hf.training.agreement import continue_recipe
 from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
-from neumeta_hf.training.run_folder import LOG, RECIPE, leftovers
+from neumeta_hf.training.run_folder import LOG, RECIPE, is_finished, leftovers
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.statistics import draw_calibration_sizes, resolve_calibration, statistics_widths
 
@@ -42,7 +42,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
 
     Raises:
         CheckpointError: There is no run to resume, or the folder holds a link.
-        RecipeError: The folder is in use, or its run has another recipe.
+        RecipeError: The folder is in use, its run has another recipe, or it has ended and its state was removed.
     """
     written = find_file(output, RECIPE)
     if resume and written is None:
@@ -65,13 +65,18 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
                 f"{output / name} is a link: a run reads and writes nothing through links, which may lead anywhere. "
                 "Remove it, or put what it points to in its place."
             )
+    if resume and is_finished(output):
+        raise RecipeError(
+            f"the run in {output} has ended, and its state was removed, as by keep_state: false; there is nothing to "
+            "go on with. To train anew, name another output_dir."
+        )
     if resume:
         before = load_recipe(written)
         recipe = continue_recipe(recipe, before)
         changed = _differences(continue_recipe(before, before).to_dict(), recipe.to_dict())
         # No step depends on these; what is calibrated and stored comes after the last.
         allowed = ("output_dir", "trackers", "stop_after_steps", "num_workers", "checkpoint_every", "statistics_widths")
-        allowed += ("max_image_pixels",)
+        allowed += ("max_image_pixels", "logging_steps", "keep_state")
         changed = [key for key in changed if not key.startswith("calibration.")]
         if changed := [key for key in changed if key.rpartition(".")[2] not in allowed]:
             problem = (

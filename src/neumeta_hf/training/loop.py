@@ -17,12 +17,12 @@ from accelerate.utils import gather_object
 from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit, collate
 from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
+from neumeta_hf.progress import Bar, progress_bar
 from neumeta_hf.training.divergence import batches_between, check_start, explain, find_broken
 from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
@@ -166,8 +166,12 @@ class TrainingLoop:
         if not skip and not self.progress.evaluated:
             first_epoch, skip = first_epoch - 1, len(self.loader)
         total = self.recipe.epochs * len(self.loader)
-        bar = tqdm(
-            total=total, initial=self.progress.batch, desc=self.name, disable=not self.accelerator.is_local_main_process
+        bar = progress_bar(
+            total=total,
+            initial=self.progress.batch,
+            description=self.name,
+            unit=" batches",
+            shown=self.accelerator.is_local_main_process,
         )
         with self.signals.deferred(), bar:
             for epoch in range(first_epoch, self.recipe.epochs):
@@ -178,7 +182,7 @@ class TrainingLoop:
         self.signals.stop()
         return self.progress
 
-    def _run_epoch(self, epoch: int, skip: int, bar: tqdm) -> None:
+    def _run_epoch(self, epoch: int, skip: int, bar: Bar) -> None:
         accelerator, recipe = self.accelerator, self.recipe
         self.split.set_epoch(epoch)
         self.loader.set_epoch(epoch)
@@ -215,7 +219,7 @@ class TrainingLoop:
             self.progress.step += 1
             if self.average:
                 self.average.step(self.parameters)
-            if self.progress.step % 10 == 0 or self.progress.step == 1:
+            if self.progress.step % recipe.logging_steps == 0 or self.progress.step == 1:
                 self._log(losses, batch, bar)
             # At the end of an epoch there is an evaluation to do first, whose result decides what is kept.
             stops = self.progress.step == self.stop_at and self.progress.batch % len(self.loader)
@@ -280,7 +284,7 @@ class TrainingLoop:
             in_full_precision=in_full_precision,
         )
 
-    def _log(self, losses: dict[str, Any], batch: dict[str, Any], bar: tqdm) -> None:
+    def _log(self, losses: dict[str, Any], batch: dict[str, Any], bar: Bar) -> None:
         values = self._check_finite(losses, batch)
         bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
         rate = self.optimizer.param_groups[0]["lr"]

@@ -124,6 +124,7 @@ class LoopRecipe:
         stop_after_steps: Stop cleanly after so many optimiser steps, counted from where the run starts or resumes,
             for schedulers with a time limit; `--resume` goes on from there.
         num_workers: Processes that load data.
+        logging_steps: Optimiser steps between two lines of losses in the log; the first has one as well.
     """
 
     __pydantic_config__ = _FORBID
@@ -139,6 +140,7 @@ class LoopRecipe:
     checkpoint_every: Count = 1
     stop_after_steps: Count | None = None
     num_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
+    logging_steps: Count = 10
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -294,6 +296,8 @@ class Recipe:
         calibration: Images in the checkpoint for the statistics of all other sizes.
         trackers: Accelerate trackers beside the JSONL log, such as "tensorboard".
         num_samples: Noisy generations averaged per morph in validation; 1 is exact.
+        keep_state: Whether the output folder keeps, once the run has ended well, what it needs no more: the states to
+            resume from, and the networks after the last and after the best step.
     """
 
     __pydantic_config__ = _FORBID
@@ -317,6 +321,7 @@ class Recipe:
     calibration: CalibrationRecipe = dataclasses.field(default_factory=CalibrationRecipe)
     trackers: Words = dataclasses.field(default_factory=list)
     num_samples: Annotated[int, Field(ge=1, le=MAX_SAMPLES)] = 1
+    keep_state: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain values, ready for YAML."""

@@ -12,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
-from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
@@ -24,6 +23,7 @@ from neumeta_hf.files import write_beside, write_files_beside, write_folder_besi
 from neumeta_hf.kinds import AMOUNT
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
 from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task
@@ -45,6 +45,7 @@ from neumeta_hf.training.run_folder import (
     REFERENCE,
     STATE,
     locked,
+    remove_state,
     tidy_up,
     what_is_left,
 )
@@ -61,7 +62,8 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
     folder), the image processor where the task has one, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders
     `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
-    from). Of a recipe whose `train` is None there is the reference alone.
+    from); with `keep_state: false` the last two are removed in the end. Of a recipe whose `train` is None there is the
+    reference alone.
 
     What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
 
@@ -282,7 +284,7 @@ class _Run:
         state = self.output / STATE
         resume = self.resume and os.path.lexists(state)
         if recipe.fit.steps and not resume:
-            bar = tqdm(range(recipe.fit.steps), desc="fit", disable=not accelerator.is_local_main_process)
+            bar = progress_bar(range(recipe.fit.steps), description="fit", shown=accelerator.is_local_main_process)
             error = fit_to_reference(
                 model,
                 reference,
@@ -366,6 +368,9 @@ class _Run:
             "num_parameters": num_parameters,
         }
         _write(self.output / FACTS, json.dumps(facts, indent=1) + "\n")
+        if not self.recipe.keep_state:
+            self.before_saving()
+            remove_state(self.output)
 
     def _save_family(self, model: NeuMetaModel) -> None:
         if model.statistic_names:

@@ -8,7 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from neumeta_hf.errors import CheckpointError, RecipeError
-from neumeta_hf.files import partial_path, recover
+from neumeta_hf.files import partial_path, recover, remove_folder
 
 LOCK = ".neumeta_hf.lock"
 RECIPE, LOG, FACTS = "recipe.yaml", "log.jsonl", "training.json"
@@ -17,6 +17,7 @@ REFERENCE, PRETRAINED, BEST, LAST = "reference", "pretrained", "best", "last"
 FAMILY = "family"
 """What the files of the family are called while they are written."""
 
+_OF_THE_RUN = (STATE, PRETRAIN_STATE, BEST, LAST, PRETRAINED)
 _WRITTEN = (RECIPE, FACTS, STATE, PRETRAIN_STATE, REFERENCE, PRETRAINED, BEST, LAST, FAMILY)
 
 
@@ -86,6 +87,32 @@ def tidy_up(output: Path) -> None:
     """
     for name in _WRITTEN:
         recover(output / name)
+
+
+def remove_state(output: Path) -> None:
+    """Remove what a run that has ended well needs no more: its states, and the networks that it chose from.
+
+    Args:
+        output: The folder, whose family or reference is complete.
+
+    Raises:
+        OSError: One of them cannot be removed.
+    """
+    for name in _OF_THE_RUN:  # the states first: without them nobody goes on from the rest
+        remove_folder(output / name)
+
+
+def is_finished(output: Path) -> bool:
+    """Whether a run has ended well, and what it would go on from was removed.
+
+    Args:
+        output: Its folder.
+
+    Returns:
+        Whether there is its result and no state.
+    """
+    there = {name for name in (FACTS, REFERENCE, STATE, "config.json") if os.path.lexists(output / name)}
+    return there == {FACTS, REFERENCE, "config.json"}
 
 
 def what_is_left(output: Path) -> str | None:

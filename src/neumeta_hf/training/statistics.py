@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import RecipeError
@@ -17,6 +16,7 @@ from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.image_batches import NormalizedImages
 from neumeta_hf.modeling_neumeta import NEAR, NeuMetaModel
+from neumeta_hf.progress import progress_bar
 from neumeta_hf.training.recipe import CalibrationRecipe, Recipe
 from neumeta_hf.training.sampling import make_sampler, training_widths
 from neumeta_hf.training.synthesis import LIMIT, statistics_distance, synthesize_images
@@ -148,7 +148,7 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit) -> 
         len(widths),
         sum(map(len, batches)),
     )
-    model.calibrate(batches, tqdm(widths, desc="statistics"))
+    model.calibrate(batches, progress_bar(widths, description="statistics", unit=" sizes"))
     calibration = resolve_calibration(recipe, model)
     if not calibration.images:
         return
@@ -179,7 +179,7 @@ def _calibration_images(
     """Synthesise images for the networks of many sizes, whose statistics are measured on real ones first."""
     assert calibration.images is not None
     assert calibration.steps is not None
-    sizes = tqdm(draw_calibration_sizes(recipe, model), desc="calibration networks")
+    sizes = progress_bar(draw_calibration_sizes(recipe, model), description="calibration networks", unit=" sizes")
     networks = [model.morph(size, calibration=batches) for size in sizes]
     images = synthesize_images(
         networks,
@@ -188,7 +188,7 @@ def _calibration_images(
         steps=calibration.steps,
         learning_rate=calibration.learning_rate,
         seed=recipe.seed,
-        progress=tqdm(range(calibration.steps), desc="calibration images"),
+        progress=progress_bar(range(calibration.steps), description="calibration images"),
     )
     with torch.no_grad():
         distance = statistics_distance(networks[-1], images).item()

@@ -46,6 +46,16 @@ def test_classes_are_named_by_the_family_unless_told_otherwise(lenet_case, figur
     assert not (tmp_path / "few.png").exists()
 
 
+def test_the_reference_has_a_column_before_the_widths(lenet_case, figures, tmp_path):
+    family = lenet_case.family()
+    split = make_split(torch.tensor([0]), num_channels=1, image_size=(8, 8))
+    names = [f"class {number}" for number in range(10)]
+    reference = family.morph(1.0).train()
+    draw_networks(family, split, [1.0, 0.5], tmp_path / "all.png", reference=reference, label_names=names)
+    headings = [axes.get_title().splitlines()[0] for axes in figures[0].axes]
+    assert headings == ["class 0", "reference", "width 1", "width 0.5"]
+
+
 def test_masks_are_coloured_without_names(networks, figures, tmp_path):
     family = NeuMetaForSemanticSegmentation.from_reference(
         networks["upernet"], normalization="keep", trained_widths=[1.0], hypernetwork={"type": "grid"}

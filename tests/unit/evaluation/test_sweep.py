@@ -275,7 +275,7 @@ def test_the_table_shows_names_as_they_are(result):
     row = dataclasses.replace(result.rows[0], width={"[red]conv1\x1b[2J": 0.25})
     facts = {**result.facts, "checkpoint": "[bold]x[/bold]\x1b]0;t\x07", "dataset": "[/]"}
     console = Console(file=io.StringIO(), width=160, force_terminal=False)
-    console.print(dataclasses.replace(result, rows=[row], facts=facts).table())
+    console.print(dataclasses.replace(result, rows=[row], facts=facts).tables(160)[0])
     text = console.file.getvalue()
     assert r"[bold]x[/bold]\x1b]0;t\x07, [/], test" in text
     assert r"[red]conv1\x1b[2J=0.25" in text
@@ -284,7 +284,7 @@ def test_the_table_shows_names_as_they_are(result):
 
 def test_the_table_shows_the_reference_first_and_every_row(result):
     console = Console(file=io.StringIO(), width=120)
-    console.print(result.table())
+    console.print(*result.tables(120))
     text = console.file.getvalue()
     lines = [line for line in text.splitlines() if "%" in line]
     assert len(lines) == 6
