@@ -269,7 +269,7 @@ def sweep(
 
 def measure_network(
     network: nn.Module,
-    split: ImageSplit,
+    split: "ImageSplit",
     *,
     task: Task | None = None,
     batch_size: int = 512,
@@ -307,7 +307,7 @@ def measure_network(
 
 
 def _measure(
-    network: nn.Module, split: ImageSplit, task: Task, family: TargetFamily, example: Tensor, **options: Any
+    network: nn.Module, split: "ImageSplit", task: Task, family: TargetFamily, example: Tensor, **options: Any
 ) -> SweepRow:
     scores = evaluate_network(network, split, task=task, family=family, **options)
     return SweepRow(
