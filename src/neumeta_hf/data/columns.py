@@ -137,9 +137,8 @@ def no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> Dat
         )
     elif folders:
         names = sorted({folder.name for folder in folders})
-        reason = (
-            f"images lie in folders called {', '.join(map(repr, names[:5]))}, which are no classes. For them, {ways}"
-        )
+        why = "and two classes are the least" if len(names) == 1 else "which are no classes"
+        reason = f"all images lie in folders called {', '.join(map(repr, names[:5]))}, {why}. For classes, {ways}"
     else:
         columns = ", ".join(next(iter(loaded.values())).features)
         reason = f"its columns are {columns}. For classes in folders, {ways}"

@@ -16,27 +16,27 @@ logger = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 64
 
 
-def count_labels(split: ImageSplit) -> np.ndarray:
+def count_labels(split: ImageSplit, num_classes: int) -> np.ndarray:
     """Count the images of each class, or the pixels of masks at the network's size, without augmentation.
 
     Args:
         split: With classes or masks; masks that are not in memory are decoded for it.
+        num_classes: How many there are.
 
     Returns:
-        By the index of the class, `[256 or more]`; of masks with `IGNORED`, for pixels of no class.
+        By the index of the class, `[256 or more]`; of masks, what is at `IGNORED` are pixels of no class.
 
     Raises:
         DataError: A mask cannot be read.
     """
-    counts = np.zeros(IGNORED + 1, dtype=np.int64)
+    counts = np.zeros(max(num_classes, IGNORED + 1), dtype=np.int64)
     size = _ROWS_AT_ONCE if split.config.labels == "mask" else max(1, len(split))
     starts = range(0, len(split), size)
     with progress_bar(starts, description=f"counting classes of {split.name}", unit=" rounds", leave=False) as bar:
         for start in bar:
             labels = split.source.labels(split.indices[start : start + size].tolist())
             if labels is not None:
-                found = np.bincount(labels.numpy().ravel(), minlength=len(counts))
-                counts = np.pad(counts, (0, len(found) - len(counts))) + found
+                counts += np.bincount(labels.numpy().ravel(), minlength=len(counts))
     return counts
 
 
@@ -51,7 +51,7 @@ def check_classes(train: ImageSplit, validation: ImageSplit, label_names: Sequen
     Raises:
         DataError: Fewer than two classes have an image, or a pixel, in training, or no pixel has one in validation.
     """
-    counts = count_labels(train)
+    counts = count_labels(train, len(label_names))
     present = [index for index in range(len(label_names)) if counts[index]]
     what = "masks" if train.config.labels == "mask" else "images"
     if len(present) < 2:
@@ -63,7 +63,7 @@ def check_classes(train: ImageSplit, validation: ImageSplit, label_names: Sequen
     if missing := [name for index, name in enumerate(label_names) if index not in present]:
         logger.warning("the %s for training have nothing of %s, which is not learned", what, _listed(missing))
     if what == "masks" and len(validation):
-        found = np.flatnonzero(count_labels(validation)[:IGNORED])
+        found = np.flatnonzero(count_labels(validation, len(label_names))[:IGNORED])
         if len(found) == 0:
             raise DataError(
                 f"no pixel of the {len(validation)} masks for validation has a class, so nothing can be selected by: "
@@ -84,20 +84,19 @@ def warn_of_missing_classes(train: ImageSplit, others: Sequence[ImageSplit], lab
         others: The splits; one without any image says nothing.
         label_names: Of the classes, in order.
     """
-    learned = count_labels(train) > 0
+    learned = count_labels(train, len(label_names)) > 0
     for split in others:
-        counts = count_labels(split)
+        counts = count_labels(split, len(label_names))
         missing = [name for index, name in enumerate(label_names) if learned[index] and not counts[index]]
         if len(split) and missing:
             spec = {"validation": split.config.validation_split, "test": split.config.test_split}.get(split.name)
+            advice = f": data.{split.name}_fraction cuts at random where data is sorted by class"
             logger.warning(
                 "the %s split has no image of %s, so its scores say nothing of %s%s",
                 split.name,
                 _listed(missing),
                 "it" if len(missing) == 1 else "them",
-                f"; data.{split.name}_fraction cuts at random where data is sorted by class"
-                if "[" in (spec or "")
-                else "",
+                advice if "[" in (spec or "") else "",
             )
 
 

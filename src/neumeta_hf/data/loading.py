@@ -67,24 +67,23 @@ def load_image_data(config: DataConfig) -> ImageData:
     _check(config)
     loaded = _load_digits(config) if config.dataset == "digits" else _load_from_datasets(config)
     train, validation, test = loaded.train, loaded.validation, loaded.test
-    rows, test_rows = np.arange(len(train)), None
+    rows = np.arange(len(train))
     if test is None:
         classes = train.labels(rows.tolist()) if config.labels == "class" else None
         test_rows = cut_test_rows(len(train), None if classes is None else classes.numpy(), config.test_fraction or 0)
         test, rows = train, np.setdiff1d(rows, test_rows)
-    order = rows[np.random.default_rng(config.data_seed).permutation(len(rows))]
-    num_validation = round(len(rows) * config.validation_fraction) if validation is None else 0
-    kept, cut = np.sort(order[num_validation:]), np.sort(order[:num_validation])
-    if validation is None:
-        validation, chosen = train, cut
     else:
-        chosen = np.arange(len(validation))
+        test_rows = np.arange(len(test))
+    if validation is None:
+        order = rows[np.random.default_rng(config.data_seed).permutation(len(rows))]
+        num_validation = round(len(rows) * config.validation_fraction)
+        validation, validation_rows, rows = train, np.sort(order[:num_validation]), np.sort(order[num_validation:])
+    else:
+        validation_rows = np.arange(len(validation))
     data = ImageData(
-        train=ImageSplit(train, kept, config, augmented=config.augmentation != "none", name="train"),
-        validation=ImageSplit(validation, chosen, config, augmented=False, name="validation"),
-        test=ImageSplit(
-            test, np.arange(len(test)) if test_rows is None else test_rows, config, augmented=False, name="test"
-        ),
+        train=ImageSplit(train, rows, config, augmented=config.augmentation != "none", name="train"),
+        validation=ImageSplit(validation, validation_rows, config, augmented=False, name="validation"),
+        test=ImageSplit(test, test_rows, config, augmented=False, name="test"),
         label_names=loaded.label_names,
     )
     if config.labels == "class":

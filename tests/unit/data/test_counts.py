@@ -35,12 +35,19 @@ def empty(split):
 
 def test_pixels_and_images_are_counted_by_class_in_the_part_of_a_split():
     split = masks([0, 1, 1, 255], [3, 3, 3, 3], [9, 9, 9, 9])
-    counts = count_labels(split)
+    counts = count_labels(split, 10)
     assert {label: number for label, number in enumerate(counts) if number} == {0: 1, 1: 2, 3: 4, 9: 4, 255: 1}
     split.indices = split.indices[:1]
-    assert count_labels(split).sum() == 4
+    assert count_labels(split, 10).sum() == 4
     many = classes(*range(1000), 999)
-    assert count_labels(many).tolist() == [1] * 999 + [2]
+    assert count_labels(many, 1000).tolist() == [1] * 999 + [2]
+
+
+def test_a_thousand_names_of_which_the_last_have_no_image(caplog):
+    names = [f"class {number}" for number in range(1000)]
+    check_classes(classes(*range(10)), classes(), names)
+    assert "nothing of class 10, class 11, " in caplog.messages[0]
+    assert "class 19 and 980 more" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -109,10 +116,10 @@ def test_masks_are_counted_whether_they_are_kept_or_not(tmp_path, in_memory, fie
         datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
     config = DataConfig(dataset=str(folder), labels="mask", image_size=[6, 8], in_memory=in_memory, **RGB, **fields)
     data = load_image_data(config)
-    assert count_labels(data.train)[[0, 1, 255]].tolist() == [9 * 24, 0, 9 * 24]
+    assert count_labels(data.train, 2)[[0, 1, 255]].tolist() == [9 * 24, 0, 9 * 24]
     with pytest.raises(DataError, match=r"255: .*}"):
         check_classes(data.train, data.validation, data.label_names)
     config.label_names, config.mask_values = None, {0: "soil", 255: "lesion"}  # as the message says
     data = load_image_data(config)
     check_classes(data.train, data.validation, data.label_names)
-    assert count_labels(data.train)[[0, 1, 255]].tolist() == [9 * 24, 9 * 24, 0]
+    assert count_labels(data.train, 2)[[0, 1, 255]].tolist() == [9 * 24, 9 * 24, 0]
