@@ -26,7 +26,7 @@ from neumeta_hf.checkpoints import (
     limit_building,
     open_checkpoint,
 )
-from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 
 
 class TargetFamily(abc.ABC):
@@ -311,31 +311,36 @@ def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTr
     """The config of a network of transformers, and the options that are none of its fields."""
     kind = checkpoint.config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise _unknown_kind(checkpoint)
+        raise CheckpointError(
+            f"{checkpoint.name} cannot be loaded: {_kind_of(checkpoint)}, and transformers has no such networks."
+            f"{_needed_code(checkpoint)}"
+        )
     return checkpoint.make_config(CONFIG_MAPPING[kind], options)
 
 
-def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
-    """The error of a checkpoint that no family has, by what it is instead."""
-    config, name = checkpoint.config, checkpoint.name
+def _kind_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is that no family has, for an error."""
+    config = checkpoint.config
     kind = config.get("model_type", config.get("_class_name"))
     if isinstance(kind, str):
-        message = f"{name} is of model type {kind!r}, which no target family has"
-    elif "architecture" in config:
-        message = (
-            f"{name} is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads: take the same "
-            "network of transformers, or copy its weights into that. Of timm no target family is"
+        return f"it is of model type {kind!r}"
+    if "architecture" in config:
+        return (
+            f"it is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads (take the same one "
+            "of transformers, or copy its weights into that and save it with save_pretrained)"
         )
-    else:
-        message = f"the config.json of {name} names no model_type, so that no target family has it"
-    message += f": there is {', '.join(list_targets())}. "
-    if checkpoint.code:
-        message += (
-            f"It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, load "
-            "the network yourself in Python with trust_remote_code=True, and pass it to prepare(). A family of your "
-            "own is known after --import MODULE on the command line. "
-        )
-    return TargetError(message + "docs/new_target.md shows how to add one in a single file.")
+    return "its config.json names no model_type"
+
+
+def _needed_code(checkpoint: Checkpoint) -> str:
+    """What to do about a network that only code beside its weights can build, for an error; nothing for others."""
+    if not checkpoint.code:
+        return ""
+    return (
+        f" It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, load the "
+        "network yourself in Python with trust_remote_code=True, and pass it to prepare(). A family of your own is "
+        "known after --import MODULE on the command line."
+    )
 
 
 def load_network(name: str, **options: Any) -> nn.Module:
@@ -358,7 +363,11 @@ def load_network(name: str, **options: Any) -> nn.Module:
     for family in _REGISTRY.values():
         if isinstance(kind, str) and kind in (*family.model_types, *family.class_names):
             return family.load(checkpoint.name, **options)
-    raise _unknown_kind(checkpoint)
+    raise TargetError(
+        f"{checkpoint.name} cannot be loaded: {_kind_of(checkpoint)}, and no target family has such networks: there is "
+        f"{', '.join(list_targets())}.{_needed_code(checkpoint)} docs/new_target.md shows how to add one in a single "
+        "file."
+    )
 
 
 def family_of(network: nn.Module) -> TargetFamily | None:
