@@ -52,6 +52,7 @@ def test_no_product_of_numbers_passes_that_no_network_has(config, said):
 def test_numbers_of_real_networks_pass():
     check_numbers(ResNetConfig(depths=[3, 8, 36, 3], num_labels=21_841).to_dict())  # ResNet-152, ImageNet-21k
     check_numbers({"target_config": {"hidden_channels": [2**20]}, "hypernetwork": {"chunk_size": 2**30}})
+    check_numbers({"num_hidden_layers": 12, "class_weights": [1.0] * 1000})
     check_numbers({"preparation": {"cliques": [{"order": list(range(8192))}]}})  # as long as there are channels
 
 

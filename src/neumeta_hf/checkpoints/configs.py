@@ -15,6 +15,7 @@ _MAX_ENTRIES = 2**12
 _MAX_LABELS = 2**15
 """Each is a name in every config; the largest sets of images have about 22,000 classes."""
 _DEPTHS = ("num_blocks", "depths", "layers_per_block", "num_hidden_layers", "num_frequencies", "levels")
+_EACH_BLOCK = ("layers_per_block",)
 _LENGTHS = ("norm_num_groups",)
 """Into so many parts an axis is cut, and lists name each."""
 _FREE = ("chunk_size", "recompute_above")
@@ -86,7 +87,7 @@ def _check_layers(config: Mapping[str, Any], where: str, advice: str) -> None:
     blocks = max((len(value) for value in config.values() if isinstance(value, (list, tuple))), default=1)
     for key in _DEPTHS:
         value = config.get(key)
-        counts = value if isinstance(value, (list, tuple)) else [value] * blocks
+        counts = value if isinstance(value, (list, tuple)) else [value] * (blocks if key in _EACH_BLOCK else 1)
         in_all = sum(count for count in counts if isinstance(count, int) and count <= _MAX_DEPTH)
         if in_all > _MAX_LAYERS:
             raise CheckpointError(

@@ -83,7 +83,7 @@ class Checkpoint:
         self._weights = f"{stem}{infix}.safetensors"
 
         def read() -> HeldWeights:
-            if (path := self._source.find(self._weights)) is not None:
+            if (path := self._source.find(self._source.weights or self._weights)) is not None:
                 return read_headers(self.name, [path])
             if (index := self._source.find(f"{stem}.safetensors.index{infix}.json")) is None:
                 raise self._source.no_weights(self._weights)
@@ -218,7 +218,7 @@ def open_checkpoint(name: str | Path, options: dict[str, Any] | None = None) -> 
     """Find a checkpoint, and read its config.
 
     Args:
-        name: Folder or Hub id; "~" is the home folder.
+        name: Folder or Hub id, or a file of weights where `config` is among the options; "~" is the home folder.
         options: Of `from_pretrained`; those that say where files lie are taken out.
 
     Returns:

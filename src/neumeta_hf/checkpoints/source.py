@@ -89,8 +89,14 @@ def is_hub_name(name: str) -> bool:
 class Source:
     """Where the files of a checkpoint are taken from.
 
+    Attributes:
+        name: As the caller says it.
+        folder: On this machine; None: in a repo.
+        subfolder: Of the folder or repo.
+        weights: The file that the name is of; None: it is of a folder or repo.
+
     Args:
-        name: Folder or Hub id.
+        name: Folder or Hub id, or a file of weights where `config` is among the options.
         options: Of `from_pretrained`; those that say where files lie are taken out.
     """
 
@@ -100,7 +106,10 @@ class Source:
         self._options = {key: options.pop(key) for key in _WHERE if key in options}
         self.folder: Path | None = None
         self._is_reached = False
-        if Path(name).is_dir():
+        self.weights: str | None = None
+        if Path(name).is_file() and name.endswith(".safetensors") and options.get("config") is not None:
+            self.folder, self.weights = Path(name).parent, Path(name).name
+        elif Path(name).is_dir():
             self.folder = find_folder(name, self.subfolder)
             if self.folder is None:
                 raise MissingCheckpointError(f"{name} cannot be loaded: it holds no folder {self.subfolder!r}.")

@@ -27,7 +27,7 @@ from neumeta_hf.checkpoints import (
     open_checkpoint,
 )
 from neumeta_hf.config_fields import check_fields
-from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.images import height_and_width
 
 
@@ -337,34 +337,35 @@ def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTr
     """The config of a network of transformers, and the options that are none of its fields."""
     kind = checkpoint.config.get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise _unknown_kind(checkpoint)
+        problem = f"{checkpoint.name} cannot be loaded: {_kind_of(checkpoint)}, and transformers has no such networks."
+        python, command = _needed_code(checkpoint)
+        raise CheckpointError(problem + python, command=problem + command)
     return checkpoint.make_config(CONFIG_MAPPING[kind], options)
 
 
-def _unknown_kind(checkpoint: Checkpoint) -> TargetError:
-    """The error of a checkpoint that no family has, by what it is instead."""
-    config, name = checkpoint.config, checkpoint.name
+def _kind_of(checkpoint: Checkpoint) -> str:
+    """What a checkpoint is that no family has, for an error."""
+    config = checkpoint.config
     kind = config.get("model_type", config.get("_class_name"))
     if isinstance(kind, str):
-        message = f"{name} is of model type {kind!r}, which no target family has"
-    elif "architecture" in config:
-        message = (
-            f"{name} is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads: take the same "
-            "network of transformers, or copy its weights into that. Of timm no target family is"
+        return f"it is of model type {kind!r}"
+    if "architecture" in config:
+        return (
+            f"it is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads (take the same one "
+            "of transformers, or copy its weights into that and save it with save_pretrained)"
         )
-    else:
-        message = f"the config.json of {name} names no model_type, so that no target family has it"
-    message += f": there is {', '.join(list_targets())}. "
-    python = command = ""
-    if checkpoint.code:
-        message += (
-            f"It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "
-            "load the network yourself in Python"
-        )
-        python = " with trust_remote_code=True, and pass it to prepare(). "
-        command = ". A family of your own is known with --import MODULE. "
-    advice = "`neumeta docs new_target` shows how to add one in a single file."
-    return TargetError(message + python + advice, command=message + command + advice)
+    return "its config.json names no model_type"
+
+
+def _needed_code(checkpoint: Checkpoint) -> tuple[str, str]:
+    """What to do about a network that only code beside its weights can build, in Python and on the command line."""
+    if not checkpoint.code:
+        return "", ""
+    found = f" It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "
+    return (
+        f"{found}load the network yourself in Python with trust_remote_code=True, and pass it to prepare().",
+        f"{found}load the network yourself in Python. A family of your own is known with --import MODULE.",
+    )
 
 
 def load_network(name: str, **options: Any) -> nn.Module:
@@ -387,7 +388,13 @@ def load_network(name: str, **options: Any) -> nn.Module:
     for family in _REGISTRY.values():
         if isinstance(kind, str) and kind in (*family.model_types, *family.class_names):
             return family.load(checkpoint.name, **options)
-    raise _unknown_kind(checkpoint)
+    problem = (
+        f"{checkpoint.name} cannot be loaded: {_kind_of(checkpoint)}, and no target family has such networks: there is "
+        f"{', '.join(list_targets())}."
+    )
+    python, command = _needed_code(checkpoint)
+    advice = " `neumeta docs new_target` shows how to add one in a single file."
+    raise TargetError(problem + python + advice, command=problem + command + advice)
 
 
 def family_of(network: nn.Module) -> TargetFamily | None:

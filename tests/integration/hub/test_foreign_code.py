@@ -13,6 +13,7 @@ from neumeta_hf.checkpoints import DIGEST_FILE
 from neumeta_hf.cli import main
 from neumeta_hf.errors import CheckpointError, NeuMetaError
 from neumeta_hf.targets import build_image_processor, load_image_processor, load_network
+from neumeta_hf.tasks.generation import ClassifierFeatures
 
 ORG = "org/family"
 
@@ -153,6 +154,12 @@ def test_a_processor_of_a_kind_of_its_own_is_refused(payload, make_case, tmp_pat
     payload.name_in(path)
     with contextlib.suppress(NeuMetaError):
         load_image_processor(str(tmp_path / "net"))  # by the config of its network instead
+
+
+def test_features_that_a_recipe_names_run_no_code(run):
+    shutil.copyfile(run / "preprocessor_config.json", run / "reference" / "preprocessor_config.json")
+    features = ClassifierFeatures(str(run / "reference"))
+    assert type(features.classifier).__module__.startswith("neumeta_hf.")
 
 
 def test_references_and_prepared_networks_forget_their_folder(make_case, tmp_path):

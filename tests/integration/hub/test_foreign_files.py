@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from neumeta_hf import NeuMetaForImageClassification, NeuMetaModel
+from neumeta_hf.checkpoints import save_network
 from neumeta_hf.cli import main
 from neumeta_hf.errors import CheckpointError
 from neumeta_hf.targets import find_target, load_image_processor, load_network
@@ -132,6 +133,27 @@ def test_links_that_stay_inside_and_the_hubs_cache_are_read(hub, run_folder, tmp
     assert (snapshot / WEIGHTS).is_symlink()
     pulled = NeuMetaForImageClassification.from_pretrained(snapshot)
     assert pulled.config.weights_digest == family.config.weights_digest
+
+
+def test_plain_networks_of_the_hub_have_the_same_guards(hub, make_case, tmp_path):
+    save_network(make_case("lenet").reference, tmp_path / "net")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "net").iterdir()}
+    hub.put("org/net", files)
+    load_network("org/net")
+    hub.put("org/changed", {**files, WEIGHTS: files[WEIGHTS][:-1] + bytes([files[WEIGHTS][-1] ^ 1])})
+    with pytest.raises(CheckpointError, match="weights_digest.json"):
+        load_network("org/changed")
+    config = {"config.json": files["config.json"]}
+    hub.put("org/pickles", {**config, "pytorch_model.bin": b"evil"})
+    with pytest.raises(CheckpointError, match="no file named model.safetensors"):
+        load_network("org/pickles")
+    assert not [request for request in hub.requests if request.path.endswith(".bin")]
+    hub.put("org/hostile", {**config, INDEX: b'{"weight_map": {"conv1.weight": "../../a.safetensors"}}'})
+    with pytest.raises(CheckpointError, match="index.json names"):
+        load_network("org/hostile")
+    hub.put("org/pipeline", {"model_index.json": b"{}"})
+    with pytest.raises(CheckpointError, match="pipeline"):
+        load_network("org/pipeline")
 
 
 @pytest.mark.parametrize(

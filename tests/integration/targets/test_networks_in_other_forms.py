@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from neumeta_hf import NeuMetaConfig, NeuMetaModel
 from neumeta_hf.checkpoints import DIGEST_FILE
 from neumeta_hf.cli import main
 from neumeta_hf.errors import CheckpointError, MissingCheckpointError, TargetError
@@ -139,6 +140,16 @@ def test_the_part_of_a_pipeline_that_is_named_is_read(plain, tmp_path, make_case
     assert same(family.load(str(tmp_path / "net"), subfolder="vae"), make_case("resnet", "keep").reference)
     with pytest.raises(MissingCheckpointError, match="holds no folder 'unet'"):
         family.load(str(tmp_path / "net"), subfolder="unet")
+
+
+def test_a_file_of_weights_is_read_with_a_config_beside_it(make_case, tmp_path):
+    family = make_case("lenet").family()
+    family.save_pretrained(tmp_path / "family")
+    moved = (tmp_path / "family" / WEIGHTS).rename(tmp_path / "other.safetensors")
+    loaded = NeuMetaModel.from_pretrained(moved, config=NeuMetaConfig.from_pretrained(tmp_path / "family"))
+    assert same(loaded, family)
+    with pytest.raises(MissingCheckpointError, match="it is a file"):
+        NeuMetaModel.from_pretrained(moved)
 
 
 def test_a_network_without_a_model_type_is_told_so(plain):
