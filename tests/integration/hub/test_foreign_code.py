@@ -137,7 +137,6 @@ def test_what_needs_code_is_refused_and_says_which(payload, tmp_path, command, c
     assert "of model type 'evil'" in said
     if command == "prepare":
         assert "modeling_evil.Evil" in said
-        assert "trust_remote_code=True" in said
         assert "--import" in said
 
 
