@@ -32,7 +32,7 @@ from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, RunSource, push_family, push_morph
-from neumeta_hf.hypernetworks import build_hypernetwork
+from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.static_outputs import StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
@@ -173,6 +173,7 @@ class NeuMetaModel(PreTrainedModel):
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
         full_size = self.coordinates_at(self.reference_config)
+        config.hypernetwork = complete_options(config.hypernetwork)
         self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
         tensors = reference.state_dict()
         parameters = {name for name, _ in reference.named_parameters()}

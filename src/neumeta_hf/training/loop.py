@@ -125,7 +125,7 @@ class TrainingLoop:
             collate_fn=collate,
             num_workers=recipe.num_workers,
         )
-        optimizer = build_optimizer(objective.parameters(), recipe.optimizer)
+        optimizer = build_optimizer(objective, recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         prepared: Any = accelerator.prepare(objective, optimizer, loader)
         self.objective, self.optimizer, self.loader = prepared

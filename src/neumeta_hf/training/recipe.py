@@ -51,15 +51,18 @@ class OptimizerRecipe:
     """The optimiser.
 
     Attributes:
-        name: "adamw" or "sgd".
-        learning_rate: Peak learning rate.
-        weight_decay: Decoupled for AdamW, L2 for SGD.
+        name: "adamw", "sgd", or "muon": Muon for the matrices between a hypernetwork's hidden layers, which the `inr`
+            has, and AdamW for all else.
+        learning_rate: Peak learning rate; of "muon" that of its AdamW.
+        muon_learning_rate: Peak learning rate of Muon.
+        weight_decay: Decoupled for AdamW and Muon, L2 for SGD.
         momentum: Of SGD, with Nesterov's form.
     """
 
     __pydantic_config__ = _FORBID
-    name: Literal["adamw", "sgd"] = "adamw"
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
     learning_rate: Amount = 1e-3
+    muon_learning_rate: Amount = 0.015
     weight_decay: Amount = 0.0
     momentum: Fraction = 0.9
 
