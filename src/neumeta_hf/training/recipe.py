@@ -245,6 +245,21 @@ class CalibrationRecipe:
 
 
 @dataclasses.dataclass(kw_only=True)
+class StaticCacheRecipe:
+    """Where a block or a decoder is generated: keep what lies before it instead of running it at every step.
+
+    Attributes:
+        augmentations: How many augmentations of the training images are kept, which epochs take in turn; 0 keeps none.
+            Kept in half precision, which changes a number by less than 0.05 %.
+        max_gigabytes: The most memory that they may take, in each process.
+    """
+
+    __pydantic_config__ = _FORBID
+    augmentations: Annotated[int, Field(ge=0, le=1024)] = 0
+    max_gigabytes: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 4.0
+
+
+@dataclasses.dataclass(kw_only=True)
 class Recipe:
     """One run from data to checkpoint.
 
@@ -263,6 +278,7 @@ class Recipe:
         losses: Weights of the losses.
         train_static: Whether what is not generated is trained along, for all sizes alike; if not, it stays the
             reference's. Where all is generated there is nothing of the kind.
+        static_cache: What is kept of the static part of the network, where a part of it is generated.
         fit: The fit before training.
         train: The training loop of the hypernetwork. None: the run ends with the reference, a plain network alone.
         validation_widths: Widths evaluated for selection. None: the smallest, the middle and the largest trained.
@@ -288,6 +304,7 @@ class Recipe:
     sizes: SizesRecipe = dataclasses.field(default_factory=SizesRecipe)
     losses: LossesRecipe = dataclasses.field(default_factory=LossesRecipe)
     train_static: bool = False
+    static_cache: StaticCacheRecipe = dataclasses.field(default_factory=StaticCacheRecipe)
     fit: FitRecipe = dataclasses.field(default_factory=FitRecipe)
     train: LoopRecipe | None = dataclasses.field(default_factory=LoopRecipe)
     validation_widths: Widths | None = None

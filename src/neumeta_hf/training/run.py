@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.data import ImageData, load_image_data
+from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.errors import RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_folder_beside
 from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
@@ -29,6 +30,7 @@ from neumeta_hf.training.processes import make_accelerator
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.reference import start_target, task_of
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
+from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, calibration_images, statistics_widths
 
 logger = logging.getLogger(__name__)
@@ -224,6 +226,7 @@ class _Run:
             logger.info("fit: relative error of the generated weights %.4f", error)
             accelerator.log({"fit/relative_error": error}, step=0)
         sampler = make_sampler(recipe, model)
+        split, boundary = self._with_static_outputs(model, reference)
         objective = NeuMetaObjective(
             model,
             reference,
@@ -233,6 +236,7 @@ class _Run:
             seed=recipe.seed,
             rank=accelerator.process_index,
             train_static=recipe.train_static,
+            boundary=boundary,
         )
         chosen = validation_widths(recipe)
         batches = None
@@ -257,7 +261,7 @@ class _Run:
 
         training = TrainingLoop(
             objective,
-            data.train,
+            split,
             loop,
             accelerator=accelerator,
             seed=recipe.seed,
@@ -270,6 +274,33 @@ class _Run:
         accelerator.wait_for_everyone()
         best: Any = cls.from_pretrained(self.output / "best")
         return best.to(accelerator.device), progress.seconds
+
+    def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
+        """The training split, with what the static part puts out where the recipe asks for it."""
+        cache, split = self.recipe.static_cache, self.data.train
+        if not cache.augmentations:
+            return split, None
+        images = split.__getitems__([0, 1])["pixel_values"].to(self.accelerator.device)
+        boundary = None if self.recipe.train_static else find_boundary(model, reference, images)
+        if boundary is None:
+            raise RecipeError(
+                "static_cache.augmentations: no static part before the generated one is the same at every step. "
+                "Generate a block (family.generated) and leave train_static out, or set augmentations to 0."
+            )
+
+        def run(images: Tensor) -> Any:
+            with self.accelerator.autocast():
+                return model.target_family.forward(reference, images.to(self.accelerator.device))
+
+        cached = CachedSplit(
+            split,
+            boundary,
+            run=run,
+            reference=reference,
+            num_augmentations=cache.augmentations,
+            max_gigabytes=cache.max_gigabytes,
+        )
+        return cached, boundary
 
     # ------------------------------------------------------------------------------------------------ the result
 
