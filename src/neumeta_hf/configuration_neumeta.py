@@ -27,6 +27,9 @@ _IS_REMOTE_CODE = __name__.startswith("transformers_modules.")
 _NOISE = number(0, MAX_NOISE)
 _SAMPLES = whole_number(1, MAX_SAMPLES)
 
+_EARLIER_INR = {"num_frequencies": 16, "encode_sizes": True, "centered": False, "output": "channels"}
+"""What an INR was whose config does not say it: saved before these were options."""
+
 
 @strict
 class NeuMetaConfig(PreTrainedConfig):
@@ -93,6 +96,9 @@ class NeuMetaConfig(PreTrainedConfig):
         if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
             check_numbers(config_dict)
             check_fields(config_dict)
+            hypernetwork = config_dict.get("hypernetwork")
+            if isinstance(hypernetwork, dict) and hypernetwork.get("type") == "inr":
+                config_dict = {**config_dict, "hypernetwork": {**_EARLIER_INR, **hypernetwork}}
             target = config_dict.get("target_config")
             model_type = target.get("model_type") if isinstance(target, dict) else getattr(target, "model_type", None)
             if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:

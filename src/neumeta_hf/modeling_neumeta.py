@@ -32,10 +32,10 @@ from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMet
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.hub import FamilyFacts, MorphOrigin, PushPlan, RunSource, push_family, push_morph
-from neumeta_hf.hypernetworks import build_hypernetwork
+from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
 from neumeta_hf.pixels import pixel_cross_entropy
-from neumeta_hf.static_outputs import StaticOutputs
+from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
 from neumeta_hf.targets import ratios as find_ratios
 
@@ -166,6 +166,7 @@ class NeuMetaModel(PreTrainedModel):
         self.static_modules = self._find_static_modules(reference)
         self.width_groups = self._find_width_groups()
         full_size = self.coordinates_at(self.reference_config)
+        config.hypernetwork = complete_options(config.hypernetwork)
         self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
         tensors = reference.state_dict()
         parameters = {name for name, _ in reference.named_parameters()}
@@ -567,7 +568,7 @@ class NeuMetaModel(PreTrainedModel):
         pixel_values: Tensor,
         *,
         seed: int | None = None,
-        static_outputs: StaticOutputs | None = None,
+        static_outputs: StaticOutputs | KnownOutputs | None = None,
         **inputs,
     ) -> Any:
         """Run the target of a size with the given weights, without making a module of it.
@@ -580,7 +581,7 @@ class NeuMetaModel(PreTrainedModel):
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             seed: Of what the target draws at random in training; None: nothing is random.
             static_outputs: Given to the runs of several sizes on one batch: what the modules before the first generated
-                one put out is then computed once.
+                one put out is then computed once, or known already.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:

@@ -1,7 +1,11 @@
-"""What the static modules of a network put out, computed once for all the sizes that give them the same inputs."""
+"""What the static modules of a network put out, computed once for all the sizes that give them the same inputs.
+
+Once a step (`StaticOutputs`), or once for a whole training (`KnownOutputs`).
+"""
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -53,6 +57,45 @@ class StaticOutputs:
             return call.output
 
         return reuse_or_run
+
+
+class KnownOutputs:
+    """Outputs of static modules that are known beforehand, call by call.
+
+    Args:
+        outputs: Module name and number of the call to what it gives, whatever it is given.
+    """
+
+    def __init__(self, outputs: Mapping[tuple[str, int], Tensor]):
+        self._outputs = outputs
+
+    @contextlib.contextmanager
+    def taken_by(self, network: nn.Module, names: Iterable[str]) -> Iterator[None]:
+        """While active, modules of a network give what is known instead of running; all others run.
+
+        Args:
+            network: Of some size, or the reference.
+            names: Of modules that are the same for all sizes; others are left alone.
+        """
+        known = {name for name, _ in self._outputs}
+        modules = {name: network.get_submodule(name) for name in names if name in known}
+        for name, module in modules.items():
+            module.forward = self._known(name, module.forward)
+        try:
+            yield
+        finally:
+            for module in modules.values():
+                del module.forward  # the instance's; the class has its own
+
+    def _known(self, name: str, forward: Callable) -> Callable:
+        calls = itertools.count()
+
+        @functools.wraps(forward)
+        def known_or_run(*args: Any, **kwargs: Any) -> Any:
+            output = self._outputs.get((name, next(calls)))
+            return forward(*args, **kwargs) if output is None else output
+
+        return known_or_run
 
 
 class _Call:

@@ -3,10 +3,19 @@
 from neumeta_hf.hypernetworks.base import (
     Hypernetwork,
     build_hypernetwork,
+    complete_options,
     list_hypernetworks,
     register_hypernetwork,
 )
 from neumeta_hf.hypernetworks.grid import Grid
 from neumeta_hf.hypernetworks.inr import INR
 
-__all__ = ["INR", "Grid", "Hypernetwork", "build_hypernetwork", "list_hypernetworks", "register_hypernetwork"]
+__all__ = [
+    "INR",
+    "Grid",
+    "Hypernetwork",
+    "build_hypernetwork",
+    "complete_options",
+    "list_hypernetworks",
+    "register_hypernetwork",
+]

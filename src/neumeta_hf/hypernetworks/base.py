@@ -47,6 +47,10 @@ class Hypernetwork(nn.Module, abc.ABC):
         """
         return False
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The matrices between hidden layers, which an optimiser for such alone may move (Muon); none by default."""
+        return []
+
     @abc.abstractmethod
     def initialize(self, module: nn.Module) -> None:
         """Give one of this hypernetwork's submodules its first values.
@@ -84,6 +88,25 @@ def register_hypernetwork(name: str) -> Callable[[type[Hypernetwork]], type[Hype
 def list_hypernetworks() -> list[str]:
     """Names of the registered hypernetworks."""
     return sorted(_REGISTRY)
+
+
+def complete_options(options: Mapping) -> dict:
+    """Name every option of a hypernetwork, so that a checkpoint does not depend on what the defaults are.
+
+    Args:
+        options: `{"type": name, ...}`; an unknown type is left to `build_hypernetwork`.
+
+    Returns:
+        The same with the defaults of all options that were not named, bounds on memory excepted.
+    """
+    name = options.get("type")
+    constructor = _REGISTRY.get(name) if isinstance(name, str) else None
+    if constructor is None:
+        return dict(options)
+    parameters = list(inspect.signature(constructor).parameters.values())[1:]
+    free = ("chunk_size", "recompute_above")
+    defaults = {option.name: option.default for option in parameters if option.name not in free}
+    return {"type": name, **defaults, **options}
 
 
 def build_hypernetwork(options: Mapping, full_size: Sequence[TensorCoordinates]) -> Hypernetwork:

@@ -116,7 +116,7 @@ class TrainingLoop:
             num_workers=recipe.num_workers,
             worker_init_fn=leave_signals_to_parent,
         )
-        optimizer = build_optimizer(objective.parameters(), recipe.optimizer)
+        optimizer = build_optimizer(objective, recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         prepared: Any = accelerator.prepare(objective, optimizer, loader)
         self.objective, self.optimizer, self.loader = prepared

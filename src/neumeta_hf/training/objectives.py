@@ -4,6 +4,7 @@ The loss is computed inside `forward`, all sizes of a step at once, so that ther
 wrapper sees, and averages, the whole gradient.
 """
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
-from neumeta_hf.static_outputs import StaticOutputs
+from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.targets import config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.training.losses import detail_loss, reconstruction_loss, regularization_loss
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
+from neumeta_hf.training.static_cache import Boundary
 
 
 class ReferenceObjective(nn.Module):
@@ -82,6 +84,7 @@ class NeuMetaObjective(nn.Module):
         seed: Of the coordinate noise, and of what the networks draw at random.
         rank: Number of this process: both differ between processes.
         train_static: Whether the static parameters, which all sizes share, are trained along.
+        boundary: What batches bring of the static part's outputs; None: nothing, it runs.
 
     Raises:
         RecipeError: No loss is left to minimise at sizes other than the reference's.
@@ -101,8 +104,10 @@ class NeuMetaObjective(nn.Module):
         seed: int,
         rank: int = 0,
         train_static: bool = False,
+        boundary: Boundary | None = None,
     ):
         super().__init__()
+        self.boundary = boundary
         check_losses(losses)
         self.model = model
         model.static.requires_grad_(train_static)
@@ -121,7 +126,8 @@ class NeuMetaObjective(nn.Module):
 
         Args:
             step: Number of the batch since the start; seeds the sizes and the noise.
-            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any.
+            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any; with a
+                boundary "static_outputs" too.
 
         Returns:
             "loss", the scalar to minimise, and for the log, detached: the parts (of a geometric mean the logarithm),
@@ -130,11 +136,17 @@ class NeuMetaObjective(nn.Module):
         draws = self.sampler.draw(step)
         # All sizes and the teacher draw the same: what tells them apart is their weights.
         seed = _seed_of(self.seed, step, len(draws), self.rank)
+        model = self.model
+        static_outputs: StaticOutputs | KnownOutputs = StaticOutputs()
+        if self.boundary is not None:
+            outputs: Any = batch.pop("static_outputs")
+            static_outputs = self.boundary.known(outputs, model.dtype)
         teacher_outputs = None
         if self.losses.distillation:
-            with torch.no_grad():
-                teacher_outputs = self.model.target_family.forward(self._teacher, batch["pixel_values"], seed=seed)
-        static_outputs = StaticOutputs()
+            with torch.no_grad(), contextlib.ExitStack() as stack:
+                if isinstance(static_outputs, KnownOutputs):
+                    stack.enter_context(static_outputs.taken_by(self._teacher, model.static_modules))
+                teacher_outputs = model.target_family.forward(self._teacher, batch["pixel_values"], seed=seed)
         parts: dict[str, list[Tensor]] = {}
         for index, draw in enumerate(draws):
             noise_seed = _seed_of(self.seed, step, index, self.rank)
@@ -152,7 +164,7 @@ class NeuMetaObjective(nn.Module):
         draw: Draw,
         batch: Mapping[str, Tensor],
         teacher_outputs: Any,
-        static_outputs: StaticOutputs,
+        static_outputs: StaticOutputs | KnownOutputs,
         *,
         noise_seed: int,
         seed: int,

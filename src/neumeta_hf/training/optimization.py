@@ -2,31 +2,97 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from neumeta_hf.errors import RecipeError
+from neumeta_hf.hypernetworks import Hypernetwork
 from neumeta_hf.training.recipe import OptimizerRecipe, ScheduleRecipe
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], recipe: OptimizerRecipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe.
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for matrices between hidden layers, AdamW for all else, as one optimiser with one state.
+
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) makes every step an orthogonal matrix: all
+    directions of a layer learn at the same rate, also those in which the gradient is small.
 
     Args:
-        parameters: What it moves; those that need no gradient are left out.
+        matrices: What Muon moves, two-dimensional.
+        others: What AdamW moves.
+        muon_learning_rate: Peak learning rate of Muon.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decoupled, of both.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[nn.Parameter],
+        others: Iterable[nn.Parameter],
+        *,
+        muon_learning_rate: float,
+        learning_rate: float,
+        weight_decay: float,
+    ):
+        muon = torch.optim.Muon(matrices, lr=muon_learning_rate, weight_decay=weight_decay)
+        adamw = torch.optim.AdamW(others, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        self._parts: list[torch.optim.Optimizer] = [muon, adamw]
+        super().__init__([group for part in self._parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Move all parameters once."""
+        for part in self._parts:
+            part.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of both."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        """Let the parts work on this optimiser's own groups and state, so that there is one of each."""
+        for part, groups in zip(self._parts, (self.param_groups[:1], self.param_groups[1:]), strict=True):
+            part.param_groups, part.state = groups, self.state
+
+
+def build_optimizer(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
+    """Build the optimiser of a recipe.
+
+    Args:
+        module: What it trains; parameters that need no gradient are left out.
         recipe: Name and settings.
 
     Returns:
         The optimiser.
+
+    Raises:
+        RecipeError: "muon", and the module has no hypernetwork with matrices between hidden layers.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if recipe.name == "sgd":
         return torch.optim.SGD(
             trained,
             lr=recipe.learning_rate,
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+        )
+    if recipe.name == "muon":
+        hypernetworks = [part for part in module.modules() if isinstance(part, Hypernetwork)]
+        matrices = {id(matrix): matrix for part in hypernetworks for matrix in part.hidden_matrices()}
+        if not matrices:
+            raise RecipeError(
+                "optimizer.name=muon is for the matrices between hidden layers, and there are none here: take adamw or "
+                "sgd, or a hypernetwork that has some, such as the inr."
+            )
+        return MuonWithAdamW(
+            [parameter for parameter in trained if id(parameter) in matrices],
+            [parameter for parameter in trained if id(parameter) not in matrices],
+            muon_learning_rate=recipe.muon_learning_rate,
+            learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
         )
     # Fused: a hypernetwork has millions of parameters for a small target, and the plain form walks them in ten passes.

@@ -11,13 +11,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.checkpoints import explain_loading_errors, save_network
-from neumeta_hf.data import ImageData, load_image_data
-from neumeta_hf.errors import CheckpointError
+from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.kinds import AMOUNT
@@ -51,6 +51,7 @@ from neumeta_hf.training.run_folder import (
 )
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.signals import StopSignals
+from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, store_statistics
 
 logger = logging.getLogger(__name__)
@@ -296,6 +297,7 @@ class _Run:
             logger.info("fit: relative error of the generated weights %.4f", error)
             accelerator.log({"fit/relative_error": error}, step=0)
         sampler = make_sampler(recipe, model)
+        split, boundary = self._with_static_outputs(model, reference)
         objective = NeuMetaObjective(
             model,
             reference,
@@ -305,6 +307,7 @@ class _Run:
             seed=recipe.seed,
             rank=accelerator.process_index,
             train_static=recipe.train_static,
+            boundary=boundary,
         )
         chosen = validation_widths(recipe)
         batches = None
@@ -328,7 +331,7 @@ class _Run:
 
         training = TrainingLoop(
             objective,
-            data.train,
+            split,
             loop,
             accelerator=accelerator,
             seed=recipe.seed,
@@ -342,6 +345,33 @@ class _Run:
         progress = training.run(resume=resume)
         best: Any = cls.from_pretrained(self._made(BEST))
         return best.to(accelerator.device), progress.seconds
+
+    def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
+        """The training split, with what the static part puts out where the recipe asks for it."""
+        cache, split = self.recipe.static_cache, self.data.train
+        if not cache.augmentations:
+            return split, None
+        images = split.__getitems__([0, 1])["pixel_values"].to(self.accelerator.device)
+        boundary = None if self.recipe.train_static else find_boundary(model, reference, images)
+        if boundary is None:
+            raise RecipeError(
+                "static_cache.augmentations: no static part before the generated one is the same at every step. "
+                "Generate a block (family.generated) and leave train_static out, or set augmentations to 0."
+            )
+
+        def run(images: Tensor) -> Any:
+            with self.accelerator.autocast():
+                return model.target_family.forward(reference, images.to(self.accelerator.device))
+
+        cached = CachedSplit(
+            split,
+            boundary,
+            run=run,
+            reference=reference,
+            num_augmentations=cache.augmentations,
+            max_gigabytes=cache.max_gigabytes,
+        )
+        return cached, boundary
 
     # ------------------------------------------------------------------------------------------------ the result
 

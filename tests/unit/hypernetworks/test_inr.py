@@ -7,15 +7,16 @@ import torch.nn.functional as F
 from neumeta_hf.coordinates import COORD_DIM, add_noise, centre_crop, make_coordinates
 from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks import INR
-from neumeta_hf.hypernetworks.inr import positional_encoding
+from neumeta_hf.hypernetworks.inr import MEAN_RATE, positional_encoding
 
+PAPER = {"num_frequencies": 5, "encode_sizes": True, "centered": False, "output": "channels"}
 SHAPES = {"stem": (5, 3, 5, 5), "conv": (6, 4, 3, 3), "projection": (6, 5, 1, 1), "bias": (6,), "linear": (3, 6)}
 
 
 def make_inr(shapes=None, **options):
     torch.manual_seed(0)
     full_size = make_coordinates(shapes or SHAPES, scale=8)
-    inr = INR(list(full_size.values()), **{"hidden_size": 12, "num_hidden_layers": 3, "num_frequencies": 5, **options})
+    inr = INR(list(full_size.values()), **{"hidden_size": 12, "num_hidden_layers": 3, **options})
     for module in inr.modules():
         inr.initialize(module)
     for parameter in inr.parameters():  # no bias may be zero by chance, nor may two scales be alike
@@ -40,7 +41,7 @@ def literal(inr, tensor):
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize("alignment", ["corner", "center"])
 def test_it_is_the_papers_network_row_by_row(noise, alignment):
-    inr = make_inr()
+    inr = make_inr(**PAPER)
     smaller = {"stem": (3, 3, 5, 5), "conv": (4, 2, 3, 3), "projection": (4, 3, 1, 1), "bias": (4,), "linear": (3, 4)}
     for shapes in (SHAPES, smaller):
         coordinates = make_coordinates(shapes, scale=8, alignment=alignment)
@@ -59,7 +60,7 @@ def test_the_encoding_by_hand():
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 def test_a_part_is_read_where_the_reference_has_it(noise):
-    inr = make_inr()
+    inr = make_inr(**PAPER)
     full_parts = {"conv": ([4, 2], [2, 2])}
     full = make_coordinates(SHAPES, scale=8, parts=full_parts, reference_parts=full_parts)["conv"]
     shapes = {**SHAPES, "conv": (3, 2, 3, 3)}
@@ -89,7 +90,7 @@ def test_noise_never_routes_to_another_tensors_network():
 
 
 def test_noise_never_rescales_the_output():
-    inr = make_inr()
+    inr = make_inr(**PAPER)
     for mlp in inr.mlps:
         for parameter in mlp.parameters():
             parameter.data.zero_()
@@ -102,7 +103,7 @@ def test_noise_never_rescales_the_output():
 
 
 def test_a_clamped_size_keeps_its_true_divisor():
-    inr = make_inr()
+    inr = make_inr(**PAPER)
     shapes = {name: (shape[0], 2, *shape[2:]) if len(shape) > 1 else shape for name, shape in SHAPES.items()}
     clamped = make_coordinates(shapes, scale=8, smallest=SHAPES, largest=SHAPES)["conv"]
     assert clamped.in_size * 8 == 4
@@ -129,12 +130,13 @@ def test_chunks_and_recomputation_change_nothing(options):
         assert torch.allclose(first, second, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("options", [{}, PAPER])
 @pytest.mark.parametrize("num_hidden_layers", [1, 2, 4])
-def test_every_parameter_gets_a_gradient(num_hidden_layers):
-    inr = make_inr(num_hidden_layers=num_hidden_layers)
-    torch.stack(
-        [value.square().sum() for value in inr(list(make_coordinates(SHAPES, scale=8).values()))]
-    ).sum().backward()
+def test_every_parameter_gets_a_gradient(num_hidden_layers, options):
+    inr = make_inr(num_hidden_layers=num_hidden_layers, **options)
+    smaller = {"stem": (3, 2, 5, 5), "conv": (4, 2, 3, 3), "projection": (4, 3, 1, 1), "bias": (4,), "linear": (3, 4)}
+    coordinates = make_coordinates(smaller, scale=8)
+    torch.stack([value.square().sum() for value in inr(list(coordinates.values()))]).sum().backward()
     for name, parameter in inr.named_parameters():
         assert parameter.numel() > 0, name
         assert parameter.grad is not None, name
@@ -201,7 +203,7 @@ def test_any_subset_in_any_order_gives_the_same_tensors():
 def test_signals_keep_their_size_at_the_start():
     shapes = {"conv": (64, 64, 3, 3), "wide": (128, 64, 3, 3), "linear": (10, 128), "bias": (128,)}
     torch.manual_seed(0)
-    inr = INR(list(make_coordinates(shapes, scale=128).values()))
+    inr = INR(list(make_coordinates(shapes, scale=128).values()), **{**PAPER, "num_frequencies": 16})
     for module in inr.modules():
         inr.initialize(module)
     conv, wide, linear, bias = inr(list(make_coordinates(shapes, scale=128).values()))
@@ -209,6 +211,44 @@ def test_signals_keep_their_size_at_the_start():
     hidden = F.relu(F.conv2d(F.relu(F.conv2d(images, conv, padding=1)), wide, padding=1)).mean((2, 3))
     assert 0.03 < (hidden @ linear.T).std() / images.std() < 30
     assert 0.01 < bias.std() < 1
+
+
+def test_the_mean_of_a_tensor_is_a_parameter_of_its_own():
+    inr = make_inr()
+    coordinates = list(make_coordinates(SHAPES, scale=8).values())
+    for value, tensor, mlp in zip(inr(coordinates), coordinates, inr.mlps, strict=True):
+        kept = centre_crop(tensor.kernel_size, inr.kernel_size)
+        mean = value.reshape(tensor.num_out * tensor.num_in, -1).mean(0)
+        assert torch.allclose(mean, MEAN_RATE * mlp.last.bias[kept], atol=1e-6)
+
+
+def test_values_are_in_units_of_the_reference():
+    reference = [10.0**index * torch.randn(shape) for index, shape in enumerate(SHAPES.values())]
+    inr, plain = make_inr(), make_inr()
+    with torch.no_grad():
+        assert not inr.start_at(reference)  # the INR cannot hold the reference itself
+    coordinates = list(make_coordinates(SHAPES, scale=8).values())
+    for value, unscaled, tensor in zip(inr(coordinates), plain(coordinates), reference, strict=True):
+        assert torch.allclose(value, unscaled * tensor.square().mean().sqrt(), rtol=1e-4)
+
+
+def test_fewer_input_channels_get_larger_weights():
+    inr = make_inr()
+    for unit in inr.units:
+        if unit.power is not None:
+            unit.power.data.fill_(1.0)
+    full = make_coordinates(SHAPES, scale=8)
+    half = make_coordinates({**SHAPES, "conv": (6, 2, 3, 3)}, scale=8, smallest=SHAPES, largest=SHAPES)["conv"]
+    inr.mlps[half.layer].centered = False  # the mean is over other channels
+    wanted = 2 * inr([full["conv"]])[0][:, ::2]
+    assert torch.allclose(inr([half])[0], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_channels", [3, 8, 64])
+def test_no_octave_is_finer_than_what_noise_of_a_channel_leaves(num_channels):
+    inr = make_inr({"conv": (num_channels, 3, 3, 3)})
+    wavelength = 2 / 2 ** (inr.mlps[0].num_frequencies - 1) * num_channels  # of the last, sin(2^(F - 1) pi c / C)
+    assert 2 <= wavelength <= 4
 
 
 def test_a_tensor_beyond_those_it_was_built_for_is_refused():
@@ -234,7 +274,7 @@ def test_a_residual_scale_that_is_no_number_is_refused(value):
 
 
 def test_the_first_layer_reads_all_six_numbers():
-    inr = make_inr()
+    inr = make_inr(**PAPER)
     assert inr.mlps[0].first.in_features == COORD_DIM * 11
     tensor = make_coordinates(SHAPES, scale=8)["conv"]
     shapes = {**SHAPES, "conv": (7, 4, 3, 3)}, {**SHAPES, "conv": (6, 5, 3, 3)}

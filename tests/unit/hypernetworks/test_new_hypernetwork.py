@@ -51,7 +51,7 @@ def test_an_option_that_it_has_not_is_refused(constant, lenet_case):
 
 
 def test_the_guide_names_all_that_a_hypernetwork_may_say():
-    members = {"__init__", "forward", "initialize", "start_at", "positions"}
+    members = {"__init__", "forward", "initialize", "start_at", "hidden_matrices", "positions"}
     table = re.findall(r"^\| `(\w+)", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert set(table) == members
     assert {name for name in vars(base.Hypernetwork) if not name.startswith("_")} == members - {"__init__"}
