@@ -6,11 +6,12 @@ result.
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from neumeta_hf.checkpoints import check_numbers
 from neumeta_hf.data.config import DataConfig
@@ -320,7 +321,7 @@ class Recipe:
     """
 
     __pydantic_config__ = _FORBID
-    output_dir: str = "outputs/run"
+    output_dir: Annotated[str, AfterValidator(os.path.expanduser)] = "outputs/run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # all that numpy takes
     mixed_precision: Annotated[Literal["no", "bf16", "auto"], BeforeValidator(_no_is_a_word)] = "no"
     data: DataConfig = dataclasses.field(default_factory=DataConfig)  # pyright: ignore[reportArgumentType]

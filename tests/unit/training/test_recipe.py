@@ -215,3 +215,8 @@ def test_every_field_is_documented():
             continue
         for field in dataclasses.fields(cls):
             assert f"{field.name}:" in cls.__doc__, f"{cls.__name__}.{field.name}"
+
+
+def test_the_home_folder_is_found_in_output_dir(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe_from_dict({"output_dir": "~/runs/mine"}).output_dir == str(tmp_path / "runs" / "mine")
