@@ -77,6 +77,8 @@ def run(function: Callable[[argparse.Namespace], None], arguments: argparse.Name
     except KeyboardInterrupt:
         print("neumeta: interrupted", file=sys.stderr)
         return 130
+    finally:
+        show_progress(True)  # for who calls the command from Python, and goes on there
     return 0
 
 

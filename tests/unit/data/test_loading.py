@@ -287,9 +287,15 @@ def test_an_ambiguous_column_asks_to_be_named(tmp_path):
     assert load_image_data(config_for(folder, label_column="label")).label_names == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize("name", ["ylecun/mnist", "./no/such/folder"])
-def test_without_the_network_a_hub_id_points_to_a_local_folder(name):
-    with pytest.raises(DataError, match=r"pass a local folder of the same data \(data.dataset=path/to/folder\)"):
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("ylecun/mnist", r"pass a local folder of the same data \(data.dataset=path/to/folder\)"),
+        ("./no/such/folder", r"there is no folder './no/such/folder' here"),
+    ],
+)
+def test_without_the_network_a_hub_id_points_to_a_local_folder(name, advice):
+    with pytest.raises(DataError, match=advice):
         load_image_data(DataConfig(dataset=name))
 
 
