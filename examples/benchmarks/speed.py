@@ -46,7 +46,11 @@ from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 
-INR = {"type": "inr", "hidden_size": 256, "num_hidden_layers": 4, "num_frequencies": 16}
+INR = {
+    "type": "inr",
+    **{"hidden_size": 256, "num_hidden_layers": 4, "num_frequencies": 16},
+    **{"encode_sizes": True, "centered": False, "output": "channels"},  # the paper's, literally
+}
 ENCODING = 6 * (2 * 16 + 1)
 GRID = {"type": "grid", "positions": "absolute", "levels": 3}
 LIMITS = {

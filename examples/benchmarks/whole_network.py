@@ -94,7 +94,8 @@ HESSIAN = torch_pruning.importance.GroupHessianImportance()
 FOUR_SIZES = ("sizes.turns=[]", "sizes.num_per_group=1")
 HALF_DISTILLATION = ("losses.distillation=0.5", "losses.temperature=4.0")
 INR = (
-    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16}",
+    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16, encode_sizes: true, "
+    "centered: false, output: channels}",
     "family.coordinate_noise=1.0",
     "preparation.order=path",
     "fit.steps=500",
