@@ -537,7 +537,7 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
         load_target(recipe(family="cifar_resnet"), NAMES)
     with pytest.raises(CheckpointError, match=r"partial: missing keys in the checkpoint: conv2\.bias, conv2\.weight"):
         load_target(recipe(checkpoint=str(tmp_path / "partial")), NAMES)
-    with pytest.raises(TargetError, match="none names no model_type"):
+    with pytest.raises(CheckpointError, match="none cannot be loaded"):
         load_target(recipe(checkpoint=str(tmp_path / "none")), NAMES)
     with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
         load_target(recipe(), NAMES[:2])

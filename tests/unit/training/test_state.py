@@ -49,7 +49,7 @@ class Network(nn.Module):
 def make_state(optimizer="adamw", *, average=True, seed=0, schedule="cosine", channels=3):
     torch.manual_seed(seed)
     module = Network(channels)
-    made = build_optimizer(module.parameters(), OPTIMIZERS[optimizer])
+    made = build_optimizer(module, OPTIMIZERS[optimizer])
     parameters = [parameter for group in made.param_groups for parameter in group["params"]]
     return LoopState(
         module=module,
