@@ -37,14 +37,8 @@ class StaticOutputs:
             network: Of some size.
             names: Of modules that are the same for all sizes, none inside of another.
         """
-        modules = {name: network.get_submodule(name) for name in names}
-        for name, module in modules.items():
-            module.forward = self._reusing(name, module.forward)
-        try:
+        with _wrapped(network, names, self._reusing):
             yield
-        finally:
-            for module in modules.values():
-                del module.forward  # the instance's; the class has its own
 
     def _reusing(self, name: str, forward: Callable) -> Callable:
         @functools.wraps(forward)
@@ -78,14 +72,8 @@ class KnownOutputs:
             names: Of modules that are the same for all sizes; others are left alone.
         """
         known = {name for name, _ in self._outputs}
-        modules = {name: network.get_submodule(name) for name in names if name in known}
-        for name, module in modules.items():
-            module.forward = self._known(name, module.forward)
-        try:
+        with _wrapped(network, [name for name in names if name in known], self._known):
             yield
-        finally:
-            for module in modules.values():
-                del module.forward  # the instance's; the class has its own
 
     def _known(self, name: str, forward: Callable) -> Callable:
         calls = itertools.count()
@@ -96,6 +84,19 @@ class KnownOutputs:
             return forward(*args, **kwargs) if output is None else output
 
         return known_or_run
+
+
+@contextlib.contextmanager
+def _wrapped(network: nn.Module, names: Iterable[str], wrap: Callable[[str, Callable], Callable]) -> Iterator[None]:
+    """While active, what `wrap` makes of a module's name and forward pass stands for the forward pass."""
+    modules = {name: network.get_submodule(name) for name in names}
+    for name, module in modules.items():
+        module.forward = wrap(name, module.forward)
+    try:
+        yield
+    finally:
+        for module in modules.values():
+            del module.forward  # the instance's; the class has its own
 
 
 class _Call:
