@@ -127,7 +127,7 @@ class NeuMetaObjective(nn.Module):
         Args:
             step: Number of the batch since the start; seeds the sizes and the noise.
             **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any; with a
-                boundary "static_outputs" too.
+                boundary the outputs that it needs, too.
 
         Returns:
             "loss", the scalar to minimise, and for the log, detached: the parts (of a geometric mean the logarithm),
@@ -139,8 +139,7 @@ class NeuMetaObjective(nn.Module):
         model = self.model
         static_outputs: StaticOutputs | KnownOutputs = StaticOutputs()
         if self.boundary is not None:
-            outputs: Any = batch.pop("static_outputs")
-            static_outputs = self.boundary.known(outputs, model.dtype)
+            static_outputs = self.boundary.known(batch, model.dtype)
         teacher_outputs = None
         if self.losses.distillation:
             with torch.no_grad(), contextlib.ExitStack() as stack:

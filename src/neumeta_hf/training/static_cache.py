@@ -47,21 +47,21 @@ class Boundary:
         """Numbers that are kept of an image."""
         return sum(math.prod(shape) for shape in self.needed.values())
 
-    def known(self, outputs: Mapping[str, Tensor], dtype: torch.dtype) -> KnownOutputs:
+    def known(self, batch: Mapping[str, Tensor], dtype: torch.dtype) -> KnownOutputs:
         """What modules put out for a batch.
 
         Args:
-            outputs: As `CachedSplit` gives them.
+            batch: As `CachedSplit` gives it.
             dtype: Of the network.
 
         Returns:
             To be taken by networks of all sizes.
         """
-        some = next(iter(outputs.values()))
+        images = batch["pixel_values"]
         # Where nothing reads an output only its shape matters, and one number has every shape.
-        nothing = torch.zeros((), dtype=dtype, device=some.device)
-        known = {call: nothing.expand(len(some), *shape) for call, shape in self.passed.items()}
-        return KnownOutputs({**known, **{call: outputs[_key(call)].to(dtype) for call in self.needed}})
+        nothing = torch.zeros((), dtype=dtype, device=images.device)
+        known = {call: nothing.expand(len(images), *shape) for call, shape in self.passed.items()}
+        return KnownOutputs({**known, **{call: batch[key_of(call)].to(dtype) for call in self.needed}})
 
 
 def find_boundary(model: NeuMetaModel, reference: nn.Module, images: Tensor) -> Boundary | None:
@@ -178,8 +178,16 @@ def _matters(
     return any(isinstance(value, Tensor) and bool(value.isnan().any()) for value in values)
 
 
-def _key(call: Call) -> str:
-    return f"{call[0]}#{call[1]}"
+def key_of(call: Call) -> str:
+    """Name the output of a call in a batch.
+
+    Args:
+        call: One that is needed.
+
+    Returns:
+        A key beside "pixel_values" and "labels".
+    """
+    return f"static_outputs/{call[0]}#{call[1]}"
 
 
 class CachedSplit(ImageSplit):
@@ -237,7 +245,7 @@ class CachedSplit(ImageSplit):
 
     def _compute(self, *, batch_size: int = 256) -> dict[str, Tensor]:
         needed = self._boundary.needed
-        kept = {_key(call): torch.empty(len(self), *shape, dtype=torch.float16) for call, shape in needed.items()}
+        kept = {key_of(call): torch.empty(len(self), *shape, dtype=torch.float16) for call, shape in needed.items()}
         names = sorted({name for name, _ in needed})
         starts = range(0, len(self), batch_size)
         for start in progress_bar(
@@ -248,7 +256,7 @@ class CachedSplit(ImageSplit):
             with torch.no_grad():
                 calls = _record(self._reference, names, lambda images=images: self._run(images))
             for call in needed:
-                kept[_key(call)][positions] = calls[call].output.to("cpu", torch.float16)
+                kept[key_of(call)][positions] = calls[call].output.to("cpu", torch.float16)
         if not all(tensor.isfinite().all() for tensor in kept.values()):
             raise RecipeError(
                 "static_cache: an output of the static part is beyond 65,504, the largest number in half precision. "
@@ -256,8 +264,8 @@ class CachedSplit(ImageSplit):
             )
         return kept
 
-    def __getitems__(self, positions: Sequence[int]) -> dict[str, Any]:
-        """A batch as of any split, with "static_outputs" besides: name of a call to its output, half precision."""
+    def __getitems__(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """A batch as of any split, with the output of each needed call besides, in half precision."""
         chosen = torch.as_tensor(np.asarray(positions, dtype=np.int64))
         kept = self._kept[self.epoch]
-        return {**super().__getitems__(positions), "static_outputs": {key: kept[key][chosen] for key in kept}}
+        return {**super().__getitems__(positions), **{key: tensor[chosen] for key, tensor in kept.items()}}

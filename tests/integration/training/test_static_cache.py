@@ -7,8 +7,9 @@ from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.targets import find_target
 from neumeta_hf.training import NeuMetaObjective, SizeSampler, train
+from neumeta_hf.training.divergence import find_rows
 from neumeta_hf.training.recipe import LossesRecipe
-from neumeta_hf.training.static_cache import CachedSplit, find_boundary
+from neumeta_hf.training.static_cache import CachedSplit, find_boundary, key_of
 
 BLOCKS = {
     "cifar_resnet": "layer3.1",
@@ -46,12 +47,12 @@ def test_known_outputs_give_the_same_losses_and_gradients(name, target_configs, 
         known = {}
         for (module, _), _shape in boundary.needed.items():
             handle = reference.get_submodule(module).register_forward_hook(
-                lambda _, __, output, module=module: known.update({f"{module}#0": output})
+                lambda _, __, output, module=module: known.update({key_of((module, 0)): output})
             )
             family.forward(reference, images)
             handle.remove()
     results = []
-    for given, extra in ((None, {}), (boundary, {"static_outputs": known})):
+    for given, extra in ((None, {}), (boundary, known)):
         objective = NeuMetaObjective(
             model,
             reference,
@@ -119,3 +120,21 @@ def test_what_would_not_fit_is_refused(digits, target_configs, networks, make_ca
 def test_a_run_without_a_static_part_is_refused(make_recipe):
     with pytest.raises(RecipeError, match="static_cache"):
         train(make_recipe(static_cache={"augmentations": 2}))
+
+
+def test_rows_that_are_not_finite_are_found_among_what_is_kept(digits, target_configs, networks, make_case):
+    model, reference = family_of("mlp_vae", target_configs, networks, make_case)
+    family = find_target(model.reference_config)
+    images = digits.train.__getitems__([0, 1])["pixel_values"]
+    split = CachedSplit(
+        digits.train.subset(8, seed=0),
+        find_boundary(model, reference, images),
+        run=lambda images: family.forward(reference, images),
+        reference=reference,
+        num_augmentations=1,
+        max_gigabytes=1.0,
+    )
+    split.set_epoch(0)
+    assert find_rows(split, [[0, 1], [2]]) == []
+    split._mean = torch.full_like(split._mean, float("nan"))
+    assert find_rows(split, [[0, 1], [2]]) == split.indices[:3].tolist()
