@@ -28,6 +28,7 @@ from neumeta_hf.targets.registry import (
     family_of,
     find_target,
     list_targets,
+    load_config,
     load_network,
     register_target,
 )
@@ -67,6 +68,7 @@ __all__ = [
     "find_target",
     "list_targets",
     "load_cifar_checkpoint",
+    "load_config",
     "load_image_processor",
     "load_network",
     "ratios",

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -312,11 +312,8 @@ def load_complete(
             that were saved, or lacks weights or has too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
-    checkpoint = open_checkpoint(name, options)
-    name = checkpoint.name
-    check_numbers(checkpoint.config)
-    check_fields(checkpoint.config, f"{name}: config.json")
-    config: Any = checkpoint.config
+    checkpoint = _open(name, options)
+    name, config = checkpoint.name, cast(Any, checkpoint.config)
     is_of_diffusers = hasattr(cls, "load_config")
     if not is_of_diffusers:
         config, options = _make_config(checkpoint, options)
@@ -331,6 +328,32 @@ def load_complete(
     check_keys(info, name, dropped=dropped)
     forget_origin(model)
     return model.eval()
+
+
+def load_config(name: str, **options: Any) -> PreTrainedConfig:
+    """Load the config of a network of transformers, with the checks that `load_complete` makes of it.
+
+    Args:
+        name: A folder or Hub id.
+        **options: Of `from_pretrained`.
+
+    Returns:
+        The config.
+
+    Raises:
+        CheckpointError: It cannot be read, or no network can be built of it.
+        MissingCheckpointError: There is no such network; also an OSError.
+    """
+    config, _ = _make_config(_open(name, options), options)
+    return config
+
+
+def _open(name: str, options: dict[str, Any]) -> Checkpoint:
+    """Open the checkpoint of a network; those of `options` that say where its files lie are taken out."""
+    checkpoint = open_checkpoint(name, options)
+    check_numbers(checkpoint.config)
+    check_fields(checkpoint.config, f"{checkpoint.name}: config.json")
+    return checkpoint
 
 
 def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, Any]]:

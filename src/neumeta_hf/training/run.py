@@ -12,10 +12,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 
-from neumeta_hf.checkpoints import explain_loading_errors, save_network
+from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
@@ -25,7 +24,7 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json
-from neumeta_hf.targets import TargetFamily, config_of, find_target
+from neumeta_hf.targets import TargetFamily, config_of, find_target, load_config
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.agreement import resolve_recipe
 from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
@@ -135,7 +134,7 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         data = load_image_data(recipe.data)
         target: Any = None if made else start_target(recipe, task, data, checkpoint)
         if task.has_classes:
-            data = match_labels(data, _config_in(made) if made else config_of(target))
+            data = match_labels(data, load_config(str(made)) if made else config_of(target))
         if target is not None:
             check_data(recipe, task, data)
             check_run(recipe, task, data, config_of(target), num_processes=accelerator.num_processes)
@@ -411,12 +410,6 @@ class _Run:
         with self.signals.deferred(), write_files_beside(self.output, FAMILY) as beside:
             model.save_pretrained(beside)
             self._save_image_processor(beside)
-
-
-def _config_in(folder: Path) -> PreTrainedConfig:
-    return explain_loading_errors(
-        str(folder), lambda: AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    )
 
 
 def _read_seconds(path: Path | None) -> dict[str, float]:

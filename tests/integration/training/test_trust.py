@@ -69,5 +69,31 @@ def test_a_report_that_is_none_is_one_error(run, text):
         report.write_text(kept)
 
 
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"a": ' * 10**4, '{"model_type": "evil"}', '{"model_type": "resnet", "a": NaN}']
+)
+def test_a_config_of_the_reference_that_is_none_is_one_error(run, text):
+    config = run / "reference" / "config.json"
+    kept = config.read_text()
+    config.write_text(text)
+    try:
+        with pytest.raises(CheckpointError):
+            resume(run)
+    finally:
+        config.write_text(kept)
+
+
+def test_a_config_of_the_reference_that_lies_elsewhere_is_not_read(run):
+    config = run / "reference" / "config.json"
+    moved = config.rename(run.parent / "config.json")
+    config.symlink_to(moved)
+    try:
+        with pytest.raises(CheckpointError, match="is a link to"):
+            resume(run)
+    finally:
+        config.unlink()
+        moved.rename(config)
+
+
 def test_a_run_that_is_whole_is_taken_up(run):
     assert resume(run) == run
