@@ -4,10 +4,10 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from config_changes import change_config
 from safetensors.torch import load_file, save_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -18,22 +18,6 @@ from neumeta_hf.targets import CifarResNetConfig, load_cifar_checkpoint, load_ne
 
 MOST_MEGABYTES = 600
 """Beside what the libraries take. What is asked for is gigabytes."""
-
-
-def change(folder: Path, **values) -> Path:
-    """Other values in config.json: keys joined by two underscores, `...` removes."""
-    config = json.loads((folder / "config.json").read_text())
-    for path, value in values.items():
-        *parents, leaf = path.split("__")
-        place = config
-        for parent in parents:
-            place = place[parent]
-        if value is ...:
-            place.pop(leaf, None)
-        else:
-            place[leaf] = value
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +72,11 @@ INR = {
 
 def test_info_of_a_hostile_checkpoint_is_one_line_and_takes_little(kept, generated, tmp_path):
     """In one process, whose peak is the worst of all."""
-    folders = [change(shutil.copytree(kept, tmp_path / str(i)), **values) for i, values in enumerate(GRID.values())]
+    folders = [
+        change_config(shutil.copytree(kept, tmp_path / str(i)), **values) for i, values in enumerate(GRID.values())
+    ]
     folders += [
-        change(shutil.copytree(generated, tmp_path / f"i{i}"), **values) for i, values in enumerate(INR.values())
+        change_config(shutil.copytree(generated, tmp_path / f"i{i}"), **values) for i, values in enumerate(INR.values())
     ]
     program = """
 import resource, sys, time
@@ -114,7 +100,7 @@ print("took", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1
 
 @pytest.mark.parametrize("fault", list(GRID)[:3])
 def test_a_family_of_the_hub_has_the_same_bounds(hub, kept, tmp_path, fault):
-    folder = change(shutil.copytree(kept, tmp_path / "family"), **GRID[fault])
+    folder = change_config(shutil.copytree(kept, tmp_path / "family"), **GRID[fault])
     hub.put("org/family", {path.name: path.read_bytes() for path in folder.iterdir()})
     hub.requests.clear()
     with pytest.raises(CheckpointError, match=r"(missing|mismatched) keys"):
@@ -124,7 +110,7 @@ def test_a_family_of_the_hub_has_the_same_bounds(hub, kept, tmp_path, fault):
 
 
 def test_no_weights_are_fetched_for_a_config_that_is_refused(hub, kept, tmp_path):
-    folder = change(shutil.copytree(kept, tmp_path / "family"), **GRID["a million widths"])
+    folder = change_config(shutil.copytree(kept, tmp_path / "family"), **GRID["a million widths"])
     hub.put("org/family", {path.name: path.read_bytes() for path in folder.iterdir()})
     hub.requests.clear()
     with pytest.raises(CheckpointError, match="trained_widths"):
@@ -150,7 +136,7 @@ PLAIN = {
 @pytest.mark.parametrize("fault", PLAIN)
 def test_a_plain_network_has_them_too(make_case, tmp_path, fault):
     make_case("resnet", "keep").reference.save_pretrained(tmp_path / "net")
-    change(tmp_path / "net", **PLAIN[fault])
+    change_config(tmp_path / "net", **PLAIN[fault])
     with pytest.raises(CheckpointError):
         load_network(str(tmp_path / "net"))
 
@@ -168,7 +154,7 @@ def test_a_plain_network_has_them_too(make_case, tmp_path, fault):
 )
 def test_networks_of_other_tasks_have_them_too(networks, tmp_path, name, values):
     networks[name].save_pretrained(tmp_path / "net")
-    change(tmp_path / "net", **values)
+    change_config(tmp_path / "net", **values)
     with pytest.raises(CheckpointError):
         load_network(str(tmp_path / "net"))
 
@@ -241,7 +227,7 @@ def test_growth_is_bounded_by_what_is_held_and_free_for_small_networks(make_case
     family = make_case("lenet").family()
     family.save_pretrained(tmp_path / "family")
     for channels, fits in ([64, 128, 256], True), ([2000, 4000, 4000], False):
-        change(tmp_path / "family", target_config__hidden_channels=channels, weights_digest=None)
+        change_config(tmp_path / "family", target_config__hidden_channels=channels, weights_digest=None)
         if fits:
             assert NeuMetaForImageClassification.from_pretrained(tmp_path / "family").num_generated_parameters > 3e5
         else:

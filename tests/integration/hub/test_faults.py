@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from config_changes import change_config
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
@@ -31,22 +32,8 @@ def checkpoint(make_case, tmp_path) -> Path:
 
 
 def with_config(**values):
-    """A change of config.json: keys joined by two underscores, `...` removes."""
-
-    def change(folder):
-        config = json.loads((folder / "config.json").read_text())
-        for path, value in values.items():
-            *parents, leaf = path.split("__")
-            place = config
-            for parent in parents:
-                place = place[parent]
-            if value is ...:
-                del place[leaf]
-            else:
-                place[leaf] = value
-        (folder / "config.json").write_text(json.dumps(config))
-
-    return change
+    """A change of config.json, as `change_config` makes it."""
+    return lambda folder: change_config(folder, **values)
 
 
 def with_target(model_type, **fields):
