@@ -1,7 +1,7 @@
 """What the cards of families and of morphs have in common."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -47,6 +47,28 @@ def is_hub_id(name: Any) -> bool:
         The answer; a relative path of two parts reads like one, so callers ask the file system first.
     """
     return isinstance(name, str) and _HUB_ID.fullmatch(name) is not None
+
+
+def front_matter(repo_id: str, task: str, tags: Iterable[str], *, license: str | None, **fields: Any) -> ModelCardData:
+    """Make the front matter of a card.
+
+    Args:
+        repo_id: Where the card will be.
+        task: What the networks do, as the target family names it.
+        tags: Of the repo; each stands once.
+        license: Licence of the weights, a Hub identifier; None: "unknown".
+        **fields: Further ones of `ModelCardData`.
+
+    Returns:
+        The front matter.
+    """
+    return ModelCardData(
+        license=plain(license or UNKNOWN),
+        pipeline_tag=PIPELINE_TAGS.get(task),
+        tags=list(dict.fromkeys(map(plain, tags))),
+        model_name=plain(repo_id.rpartition("/")[2]),
+        **fields,
+    )
 
 
 def assemble(card_data: ModelCardData, title: str, sections: Sequence[str]) -> str:

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCardData
 
 from neumeta_hf.hub.card import (
     CITATION,
-    PIPELINE_TAGS,
-    UNKNOWN,
     assemble,
     eval_results,
+    front_matter,
     is_hub_id,
     size_of,
     where_measured,
@@ -65,15 +63,15 @@ def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None,
     data = recipe.get("data") or {}
     checkpoint = (recipe.get("target") or {}).get("checkpoint")
     datasets = [data["dataset"]] if is_hub_id(data.get("dataset")) else None
-    card_data = ModelCardData(
+    card_data = front_matter(
+        repo_id,
+        facts.task,
+        ["neumeta", "hypernetwork", "model-compression", facts.family, *tags],
+        license=license,
         library_name="neumeta_hf",
-        license=plain(license or UNKNOWN),
         base_model=checkpoint if is_hub_id(checkpoint) else None,
         datasets=datasets,
-        pipeline_tag=PIPELINE_TAGS.get(facts.task),
         metrics=_metrics(facts.sweep) if facts.sweep else None,
-        tags=list(dict.fromkeys(map(plain, ["neumeta", "hypernetwork", "model-compression", facts.family, *tags]))),
-        model_name=plain(repo_id.rpartition("/")[2]),
         eval_results=eval_results(facts.task, facts.sweep["rows"], facts.sweep["facts"], datasets)
         if facts.sweep
         else None,

@@ -4,14 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from huggingface_hub import ModelCardData
-
 from neumeta_hf.hub.card import (
     CITATION,
     PIPELINE_TAGS,
-    UNKNOWN,
     assemble,
     eval_results,
+    front_matter,
     is_hub_id,
     size_of,
     where_measured,
@@ -91,15 +89,15 @@ def morph_card(facts: MorphFacts, repo_id: str, *, license: str | None = None, t
         The text of a README.md, front matter included.
     """
     on_hub = is_hub_id(facts.source)
-    card_data = ModelCardData(
+    card_data = front_matter(
+        repo_id,
+        facts.task,
+        ["neumeta", "model-compression", facts.family, *tags],
+        license=license,
         library_name=facts.library,
-        license=plain(license or UNKNOWN),
         base_model=facts.source if on_hub else None,
         # The Hub knows adapter, finetune, merge and quantized; other weights of the same kind are a finetune to it.
         base_model_relation="finetune" if on_hub else None,
-        pipeline_tag=PIPELINE_TAGS.get(facts.task),
-        tags=list(dict.fromkeys(map(plain, ["neumeta", "model-compression", facts.family, *tags]))),
-        model_name=plain(repo_id.rpartition("/")[2]),
         eval_results=eval_results(facts.task, [facts.row], facts.sweep_facts or {}, None) if facts.row else None,
     )
     family = f"[{words(facts.source)}](https://huggingface.co/{facts.source})" if on_hub else code(facts.source)
