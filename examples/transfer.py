@@ -4,7 +4,7 @@
 
 A stock ResNet learns four kinds of digits; it gets a new head and learns three others; the result becomes a family.
 Each of its width groups is halved on its own; half of all channels is measured, trained on alone, measured again and
-exported to ONNX. Every step is a `neumeta` command. Needs the extra `onnx`; about five minutes on two cores.
+exported to ONNX. Every step is a `neumeta` command. Needs the extra `onnx`; a few minutes on two cores.
 """
 
 import argparse

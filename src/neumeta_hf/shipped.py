@@ -1,13 +1,13 @@
 """What comes with the package beside its code: recipes and guides, of a checkout or of an installed package."""
 
+import importlib.metadata
 import itertools
 from pathlib import Path
 
 from neumeta_hf.errors import RecipeError
 
-_PACKAGE = Path(__file__).parent
-_CHECKOUT = _PACKAGE.parents[1]
-"""Where an editable install has them; a wheel has copies beside the code (setup.py)."""
+_CHECKOUT = Path(__file__).parents[2]
+"""Where an editable install reads them; a wheel puts copies under `share` of the environment."""
 
 _GUIDES = ("hub", "new_hypernetwork", "new_target", "new_task", "security")
 
@@ -18,7 +18,7 @@ def recipes() -> dict[str, Path]:
     Returns:
         Name to file, in alphabetical order.
     """
-    return {path.stem: path for path in sorted(_folder("recipes", "examples/recipes").glob("*.yaml"))}
+    return {path.stem: path for path in _files("recipes", "examples/recipes", ".yaml")}
 
 
 def guides() -> dict[str, Path]:
@@ -27,8 +27,8 @@ def guides() -> dict[str, Path]:
     Returns:
         Name to file, in alphabetical order.
     """
-    folder = _folder("guides", "docs")
-    return {name: path for name in _GUIDES if (path := folder / f"{name}.md").is_file()}
+    found = {path.stem: path for path in _files("guides", "docs", ".md")}
+    return {name: found[name] for name in _GUIDES if name in found}
 
 
 def find_shipped(kind: str, name: str, known: dict[str, Path]) -> Path:
@@ -78,6 +78,12 @@ def title_of(path: Path) -> str:
     return header.partition(". ")[0].rstrip(".")
 
 
-def _folder(packaged: str, in_checkout: str) -> Path:
-    folder = _PACKAGE / packaged
-    return folder if folder.is_dir() else _CHECKOUT / in_checkout
+def _files(shipped: str, in_checkout: str, suffix: str) -> list[Path]:
+    if (_CHECKOUT / "pyproject.toml").is_file():
+        return sorted((_CHECKOUT / in_checkout).glob(f"*{suffix}"))
+    try:
+        files = importlib.metadata.files("neumeta_hf") or []
+    except importlib.metadata.PackageNotFoundError:  # code that somebody copied
+        return []
+    ours = [file for file in files if file.suffix == suffix and file.parts[-4:-1] == ("share", "neumeta_hf", shipped)]
+    return sorted(path for file in ours if (path := Path(str(file.locate()))).is_file())

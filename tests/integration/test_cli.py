@@ -603,6 +603,12 @@ def test_calibrate_measures_batch_norm_where_no_statistics_are_stored(kept, caps
     assert cli.main(["-q", "morph", "kept", "--calibrate", "100", "--output", "out"]) == 0
     assert AutoModelForImageClassification.from_pretrained("out").bn1.running_mean.abs().max() > 0
     assert "BatchNorm statistics were measured on 100 images" in Path("out/README.md").read_text()
+    capsys.readouterr()
+    push = ["-q", "push", "kept", "org/name", "--dry-run"]
+    assert "--calibrate N" in refusal(capsys, *push, "--widths", "0.6")
+    assert "--calibrate is for morphs" in refusal(capsys, *push, "--calibrate", "100")
+    assert cli.main([*push, "--widths", "0.6", "--calibrate", "100"]) == 0
+    assert "BatchNorm statistics were measured on 100 images" in capsys.readouterr().out
 
 
 def test_data_are_loaded_once(kept, monkeypatch):

@@ -199,6 +199,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("repo", help="organisation/name; made if it does not exist")
     parser.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
     parser.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    _add_calibrate(parser)
     parser.add_argument("--private", action="store_true", default=None, help="of repos that are made")
     parser.add_argument("--revision", help="branch to push the family to; default: main")
     parser.add_argument(
@@ -306,6 +307,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--num-samples", type=int, default=1, help="noisy generations averaged per network; 1 is exact (default)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
+    _add_calibrate(parser)
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate",
         type=int,

@@ -322,6 +322,8 @@ def _push(arguments: argparse.Namespace) -> None:
 
     if arguments.widths is None and arguments.as_revisions:
         raise RecipeError("--as-revisions is for morphs: name their sizes with --widths.")
+    if arguments.widths is None and arguments.calibrate:
+        raise RecipeError("--calibrate is for morphs: name their sizes with --widths.")
     if arguments.widths is not None and (arguments.with_code or arguments.revision):
         raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
     widths = None if arguments.widths is None else parse_widths(arguments.widths)
@@ -342,7 +344,8 @@ def _push(arguments: argparse.Namespace) -> None:
         _say_pushed("family", commit)
         return
     # All of them first: a size that there is not must not be met when others were published.
-    morphs = {width: family.morph(width) for width in widths}
+    images = _calibration(arguments, family)
+    morphs = {width: family.morph(width, calibration=images) for width in widths}
     for width, morph in morphs.items():
         name = f"w{100 * width:g}"
         if arguments.as_revisions:
