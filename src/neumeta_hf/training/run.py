@@ -50,6 +50,7 @@ from neumeta_hf.training.run_folder import (
 )
 from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
 from neumeta_hf.training.signals import StopSignals
+from neumeta_hf.training.silence import check_silence
 from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, store_statistics
 
@@ -80,7 +81,7 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     Raises:
         RecipeError: The output folder holds another run, or one is going on in it, a tracker is missing, the processes
             do not see each other, the data has other labels than the task needs, or recipe and checkpoint disagree on
-            images.
+            images; or the generated weights ended without any effect.
         CheckpointError: There is nothing to resume, or the state is damaged.
         DataError: The data cannot be read as the recipe says.
         TargetError: The target's config or checkpoint does not fit, or it tells other classes apart than the data has.
@@ -343,7 +344,11 @@ class _Run:
         )
         progress = training.run(resume=resume)
         best: Any = cls.from_pretrained(self._made(BEST))
-        return best.to(accelerator.device), progress.seconds
+        best.to(accelerator.device)
+        widths = training_widths(recipe)
+        images = data.train.__getitems__(range(min(8, len(data.train))))["pixel_values"].to(accelerator.device)
+        check_silence(best, reference, images, (min(widths), max(widths)))
+        return best, progress.seconds
 
     def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
         """The training split, with what the static part puts out where the recipe asks for it."""
