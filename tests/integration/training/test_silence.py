@@ -7,7 +7,6 @@ from neumeta_hf.errors import RecipeError
 from neumeta_hf.training import train
 from neumeta_hf.training.silence import check_silence, find_silent
 
-
 WIDTHS = [0.5, 1.0]
 
 
