@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import torch
-from conftest import cifar_resnet, lenet, make_network, upernet
 from safetensors.torch import save_file
 
+from conftest import cifar_resnet, lenet, make_network, upernet
 from neumeta_hf.modeling_neumeta import family_class, ignore_size_warnings
 from neumeta_hf.preparation import prepare
 from neumeta_hf.targets import AutoencoderKLTargetConfig, find_target

@@ -259,7 +259,7 @@ class CalibrationRecipe:
         images: How many; 0 for none. None: 64, or fewer of large images, down to 8.
         networks: How many sizes they are made for: the trained extremes, and for the others a ratio per width group
             drawn between these. None: 16, or 8 where `images` is None.
-        steps: Steps of Adam on their pixels. None: 400, or 100 where `images` is None.
+        steps: Steps of Adam on their pixels. None: 400, or 200 where `images` is None.
         learning_rate: Its peak.
     """
 
