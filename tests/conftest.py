@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import os
-from collections.abc import Callable
 from typing import Any
 
 # Before huggingface_hub is imported, which reads it once: no test waits for a network that may not be there.
@@ -11,89 +10,15 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, UperNetConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
 from neumeta_hf.preparation import fuse_batch_norm
-from neumeta_hf.targets import (
-    AutoencoderKLTargetConfig,
-    CifarResNetConfig,
-    LeNetConfig,
-    MlpVaeTargetConfig,
-    find_target,
-)
+from neumeta_hf.targets import find_target
+from tiny_targets import TARGETS, make_network
 
 INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencies": 4}
 WIDTHS = [0.5, 0.75, 1.0]
-
-
-def lenet(**options) -> LeNetConfig:
-    return LeNetConfig(**{"hidden_channels": [4, 6, 8], "kernel_size": 3, "image_size": 8, "num_labels": 3, **options})
-
-
-def cifar_resnet(**options) -> CifarResNetConfig:
-    sizes = {"num_blocks": [1, 1, 2], "stage_channels": [4, 6, 8], "image_size": 8, "num_labels": 3}
-    return CifarResNetConfig(**{**sizes, **options})
-
-
-def stock_resnet(**options) -> ResNetConfig:
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic", "num_labels": 3}
-    return ResNetConfig(**{**sizes, "image_size": 32, **options})
-
-
-def upernet(**options) -> UperNetConfig:
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 2], "layer_type": "basic"}
-    backbone = ResNetConfig(**sizes, out_features=["stage1", "stage2", "stage3"])
-    fields = {"hidden_size": 8, "pool_scales": [1, 2], "image_size": [32, 48], "num_labels": 3}
-    return UperNetConfig(**{**fields, "backbone_config": backbone, "use_auxiliary_head": False, **options})
-
-
-def autoencoder_kl() -> AutoencoderKLTargetConfig:
-    vae = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 2}
-    return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
-
-
-def mlp_vae() -> MlpVaeTargetConfig:
-    sizes = {"encoder_hidden_channels": [16], "decoder_hidden_channels": [16], "latent_channels": 3}
-    return MlpVaeTargetConfig(image_size=8, num_channels=1, **sizes)
-
-
-TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
-    "lenet": lenet,
-    "lenet_batch_norm": lambda: lenet(batch_norm=True),
-    "cifar_resnet": cifar_resnet,
-    "cifar_resnet_identity": lambda: cifar_resnet(shortcut="identity"),
-    "resnet": stock_resnet,
-    "resnet_bottleneck": lambda: stock_resnet(hidden_sizes=[16, 32], layer_type="bottleneck"),
-    "upernet": upernet,
-    "autoencoder_kl": autoencoder_kl,
-    "mlp_vae": mlp_vae,
-}
-
-
-def make_network(config: PreTrainedConfig, seed: int = 0) -> Any:
-    """A network as training leaves it: no affine parameter is 1 or 0, and running statistics are of a run."""
-    model = find_target(config).build(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                fan_in = module.weight[0].numel()
-                module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
-                if module.bias is not None:
-                    module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
-            if isinstance(module, _BatchNorm):
-                for tensor, low, high in (
-                    (module.weight, 0.5, 1.5),
-                    (module.bias, -0.5, 0.5),
-                    (module.running_mean, -0.5, 0.5),
-                    (module.running_var, 0.5, 2.0),
-                ):
-                    tensor.uniform_(low, high, generator=generator)
-                module.num_batches_tracked.fill_(7)
-    return model.eval()
 
 
 @dataclasses.dataclass(frozen=True)

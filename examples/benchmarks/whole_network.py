@@ -209,16 +209,15 @@ class Benchmark:
     @property
     def is_whole(self) -> bool:
         """Whether the family leaves no part of the network as it is."""
-        return len(self.groups) == len(self.family_of_target.num_channels(self.reference))
+        return len(self.groups) == len(self.family_of_target.axes(self.reference))
 
     def random_sizes(self) -> Iterator[tuple[str, dict[str, float]]]:
         """Networks whose stages, and whose layers, have random widths; none where a part of the network is fixed."""
         if not self.is_whole:
             return
-        family = self.family_of_target
-        rng, parents = np.random.default_rng(0), family.parents(self.reference)
-        stages = [group for group in self.groups if group not in parents]
-        for kind, drawn in (("stage", stages), ("layer", self.groups if parents else [])):
+        rng, axes = np.random.default_rng(0), self.family_of_target.axes(self.reference)
+        stages = [axis.name for axis in axes if axis.parent is None and axis.name in self.groups]
+        for kind, drawn in (("stage", stages), ("layer", self.groups if len(stages) < len(self.groups) else [])):
             for _ in range(NUM_RANDOM if drawn else 0):
                 yield kind, {group: round(float(rng.uniform(0.25, 1.0)), 3) for group in drawn}
 

@@ -180,7 +180,7 @@ def make_coordinates(
 
 def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: int, axis: str) -> tuple[float, ...]:
     """Refuse parts that are none of an axis; else which share of the reference's channels each part has there."""
-    mend = "Mend the parts that its target family names (`axis_parts`)."
+    mend = "Mend the rules of its target family."
     if any(count < 1 for count in (*parts, *full_parts)):
         raise HypernetworkError(
             f"the {axis} has parts of {list(parts)} channels, and of {list(full_parts)} in the reference: each part "

@@ -2,8 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
-import fnmatch
 import functools
 import math
 import warnings
@@ -26,7 +24,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
-from neumeta_hf.calibration import calibrate, interpolate_statistics
+from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
@@ -35,20 +33,22 @@ from neumeta_hf.hub import FamilyFacts, MorphOrigin, PushPlan, RunSource, push_f
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
 from neumeta_hf.pixels import pixel_cross_entropy
+from neumeta_hf.selection import select
+from neumeta_hf.space import Size
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
-from neumeta_hf.targets import TargetFamily, config_of, find_target, resize
-from neumeta_hf.targets import ratios as find_ratios
+from neumeta_hf.stored_statistics import StoredStatistics
+from neumeta_hf.targets import TargetFamily, config_of, find_target, size_of
+from neumeta_hf.tensor_tree import TensorTree
 
-_MAX_SKELETONS = 64
+_MAX_KEPT = 64
+"""Sizes whose network and coordinates are kept: sizes per group are too many."""
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
 
-NEAR = 1.07
-"""Stored widths that are at most this factor apart have statistics near enough to read those of sizes between them."""
-
-Width = float | Mapping[str, float] | PreTrainedConfig
-"""A ratio for all width groups, a ratio per group, or the config of a target of the family."""
+Width = float | Mapping[str, float] | Size | PreTrainedConfig
+"""A ratio for all width groups, a ratio per group or pattern, or a `Size` of the family's space; deprecated: the config
+of a network of the family."""
 
 
 class SizeWarning(UserWarning):
@@ -74,42 +74,6 @@ class _Forward(nn.Module):
         return self.family.forward(self.target, pixel_values, **inputs)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Skeleton:
-    """The target of a size on the meta device, and the shapes of its tensors, which every step of training asks for."""
-
-    network: nn.Module
-    shapes: Mapping[str, tuple[int, ...]]
-
-
-class TensorTree(nn.Module):
-    """Named tensors that live in a checkpoint under their own dotted names.
-
-    Args:
-        parameters: Name to tensor; kept as parameters.
-        buffers: Name to tensor; kept as persistent buffers.
-    """
-
-    def __init__(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor]):
-        super().__init__()
-        for tensors, is_parameter in ((parameters, True), (buffers, False)):
-            for name, tensor in tensors.items():
-                *path, leaf = name.split(".")
-                node: nn.Module = self
-                for part in path:
-                    if part not in node._modules:
-                        node.add_module(part, TensorTree({}, {}))
-                    node = node.get_submodule(part)
-                if is_parameter:
-                    node.register_parameter(leaf, nn.Parameter(tensor))
-                else:
-                    node.register_buffer(leaf, tensor)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Name to tensor, parameters with their gradients."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
-
-
 class NeuMetaModel(PreTrainedModel):
     """A family of networks in one checkpoint: the hypernetwork, and the tensors that it does not generate.
 
@@ -123,7 +87,8 @@ class NeuMetaModel(PreTrainedModel):
             none at all.
         statistic_names: Statistics of the target's generated BatchNorm, which every size has its own of.
         constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
-        width_groups: Groups of channels that a size may change.
+        space: The sizes of the target.
+        width_groups: Axes of it that a size may change.
         varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
         hypernetwork: Coordinates to values.
         run_source: Where the files of its run lie, which pushes take along; None: nowhere.
@@ -144,7 +109,8 @@ class NeuMetaModel(PreTrainedModel):
     task: ClassVar[str | None] = None
     """The task of the families that the class is for; None: of all."""
     run_source: RunSource | None = None
-    _skeletons: dict[tuple, _Skeleton]
+    _skeletons: dict[Size, nn.Module]
+    _plans: dict[tuple, Mapping[str, TensorCoordinates]]
 
     def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
         super().__init__(config)
@@ -155,20 +121,29 @@ class NeuMetaModel(PreTrainedModel):
                 f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
                 f"{family_class(task).__name__}."
             )
-        # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
-        self.__dict__["_skeletons"] = {}
         with limit_building() as num_built:
             reference = self.target_family.build(copy.deepcopy(self.reference_config))
         if held is not None:
-            num_groups = len(self.target_family.num_channels(self.reference_config))
-            held.check_work(num_built(), num_groups, len(config.generated))
-        self._sort_names(reference)
-        self.static_modules = self._find_static_modules(reference)
-        self.width_groups = self._find_width_groups()
-        full_size = self.coordinates_at(self.reference_config)
-        config.hypernetwork = complete_options(config.hypernetwork)
-        self.hypernetwork = build_hypernetwork(config.hypernetwork, list(full_size.values()))
+            held.check_work(num_built(), len(self.target_family.axes(self.reference_config)), len(config.generated))
         tensors = reference.state_dict()
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self.space = self.target_family.space(self.reference_config, shapes)
+        selection = select(
+            reference,
+            self.space,
+            generated=config.generated,
+            width_groups=config.width_groups,
+            normalization=config.normalization,
+        )
+        self.generated_names, self.static_names = selection.generated, selection.static
+        self.statistic_names, self.constants = selection.statistics, selection.constants
+        self.static_modules, self.width_groups = selection.static_modules, selection.free_axes
+        self.varying_axes = selection.varying
+        # Inside __dict__, out of reach of nn.Module: meta targets are neither saved nor moved.
+        self.__dict__["_skeletons"], self.__dict__["_plans"] = {}, {}
+        config.hypernetwork = complete_options(config.hypernetwork)
+        full_size = list(self.coordinates_at(self.space.full, device="cpu").values())
+        self.hypernetwork = build_hypernetwork(config.hypernetwork, full_size)
         parameters = {name for name, _ in reference.named_parameters()}
         self.static = TensorTree(
             {name: tensors[name].detach().clone() for name in self.static_names if name in parameters},
@@ -177,7 +152,7 @@ class NeuMetaModel(PreTrainedModel):
         for tensor in self.static.tensors().values():
             if tensor.device.type != "meta":  # filled by the target's own initialisation: post_init must not refill it
                 tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
-        self._make_statistics()
+        self.statistics = self._empty_statistics()
         self._hold_calibration_images(
             torch.zeros(
                 (config.calibration_images, *self.target_family.image_shape(self.reference_config)), dtype=torch.uint8
@@ -193,105 +168,6 @@ class NeuMetaModel(PreTrainedModel):
         if not isinstance(self.config.target_config, PreTrainedConfig):
             raise TargetError("target_config is missing: give the config of the reference, or use from_reference().")
         return self.config.target_config
-
-    def _sort_names(self, reference: nn.Module) -> None:
-        """Tell apart what is generated, constant, measured per size, and static."""
-        patterns = tuple(self.config.generated)
-
-        def matches(name: str, pattern: str) -> bool:
-            return fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern + ".")
-
-        names = list(reference.state_dict())
-        for pattern in patterns:
-            if not any(matches(name, pattern) for name in names):
-                raise TargetError(
-                    f"generated={pattern!r} matches no parameter of {self.target_family.name}: "
-                    f"give names, prefixes or patterns of {', '.join(names[:3])}, ..."
-                )
-        self.constants: dict[str, float] = {}
-        self.statistic_names: list[str] = []
-        for prefix, module in reference.named_modules():
-            if not isinstance(module, _BatchNorm):
-                continue
-            buffers = [f"{prefix}.{name}" for name, _ in module.named_buffers()]
-            if self.config.normalization == "fuse":
-                # An architecture that keeps its BatchNorm modules has them as "add a bias"; only the bias is free.
-                values = {
-                    "weight": (1 + module.eps) ** 0.5,
-                    "running_mean": 0,
-                    "running_var": 1,
-                    "num_batches_tracked": 0,
-                }
-                self.constants |= {name: value for key, value in values.items() if (name := f"{prefix}.{key}") in names}
-            elif any(matches(name, pattern) for name in buffers for pattern in patterns):
-                self.statistic_names += buffers
-        self.generated_names = [
-            name
-            for name, _ in reference.named_parameters()
-            if name not in self.constants and any(matches(name, pattern) for pattern in patterns)
-        ]
-        taken = {*self.generated_names, *self.constants, *self.statistic_names}
-        self.static_names = [name for name in names if name not in taken]
-
-    def _find_static_modules(self, reference: nn.Module) -> list[str]:
-        """Where constants change their shape, so does a generated bias: they are no reason to run a module again."""
-        may_change = {*self.generated_names, *self.statistic_names}
-        found: list[str] = []
-        for prefix, module in reference.named_modules():
-            held = [f"{prefix}.{name}" for name in module.state_dict()]
-            is_called = prefix and not isinstance(module, nn.ModuleList | nn.ModuleDict)
-            is_inside = any(prefix.startswith(f"{outer}.") for outer in found)
-            if is_called and not is_inside and may_change.isdisjoint(held):
-                found.append(prefix)
-        return found
-
-    def _find_width_groups(self) -> list[str]:
-        """The groups of channels that a size may change; also guards that static tensors never change."""
-        reference = self.reference_config
-        num_channels = self.target_family.num_channels(reference)
-        patterns = ("*",) if self.config.width_groups is None else tuple(self.config.width_groups)
-        matched = {pattern: fnmatch.filter(num_channels, pattern) for pattern in patterns}
-        if unknown := [pattern for pattern, groups in matched.items() if not groups]:
-            raise TargetError(f"width_groups names {unknown}: {self.target_family.name} has {', '.join(num_channels)}.")
-        wanted = [group for group in num_channels if any(group in groups for groups in matched.values())]
-        full = self._shapes(reference)
-        may_change = {*self.generated_names, *self.constants, *self.statistic_names}
-        found = []
-        self.varying_axes: dict[str, tuple[bool, bool]] = dict.fromkeys(self.generated_names, (False, False))
-        for group in wanted:
-            step = self.target_family.multiples(reference).get(group, 1)
-            other = self._shapes_of_neighbour(group, num_channels[group], step)
-            if other is None:
-                continue
-            changed = {name for name, shape in other.items() if shape != full[name]}
-            if changed <= may_change:
-                found.append(group)
-                for name in changed & set(self.generated_names):
-                    axes = [a != b for a, b in zip((*full[name], 1)[:2], (*other[name], 1)[:2], strict=True)]
-                    out_varies, in_varies = self.varying_axes[name]
-                    self.varying_axes[name] = (out_varies or axes[0], in_varies or axes[1])
-            elif self.config.width_groups is not None:
-                raise TargetError(
-                    f"width group {group!r} changes the shape of {', '.join(sorted(changed - may_change))}, which "
-                    f"generated={list(self.config.generated)} leaves static: generate these too, or drop the group."
-                )
-        if not found:
-            raise TargetError(
-                f"generated={list(self.config.generated)} leaves no width group free: each of "
-                f"{', '.join(num_channels)} also changes a static tensor. Generate whole blocks, or everything ('*')."
-            )
-        return found
-
-    def _shapes_of_neighbour(self, group: str, num_channels: int, step: int) -> Mapping[str, tuple[int, ...]] | None:
-        """Shapes with a few steps of channels less in a group, or more where there cannot be less."""
-        steps = [sign * number * step for number in (1, 2, 3) for sign in (-1, 1)]
-        for count in (num_channels + change for change in steps if num_channels + change > 0):
-            try:
-                resized = resize(self.reference_config, {group: count / num_channels}, groups=[group])
-            except SizeError:
-                continue
-            return self._shapes(resized)
-        return None
 
     @classmethod
     def from_reference(cls, reference: nn.Module, **fields) -> Self:
@@ -367,132 +243,162 @@ class NeuMetaModel(PreTrainedModel):
 
     # ------------------------------------------------------------------------------------------------ sizes
 
+    def size_at(self, width: Width = 1.0, *, counts: Mapping[str, int] | None = None) -> Size:
+        """The size that a width or counts of channels ask for.
+
+        Args:
+            width: A ratio for all width groups, a ratio per group or pattern, or a size of the family's space.
+            counts: Channels by group or pattern, instead of ratios.
+
+        Returns:
+            The size.
+
+        Raises:
+            SizeError: No network of the family has that size, it changes what this checkpoint holds fixed, or both
+                `width` and `counts` are given.
+        """
+        if counts is not None:
+            if width != 1.0:
+                raise SizeError(f"width={width!r} and size={dict(counts)!r} are given: say it in one of them.")
+            return self.space.size_of(counts, free=self.width_groups)
+        if not isinstance(width, Size | PreTrainedConfig):
+            return self.space.size(width, free=self.width_groups)
+        if isinstance(width, PreTrainedConfig):
+            warnings.warn(
+                "a config as a width is deprecated: give the counts that it says, as in morph(size={'stage3': 40}).",
+                FutureWarning,
+                stacklevel=3,
+            )
+            size = size_of(width, self.reference_config)
+        else:
+            size = self.space.exactly(width)
+        fixed = [axis for axis in size if size[axis] != self.space.full[axis] and axis not in self.width_groups]
+        if fixed:
+            raise SizeError(
+                f"the size changes {', '.join(fixed)}, which this checkpoint holds fixed: only "
+                f"{', '.join(self.width_groups)} may differ from the reference."
+            )
+        return size
+
     def target_config_at(self, width: Width = 1.0) -> PreTrainedConfig:
         """Config of the target at a size.
 
         Args:
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
 
         Returns:
             A new config.
 
         Raises:
-            SizeError: No network of the family has that size, or it changes what this checkpoint holds fixed.
+            SizeError: As for `size_at`.
         """
-        reference = self.reference_config
-        if not isinstance(width, PreTrainedConfig):
-            return resize(reference, width, groups=self.width_groups)
-        fixed = {
-            group: ratio
-            for group, ratio in find_ratios(width, reference).items()
-            if ratio != 1.0 and group not in self.width_groups
-        }
-        if fixed:
-            raise SizeError(
-                f"the config changes {', '.join(fixed)}, which this checkpoint holds fixed: only "
-                f"{', '.join(self.width_groups)} may differ from its target_config."
-            )
-        return copy.deepcopy(width)
+        return self.target_family.config_at(self.reference_config, self.size_at(width))
 
     def has_size(self, width: Width) -> bool:
         """Whether the family has a network of a size.
 
         Args:
-            width: As for `target_config_at`.
+            width: As for `size_at`.
 
         Returns:
-            False where `target_config_at` would raise a `SizeError`.
+            False where `size_at` would raise a `SizeError`.
         """
         try:
-            self.target_config_at(width)
+            self.size_at(width)
         except SizeError:
             return False
         return True
 
-    def is_in_trained_range(self, target_config: PreTrainedConfig) -> bool:
+    def is_in_trained_range(self, size: Size) -> bool:
         """Whether every width group lies between the smallest and the largest size that training drew."""
         if not self.config.trained_widths:
             return False
-        low, high = (self.target_family.num_channels(config) for config in self._trained_extremes())
-        num_channels = self.target_family.num_channels(target_config)
-        return all(low[group] <= num_channels[group] <= high[group] for group in self.width_groups)
+        low, high = self._trained_extremes()
+        return all(low[group] <= size[group] <= high[group] for group in self.width_groups)
 
-    def _trained_extremes(self) -> tuple[PreTrainedConfig, PreTrainedConfig]:
+    def _trained_extremes(self) -> tuple[Size, Size]:
         widths = self.config.trained_widths
-        return self.target_config_at(min(widths)), self.target_config_at(max(widths))
+        return self.size_at(min(widths)), self.size_at(max(widths))
 
-    def _warn_outside(self, target_config: PreTrainedConfig) -> None:
-        if not self.is_in_trained_range(target_config):
+    def _warn_outside(self, size: Size) -> None:
+        if not self.is_in_trained_range(size):
             widths = self.config.trained_widths
             trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
-            num_channels = self.target_family.num_channels(target_config)
-            size = ", ".join(f"{group}={num_channels[group]}" for group in self.width_groups)
+            asked = ", ".join(f"{group}={size[group]}" for group in self.width_groups)
             warnings.warn(
-                f"the size asked for ({size} channels) lies outside the trained range: training drew {trained}. Expect "
-                "lower accuracy, and measure it.",
+                f"the size asked for ({asked} channels) lies outside the trained range: training drew {trained}. "
+                "Expect lower accuracy, and measure it.",
                 SizeWarning,
                 stacklevel=3,
             )
 
     # ------------------------------------------------------------------------------------------------ generation
 
-    def skeleton_at(self, target_config: PreTrainedConfig) -> nn.Module:
-        """The target of a size on the meta device: its shapes and its forward pass, without any weight."""
-        return self._skeleton_of(target_config).network
-
-    def _skeleton_of(self, target_config: PreTrainedConfig) -> _Skeleton:
-        key = tuple(self.target_family.num_channels(target_config).items())
-        skeleton = self._skeletons.pop(key, None)
-        if skeleton is None:
+    def skeleton_at(self, size: Size) -> nn.Module:
+        """The target of a size on the meta device: its forward pass, without any weight."""
+        network = self._skeletons.pop(size, None)
+        if network is None:
             with torch.device("meta"):
-                network = self.target_family.build(copy.deepcopy(target_config))
-            skeleton = _Skeleton(network, {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()})
-        self._skeletons[key] = skeleton
-        if len(self._skeletons) > _MAX_SKELETONS:  # sizes per group are too many to keep; the first is the oldest
-            del self._skeletons[next(iter(self._skeletons))]
-        return skeleton
+                network = self.target_family.build(self.target_family.config_at(self.reference_config, size))
+        _keep(self._skeletons, size, network)
+        return network
 
-    def _shapes(self, target_config: PreTrainedConfig) -> Mapping[str, tuple[int, ...]]:
-        return self._skeleton_of(target_config).shapes
-
-    def _generated_shapes(self, target_config: PreTrainedConfig) -> dict[str, tuple[int, ...]]:
-        shapes = self._shapes(target_config)
+    def _generated_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
+        shapes = self.space.shapes(size)
         return {name: shapes[name] for name in self.generated_names}
 
     @property
     def num_generated_parameters(self) -> int:
         """How many weights the hypernetwork makes at full size; told from their shapes."""
-        return sum(math.prod(shape) for shape in self._generated_shapes(self.reference_config).values())
+        return sum(math.prod(shape) for shape in self._generated_shapes(self.space.full).values())
+
+    @functools.cached_property
+    def _full_num_parameters(self) -> int:
+        full = self.skeleton_at(self.space.full)
+        return sum(parameter.numel() for parameter in full.parameters())
 
     @property
     def coordinate_scale(self) -> int:
         """The constant `N` that sizes are divided by."""
         if self.config.coordinate_scale is not None:
             return self.config.coordinate_scale
-        return max(max(shape[:2]) for shape in self._generated_shapes(self.reference_config).values())
+        return max(max(shape[:2]) for shape in self._generated_shapes(self.space.full).values())
 
-    def coordinates_at(self, target_config: PreTrainedConfig) -> dict[str, TensorCoordinates]:
-        """What the hypernetwork is asked for a size, without noise.
+    def coordinates_at(
+        self, size: Size, *, device: torch.device | str | None = None
+    ) -> Mapping[str, TensorCoordinates]:
+        """What the hypernetwork is asked for a size, without noise; made once and kept.
 
         Args:
-            target_config: Of the size.
+            size: Of the space.
+            device: Where positions lie. None: where the family is.
 
         Returns:
-            Generated name to its coordinates.
+            Generated name to its coordinates; not to be changed.
         """
-        smallest = largest = None
-        if self.config.clamp_sizes and self.config.trained_widths:
-            smallest, largest = (self._generated_shapes(config) for config in self._trained_extremes())
-        return make_coordinates(
-            self._generated_shapes(target_config),
-            scale=self.coordinate_scale,
-            alignment=self.config.alignment,  # pyright: ignore[reportArgumentType]
-            smallest=smallest,
-            largest=largest,
-            varying=self.varying_axes,
-            parts=self.target_family.axis_parts(target_config),
-            reference_parts=self.target_family.axis_parts(self.reference_config),
-        )
+        config = self.config
+        device = torch.device(self.device if device is None else device)
+        if device.type == "meta":
+            device = torch.device("cpu")
+        key = (size, device, tuple(config.trained_widths), config.clamp_sizes, config.alignment, self.coordinate_scale)
+        plan = self._plans.pop(key, None)
+        if plan is None:
+            smallest = largest = None
+            if config.clamp_sizes and config.trained_widths:
+                smallest, largest = (self._generated_shapes(extreme) for extreme in self._trained_extremes())
+            plan = make_coordinates(
+                self._generated_shapes(size),
+                scale=self.coordinate_scale,
+                alignment=config.alignment,  # pyright: ignore[reportArgumentType]
+                smallest=smallest,
+                largest=largest,
+                varying=self.varying_axes,
+                parts={name: self.space.parts(name, size) for name in self.generated_names},
+                reference_parts={name: self.space.parts(name, self.space.full) for name in self.generated_names},
+                device=device,
+            )
+        _keep(self._plans, key, plan)
+        return plan
 
     def generate(
         self, width: Width = 1.0, *, noise: float = 0.0, num_samples: int = 1, seed: int = 0
@@ -503,7 +409,7 @@ class NeuMetaModel(PreTrainedModel):
         hypernetwork's parameters.
 
         Args:
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
             noise: Full width of the uniform coordinate noise, in channels; 0 is exact.
             num_samples: How many noisy generations are averaged; time grows with it, memory does not.
             seed: Of the noise: the same seed gives the same weights on every device.
@@ -516,7 +422,7 @@ class NeuMetaModel(PreTrainedModel):
             SizeError: No network of the family has that size, or `noise`, `num_samples` or `seed` is out of range.
         """
         check_sampling(num_samples=num_samples, noise=noise, seed=seed)
-        coordinates = self.coordinates_at(self.target_config_at(width))
+        coordinates = self.coordinates_at(self.size_at(width))
         generator = torch.Generator().manual_seed(int(seed))
         total: list[Tensor] = []
         for _ in range(num_samples if noise else 1):
@@ -532,23 +438,23 @@ class NeuMetaModel(PreTrainedModel):
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
         return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 
-    def complete(self, target_config: PreTrainedConfig, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, size: Size, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
 
         Args:
-            target_config: Of the size.
+            size: Of the space.
             generated: As from `generate`, at that size.
 
         Returns:
             Name to tensor. Statistics that no one has stored for the size are 0 and 1: fit for batch statistics only.
         """
         device, dtype = self.device, self.dtype
-        shapes = self._shapes(target_config)
+        shapes = self.space.shapes(size)
         tensors = {**self.static.tensors(), **generated}
         for name, value in self.constants.items():
             integral = name.endswith("num_batches_tracked")
             tensors[name] = torch.full(shapes[name], value, device=device, dtype=torch.int64 if integral else dtype)
-        stored = self._stored_statistics(target_config) or {}
+        stored = self.statistics.at(size) or {}
         for name in self.statistic_names:
             if name in stored:
                 tensors[name] = stored[name]
@@ -563,7 +469,7 @@ class NeuMetaModel(PreTrainedModel):
 
     def run(
         self,
-        target_config: PreTrainedConfig,
+        size: Size,
         generated: Mapping[str, Tensor],
         pixel_values: Tensor,
         *,
@@ -576,7 +482,7 @@ class NeuMetaModel(PreTrainedModel):
         In training mode a BatchNorm that is generated uses its batch's statistics; static and fused ones never do.
 
         Args:
-            target_config: Of the size.
+            size: Of the space.
             generated: As from `generate`, at the same size.
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             seed: Of what the target draws at random in training; None: nothing is random.
@@ -587,13 +493,13 @@ class NeuMetaModel(PreTrainedModel):
         Returns:
             The target's output.
         """
-        skeleton = self.skeleton_at(target_config)
+        skeleton = self.skeleton_at(size)
         skeleton.train(self.training)
         measured = self._measured_modules()
         for name, module in skeleton.named_modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.training and name in measured)
-        tensors = self.complete(target_config, generated)
+        tensors = self.complete(size, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
@@ -608,7 +514,7 @@ class NeuMetaModel(PreTrainedModel):
 
         Args:
             pixel_values: Normalised images, `[batch, channels, height, width]`.
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
             **inputs: Further inputs of the target's forward pass.
@@ -620,18 +526,19 @@ class NeuMetaModel(PreTrainedModel):
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
-        target_config = self.target_config_at(width)
+        size = self.size_at(width)
         if not self.training:
-            self._warn_outside(target_config)
-            self._require_statistics(target_config)
-        generated = self.generate(target_config, noise=noise, seed=seed)
-        return self.run(target_config, generated, pixel_values, **inputs)
+            self._warn_outside(size)
+            self._require_statistics(size)
+        generated = self.generate(size, noise=noise, seed=seed)
+        return self.run(size, generated, pixel_values, **inputs)
 
     @torch.no_grad()
     def morph(
         self,
         width: Width | MorphConfig = 1.0,
         *,
+        size: Mapping[str, int] | None = None,
         num_samples: int = 1,
         noise: float | None = None,
         seed: int = 0,
@@ -640,8 +547,9 @@ class NeuMetaModel(PreTrainedModel):
         """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
 
         Args:
-            width: A ratio for all width groups; a ratio per group such as `{"stage3": 0.25}`; the config of a network
-                of the family; or a `MorphConfig`, which stands for all arguments but `calibration`.
+            width: A ratio for all width groups; a ratio per group or pattern such as `{"stage3": 0.25}` or
+                `{"stage*.block*": 0.5}`; or a `MorphConfig`, which stands for all arguments but `calibration`.
+            size: Channels per group or pattern, such as `{"stage3": 40}`, instead of ratios.
             num_samples: How many generations are averaged; only noisy ones differ from each other.
             noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
                 training's for several.
@@ -664,54 +572,50 @@ class NeuMetaModel(PreTrainedModel):
                 them on; or there is `calibration` and no generated BatchNorm, or it is not of normalised images.
         """
         if isinstance(width, MorphConfig):
-            if (num_samples, noise, seed) != (1, None, 0):
+            if (num_samples, noise, seed, size) != (1, None, 0, None):
                 raise SizeError(
-                    "a MorphConfig and num_samples, noise or seed were given: say it in the MorphConfig alone."
+                    "a MorphConfig and size, num_samples, noise or seed were given: say it in the MorphConfig alone."
                 )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
         check_sampling(num_samples=num_samples, noise=noise, seed=seed)
-        target_config = self.target_config_at(width)
-        self._warn_outside(target_config)
+        chosen = self.size_at(width, counts=size)
+        self._warn_outside(chosen)
         if calibration is not None and not self.statistic_names:
             raise CheckpointError(
                 "this checkpoint generates no BatchNorm: there is nothing to calibrate, drop calibration."
             )
-        images = self._own_calibration(target_config) if calibration is None else self._image_batches(calibration)
+        images = self._own_calibration(chosen) if calibration is None else self._image_batches(calibration)
         if noise is None:
             noise = 0.0 if num_samples == 1 else self.config.coordinate_noise
-        generated = self.generate(target_config, noise=noise, num_samples=num_samples, seed=seed)
-        tensors = self.complete(target_config, generated)
+        generated = self.generate(chosen, noise=noise, num_samples=num_samples, seed=seed)
+        tensors = self.complete(chosen, generated)
         with torch.device("meta"):
-            model = self.target_family.build(copy.deepcopy(target_config))
+            model = self.target_family.build(self.target_family.config_at(self.reference_config, chosen))
         model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
         if images is not None:
             calibrate(model, images, modules=self._measured_modules())
         calibrated = images.num_images if images is not None and calibration is not None else None
         facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
-        self._name_origin(model, target_config, facts)
+        self._name_origin(model, chosen, facts)
         return model
 
-    def _name_origin(self, model: Any, target_config: PreTrainedConfig, facts: Mapping[str, Any]) -> None:
+    def _name_origin(self, model: Any, size: Size, facts: Mapping[str, Any]) -> None:
         """Say where the morph comes from, for the card that is written when it is shared; the network stays as it is.
 
         Args:
             model: The morph.
-            target_config: Of its size.
+            size: Of the morph.
             facts: How it was made, as `MorphOrigin` says it.
         """
-        reference = self.skeleton_at(self.reference_config)
+        ratios = self.space.ratios(size)
         origin = MorphOrigin(
             source=self.name_or_path or "",
             run=self.run_source,
             family=self.target_family.name,
             task=self.target_family.task,
-            widths={
-                group: ratio
-                for group, ratio in find_ratios(target_config, self.reference_config).items()
-                if group in self.width_groups
-            },
-            full_num_parameters=sum(parameter.numel() for parameter in reference.parameters()),
+            widths={group: ratios[group] for group in self.width_groups},
+            full_num_parameters=self._full_num_parameters,
             digest=weights_digest(model.state_dict()),
             **facts,
         )
@@ -774,12 +678,11 @@ class NeuMetaModel(PreTrainedModel):
         """
         if run is not None:
             self.run_source = RunSource.of_folder(run)
-        groups = self.target_family.num_channels(self.reference_config)
         facts = FamilyFacts(
             config=self.config.to_dict(),
             family=self.target_family.name,
             task=self.target_family.task,
-            width_groups={group: groups[group] for group in self.width_groups},
+            width_groups={group: self.space.full[group] for group in self.width_groups},
             num_parameters={
                 "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
                 "generated": self.num_generated_parameters,
@@ -814,15 +717,21 @@ class NeuMetaModel(PreTrainedModel):
 
     # ------------------------------------------------------------------------------------------------ statistics
 
-    def _make_statistics(self) -> None:
-        """Hold one set of BatchNorm statistics per stored width, empty ones of the right shape."""
-        buffers = {}
-        for index, width in enumerate(self.config.statistics_widths):
-            shapes = self._shapes(self.target_config_at(width))
-            for name in self.statistic_names:
-                dtype = torch.int64 if name.endswith("num_batches_tracked") else torch.get_default_dtype()
-                buffers[f"{index}.{name}"] = torch.zeros(shapes[name], dtype=dtype)
-        self.statistics = TensorTree({}, buffers)
+    def _empty_statistics(self) -> StoredStatistics:
+        """One set of BatchNorm statistics per stored width, empty and of the right shape."""
+        found: dict[float, dict[str, Tensor]] = {}
+        for width in self.config.statistics_widths:
+            shapes = self.space.shapes(self.size_at(width))
+            dtypes = {True: torch.int64, False: torch.get_default_dtype()}
+            found[width] = {
+                name: torch.zeros(shapes[name], dtype=dtypes[name.endswith("num_batches_tracked")])
+                for name in self.statistic_names
+            }
+        return self._store_statistics(found)
+
+    def _store_statistics(self, widths: Mapping[float, Mapping[str, Tensor]]) -> StoredStatistics:
+        nested = self.hypernetwork.positions == "absolute"
+        return StoredStatistics(self.space, widths, free=self.width_groups, are_nested=nested)
 
     def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
         """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
@@ -861,12 +770,7 @@ class NeuMetaModel(PreTrainedModel):
             measured[float(width)] = {name: state[name] for name in self.statistic_names}
         if not measured:
             raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
-        buffers = {
-            f"{index}.{name}": statistic
-            for index, statistics in enumerate(measured.values())
-            for name, statistic in statistics.items()
-        }
-        self.statistics, self.config.statistics_widths = TensorTree({}, buffers), list(measured)
+        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
 
     def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
         return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
@@ -874,53 +778,6 @@ class NeuMetaModel(PreTrainedModel):
     def _measured_modules(self) -> set[str]:
         """Names of the BatchNorm modules whose statistics belong to a size."""
         return {name.rpartition(".")[0] for name in self.statistic_names}
-
-    def _find_statistics(self, target_config: PreTrainedConfig) -> list[int] | None:
-        """Which stored sizes the statistics of a size come from: itself, or two that it lies between and that are near.
-
-        Returns:
-            One index into `statistics_widths`, or those of the smaller and of the larger; None where there are neither.
-        """
-        asked = self.target_family.num_channels(target_config)
-        widths = self.config.statistics_widths
-        stored = [self.target_family.num_channels(self.target_config_at(width)) for width in widths]
-        if asked in stored:
-            return [stored.index(asked)]
-        by_width = sorted(range(len(widths)), key=widths.__getitem__)
-        below = [index for index in by_width if all(stored[index][group] <= asked[group] for group in asked)]
-        above = [index for index in by_width if all(stored[index][group] >= asked[group] for group in asked)]
-        if not below or not above or widths[above[0]] > NEAR * widths[below[-1]]:
-            return None
-        parts = self.target_family.axis_parts(target_config)
-        if any(len(parts.get(f"{name}.weight", ([0],))[0]) > 1 for name in self._measured_modules()):
-            return None  # channels of several parts would correspond part by part
-        return [below[-1], above[0]]
-
-    def _stored_statistics(self, target_config: PreTrainedConfig) -> dict[str, Tensor] | None:
-        """Those stored for the size, or read between two stored sizes; None where there are neither."""
-        found = self._find_statistics(target_config)
-        if found is None:
-            return None
-        if len(found) == 1:
-            return self._statistics_at(found[0])
-        sizes = [self.target_config_at(self.config.statistics_widths[index]) for index in found]
-        low, high, count = (sum(self.target_family.num_channels(size).values()) for size in (*sizes, target_config))
-        shapes = self._shapes(target_config)
-        return interpolate_statistics(
-            self._statistics_at(found[0]),
-            self._statistics_at(found[1]),
-            {name: shapes[name][0] for name in self.statistic_names if shapes[name]},
-            amount=(count - low) / (high - low),
-            are_nested=self.hypernetwork.positions == "absolute",
-        )
-
-    def _statistics_at(self, index: int) -> dict[str, Tensor]:
-        prefix = f"{index}."
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in self.statistics.tensors().items()
-            if name.startswith(prefix)
-        }
 
     def store_calibration_images(self, images: Any) -> None:
         """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.
@@ -951,19 +808,19 @@ class NeuMetaModel(PreTrainedModel):
     def _hold_calibration_images(self, pixels: Tensor) -> None:
         self.calibration = TensorTree({}, {"pixels": pixels} if len(pixels) else {})
 
-    def _own_calibration(self, target_config: PreTrainedConfig) -> ImageBatches | None:
+    def _own_calibration(self, size: Size) -> ImageBatches | None:
         """What to measure the statistics of a size on, or None where none are to be measured."""
-        if not self.statistic_names or self._find_statistics(target_config) is not None:
+        if not self.statistic_names or self.statistics.covers(size):
             return None
         pixels = self.calibration.tensors().get("pixels")
         if pixels is None:
-            self._require_statistics(target_config)
+            self._require_statistics(size)
             return None
         images = (pixels.to(self.dtype) - 128) / _PIXEL_STEPS
         return self._image_batches(NormalizedImages([images]))  # one batch: the variance over all of them
 
-    def _require_statistics(self, target_config: PreTrainedConfig) -> None:
-        if self.statistic_names and self._find_statistics(target_config) is None:
+    def _require_statistics(self, size: Size) -> None:
+        if self.statistic_names and not self.statistics.covers(size):
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
             problem = (
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
@@ -1009,7 +866,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
         Args:
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
             **inputs: Further inputs of the target's forward pass.
@@ -1047,7 +904,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
             pixel_values: Normalised images, `[batch, channels, height, width]`.
             labels: Class of each pixel, `[batch, height, width]`; 255 belongs to none. Given, the mean cross-entropy
                 of the others comes back as `loss`, 0 where there are no others.
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
             **inputs: Further inputs of the target's forward pass.
@@ -1071,6 +928,13 @@ class NeuMetaForImageGeneration(NeuMetaModel):
     """
 
     task = "image-generation"
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
+    """Keep a value as the newest, and no more of them than are used again."""
+    kept[key] = value
+    if len(kept) > _MAX_KEPT:
+        del kept[next(iter(kept))]  # the oldest
 
 
 def family_class(task: str) -> type[NeuMetaModel]:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from conftest import cifar_resnet, lenet, make_network, upernet
 from neumeta_hf.modeling_neumeta import family_class, ignore_size_warnings
 from neumeta_hf.preparation import prepare
 from neumeta_hf.targets import AutoencoderKLTargetConfig, find_target
+from tiny_targets import cifar_resnet, lenet, make_network, upernet
 
 GRID = {"type": "grid", "positions": "absolute", "levels": 3}
 RELATIVE = {"type": "grid", "positions": "relative", "levels": 2}

@@ -6,6 +6,7 @@ import sys
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
+from axes import num_channels
 from neumeta_hf import NeuMetaModel
 
 TINY = (
@@ -49,7 +50,7 @@ def test_all_that_a_first_time_user_wants_is_done_in_one_go(tmp_path, monkeypatc
     assert sorted(family.config.id2label.values()) == sorted(script.NEW.values())
     for group in family.width_groups:  # any size in the trained range, without data
         morph = AutoModelForImageClassification.from_pretrained(output / f"half-{group}")
-        assert family.target_family.num_channels(morph.config)[group] < 8
+        assert num_channels(family.target_family, morph.config)[group] < 8
     for name in ("own/reference", "half", "tuned/reference"):
         (row,) = json.loads((output / name / "sweep.json").read_text())["rows"]
         assert 0 <= row["accuracy"] <= 1

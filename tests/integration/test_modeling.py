@@ -21,6 +21,7 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from axes import num_channels
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import add_noise
@@ -79,8 +80,8 @@ def test_the_forward_pass_and_the_morph_are_one_network_per_group(case):
     options = {"calibration": [images]} if case.keeps else {}
     morph = family.morph({group: 0.5}, **options)
     assert (
-        family.target_family.num_channels(morph.config)[group]
-        == family.target_family.num_channels(case.config)[group] // 2
+        num_channels(family.target_family, morph.config)[group]
+        == num_channels(family.target_family, case.config)[group] // 2
     )
     generated, tensors = family.generate({group: 0.5}), morph.state_dict()
     assert generated.keys() | set(family.static_names) | family.constants.keys() == tensors.keys() - set(
@@ -102,7 +103,7 @@ def test_running_gives_every_generated_tensor_and_hypernetwork_parameter_a_gradi
     values = {name: case.reference.state_dict()[name] + (t - t.detach()) for name, t in generated.items()}
     for tensor in generated.values():
         tensor.retain_grad()
-    logits = family.run(family.reference_config, values, pixel_values=case.images(16)).logits
+    logits = family.run(family.space.full, values, pixel_values=case.images(16)).logits
     nn.functional.cross_entropy(logits, torch.arange(16) % 3).backward()
     for name, tensor in generated.items():
         assert tensor.grad is not None, name
@@ -395,25 +396,24 @@ def test_skeletons_are_never_written_to(family):
     family.eval()
     family(images, width=1.0)
     family.morph(0.75)
-    assert len(family._skeletons) >= 3
-    for skeleton in (entry.network for entry in family._skeletons.values()):
+    assert set(family._skeletons) == {family.size_at(0.5), family.size_at(1.0)}  # a morph needs none
+    for skeleton in family._skeletons.values():
         assert {tensor.device.type for tensor in skeleton.state_dict().values()} == {"meta"}
         assert all(parameter.grad is None for parameter in skeleton.parameters())
     assert not any("skeleton" in name for name, _ in family.named_modules())
 
 
 def test_random_sizes_do_not_fill_the_memory_with_skeletons(lenet_family):
-    groups = lenet_family.target_family.num_channels(lenet_family.reference_config)
+    groups = num_channels(lenet_family.target_family, lenet_family.reference_config)
     sizes = [
         {"conv1": a / 4, "conv2": b / 6, "conv3": c / 8} for a in range(1, 5) for b in range(1, 7) for c in range(1, 9)
     ]
     for size in sizes:
-        config = lenet_family.target_config_at(size)
-        skeleton = lenet_family.skeleton_at(config)
-        assert lenet_family.target_family.num_channels(skeleton.config) == {
+        skeleton = lenet_family.skeleton_at(lenet_family.size_at(size))
+        assert num_channels(lenet_family.target_family, skeleton.config) == {
             g: round(size[g] * n) for g, n in groups.items()
         }
-        assert lenet_family.skeleton_at(config) is skeleton
+        assert lenet_family.skeleton_at(lenet_family.size_at(size)) is skeleton
     assert len(lenet_family._skeletons) < 100
 
 
@@ -436,10 +436,10 @@ def test_a_size_outside_the_trained_range_warns_and_says_the_range(family, width
     calibration = [images] if family.statistic_names else None
     with pytest.warns(SizeWarning, match=r"outside the trained range: training drew widths 0\.5 to 1") as caught:
         morph = family.morph(width, calibration=calibration)
-    channels = family.target_family.num_channels(morph.config)
+    channels = num_channels(family.target_family, morph.config)
     assert f"{family.width_groups[0]}={channels[family.width_groups[0]]}" in str(caught[0].message)
     assert morph(images).logits.isfinite().all()
-    assert not family.is_in_trained_range(morph.config)
+    assert not family.is_in_trained_range(family.size_at(width))
 
 
 def test_one_group_outside_the_range_warns(lenet_family):
@@ -456,10 +456,10 @@ def test_a_family_that_was_never_trained_says_so(lenet_case):
 def test_clamping_holds_size_coordinates_outside_the_range_alone(lenet_case):
     for clamp in (True, False):
         family = lenet_case.family(clamp_sizes=clamp)
-        coordinates = family.coordinates_at(family.target_config_at(0.25))["conv2.weight"]
+        coordinates = family.coordinates_at(family.size_at(0.25))["conv2.weight"]
         sizes = (coordinates.out_size * family.coordinate_scale, coordinates.in_size * family.coordinate_scale)
         assert sizes == ((3, 2) if clamp else (2, 1))
-        inside = family.coordinates_at(family.target_config_at(0.75))["conv2.weight"]
+        inside = family.coordinates_at(family.size_at(0.75))["conv2.weight"]
         assert inside.out_size * family.coordinate_scale == 5
 
 
@@ -478,7 +478,7 @@ def test_clamping_holds_size_coordinates_outside_the_range_alone(lenet_case):
     ],
 )
 def test_impossible_sizes_are_refused_and_say_what_is_possible(lenet_family, width, says):
-    for use in (lenet_family.morph, lenet_family.generate, lenet_family.target_config_at):
+    for use in (lenet_family.morph, lenet_family.generate, lenet_family.size_at):
         with pytest.raises(SizeError, match=says):
             use(width)
     with pytest.raises(SizeError, match=says):
@@ -493,15 +493,37 @@ def test_widths_per_group(lenet_family):
 
 def test_inner_groups_follow_their_stage_unless_named(make_case):
     family = make_case("cifar_resnet").family()
-    channels = family.target_family.num_channels(family.morph({"stage3": 0.5}).config)
+    channels = num_channels(family.target_family, family.morph({"stage3": 0.5}).config)
     assert (channels["stage3"], channels["stage3.block1"], channels["stage2"]) == (4, 4, 6)
-    channels = family.target_family.num_channels(family.morph({"stage3": 0.5, "stage3.block1": 1.0}).config)
+    channels = num_channels(family.target_family, family.morph({"stage3": 0.5, "stage3.block1": 1.0}).config)
     assert (channels["stage3"], channels["stage3.block1"], channels["stage3.block2"]) == (4, 8, 4)
 
 
-def test_a_config_of_the_family_is_a_width(family):
+def test_counts_are_a_size(family):
+    half = family.size_at(0.5)
+    counts = {group: half[group] for group in family.width_groups}
+    assert_same(tensors_of(family.morph(size=counts)), tensors_of(family.morph(0.5)))
+    assert family.size_at(counts=counts) == half
+    with pytest.raises(SizeError, match="say it in one of them"):
+        family.morph(0.5, size=counts)
+    with pytest.raises(SizeError, match="a count is an integer from 1 up"):
+        family.morph(size={family.width_groups[0]: 0.5})
+
+
+def test_patterns_name_groups(make_case):
+    family = make_case("cifar_resnet").family()
+    assert family.size_at({"stage*.block*": 0.5}) == family.size_at(
+        {group: 0.5 for group in family.width_groups if "block" in group}
+    )
+    named = family.size_at({"stage3.block1": 1.0, "stage3*": 0.5})
+    assert (named["stage3"], named["stage3.block1"], named["stage3.block2"]) == (4, 8, 4)
+
+
+def test_a_config_of_the_family_is_a_width_and_deprecated(family):
     config = family.target_config_at(0.5)
-    assert_same(tensors_of(family.morph(config)), tensors_of(family.morph(0.5)))
+    with pytest.warns(FutureWarning, match="morph\\(size="):
+        morph = family.morph(config)
+    assert_same(tensors_of(morph), tensors_of(family.morph(0.5)))
 
 
 def test_a_stock_config_is_a_width(make_case):
@@ -509,9 +531,12 @@ def test_a_stock_config_is_a_width(make_case):
     config = ResNetConfig(
         embedding_size=4, hidden_sizes=[4, 8], depths=[1, 2], layer_type="basic", num_labels=3, image_size=32
     )
-    assert_same(tensors_of(family.morph(config)), tensors_of(family.morph(0.5)))
+    with pytest.warns(FutureWarning):
+        morph = family.morph(config)
+    assert_same(tensors_of(morph), tensors_of(family.morph(0.5)))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_config_that_differs_in_more_than_size_is_refused(make_case):
     family = make_case("cifar_resnet").family()
     config = family.target_config_at(0.5)
@@ -596,8 +621,7 @@ def test_numbers_of_numpy_are_numbers(lenet_family):
 
 
 def test_the_mean_of_samples_is_the_mean_of_single_ones(family):
-    config = family.target_config_at(0.75)
-    exact = family.coordinates_at(config)
+    exact = family.coordinates_at(family.size_at(0.75))
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
         singles = [
@@ -666,7 +690,7 @@ def test_only_named_layers_are_generated(last_block):
             if not name.startswith("layer3.1."):
                 assert torch.equal(tensor, reference[name]), name
         assert morph.layer3[1].conv1.weight.shape == (round(8 * width), 8, 3, 3)
-        assert family.target_family.num_channels(morph.config)["stage3.block1"] == 8
+        assert num_channels(family.target_family, morph.config)["stage3.block1"] == 8
 
 
 def test_static_batch_norm_keeps_its_statistics_whatever_is_measured(last_block):
@@ -930,8 +954,8 @@ def test_nothing_of_the_callers_changes(case, tmp_path):
     family = NeuMetaForImageClassification.from_reference(case.reference, **fields)
     if family.statistic_names:
         family.calibrate([images_of(family)], [0.5, 1.0])
-    width = family.target_config_at(0.5)
-    target, size = family.config.target_config.to_dict(), width.to_dict()
+    width = {group: 0.5 for group in family.width_groups}
+    target = family.config.target_config.to_dict()
     family.morph(width).save_pretrained(tmp_path / "morph")
     family.morph(1.0).half()
     family.save_pretrained(tmp_path / "family")
@@ -939,7 +963,7 @@ def test_nothing_of_the_callers_changes(case, tmp_path):
     assert case.config.to_dict() == config
     assert_same(tensors_of(case.reference), weights)
     assert family.config.target_config.to_dict() == target
-    assert width.to_dict() == size
+    assert width == {group: 0.5 for group in family.width_groups}
 
 
 def test_morphs_do_not_share_a_config(lenet_family):

@@ -9,6 +9,7 @@ from diffusers import AutoencoderKL
 from transformers import AutoModel, AutoModelForSemanticSegmentation
 from transformers import UperNetForSemanticSegmentation as UperNet
 
+from axes import num_channels
 from neumeta_hf.errors import TargetError
 from neumeta_hf.modeling_neumeta import (
     NeuMetaForImageClassification,
@@ -65,7 +66,7 @@ def test_the_forward_pass_and_the_morph_are_one_network(family, width):
     images, morph = images_of(family), family.morph(width)
     with torch.no_grad():
         generated = family.generate(width)
-        wanted = family.complete(family.target_config_at(width), generated)
+        wanted = family.complete(family.size_at(width), generated)
         # To the bit in what is computed with; attention's products round differently by where its tensors lie.
         assert all(torch.equal(tensor, wanted[name]) for name, tensor in morph.state_dict().items())
         torch.testing.assert_close(values_of(family(images, width=width)), run(family, morph, images))
@@ -91,8 +92,8 @@ def test_a_morph_is_saved_and_loads_alone(family, tmp_path):
     assert type(loaded) is type(morph)
     torch.testing.assert_close(run(family, loaded, images), run(family, morph, images))
     assert config_of(loaded).to_dict().items() >= resize(family.reference_config, 0.5).to_dict().items() or (
-        family.target_family.num_channels(config_of(loaded))
-        == family.target_family.num_channels(family.target_config_at(0.5))
+        num_channels(family.target_family, config_of(loaded))
+        == num_channels(family.target_family, family.target_config_at(0.5))
     )
 
 
@@ -100,8 +101,8 @@ def test_some_size_gives_every_hypernetwork_parameter_a_gradient(family):
     family.train()
     images = images_of(family)
     for width in (1.0, 0.5):
-        config = family.target_config_at(width)
-        output = family.run(config, family.generate(config), images, seed=0)
+        size = family.size_at(width)
+        output = family.run(size, family.generate(size), images, seed=0)
         found = output.logits if "logits" in output else output.sample
         (found.float() ** 2).mean().backward()
     for name, parameter in family.hypernetwork.named_parameters():
@@ -153,9 +154,9 @@ def test_uniform_morphs_are_of_the_stock_classes(make_family):
 
 def test_what_an_autoencoder_draws_follows_its_seed(make_family):
     family = make_family("mlp_vae")
-    config, images = family.reference_config, images_of(family)
-    generated = family.generate(config)
-    first, again, other, mean = (family.run(config, generated, images, seed=seed).sample for seed in (1, 1, 2, None))
+    size, images = family.space.full, images_of(family)
+    generated = family.generate(size)
+    first, again, other, mean = (family.run(size, generated, images, seed=seed).sample for seed in (1, 1, 2, None))
     assert torch.equal(first, again)
     assert not torch.allclose(first, other)
     assert not torch.allclose(first, mean)

@@ -53,7 +53,7 @@ def images_of(family):
 def run_all(family, images, static_outputs):
     outputs = []
     for width in (1.0, 0.5, 0.75):
-        size = family.target_config_at(width)
+        size = family.size_at(width)
         outputs.append(family.run(size, family.generate(size), images, seed=3, static_outputs=static_outputs))
     return [output.logits if "logits" in output else output.sample for output in outputs]
 
@@ -88,7 +88,7 @@ def test_sizes_that_have_static_outputs_in_common_put_out_the_same_bits(named_fa
 
 def test_what_lies_before_the_generated_block_runs_once_for_all_sizes(named_family):
     name, family = named_family
-    before = [family.skeleton_at(family.reference_config).get_submodule(module) for module in BEFORE[name]]
+    before = [family.skeleton_at(family.space.full).get_submodule(module) for module in BEFORE[name]]
     layers = [layer for module in before for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert len(layers) > 0
     assert count_layers(family, None) - count_layers(family, StaticOutputs()) == 2 * len(layers)
@@ -99,7 +99,7 @@ def test_nothing_is_left_on_the_networks(named_family):
     run_all(family, images_of(family), StaticOutputs())
     with pytest.raises((RuntimeError, ValueError)):
         run_all(family, images_of(family)[:, :, :3, :3].repeat(1, 7, 1, 1), StaticOutputs())
-    skeleton = family.skeleton_at(family.reference_config)
+    skeleton = family.skeleton_at(family.space.full)
     assert not any("forward" in vars(module) for module in skeleton.modules())
 
 

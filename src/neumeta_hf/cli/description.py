@@ -62,13 +62,11 @@ def family_facts(family: "NeuMetaModel") -> dict[str, Any]:
     from neumeta_hf.evaluation import count_parameters
 
     config = family.config
-    full_config: Any = config.target_config
-    num_channels = family.target_family.num_channels(full_config)
     num_parameters, generated = count_parameters(family.hypernetwork), family.num_generated_parameters
     facts = {
         "target family": family.target_family.name,
         "task": family.target_family.task,
-        "width groups": {group: num_channels[group] for group in family.width_groups},
+        "width groups": {group: family.space.full[group] for group in family.width_groups},
         "trained widths": list(config.trained_widths),
         "hypernetwork": config.hypernetwork,
         "hypernetwork parameters": num_parameters,
@@ -106,7 +104,7 @@ def size_facts(family: "NeuMetaModel") -> list[dict[str, Any]]:
     rows = []
     for width in widths:
         try:
-            network = family.skeleton_at(family.target_config_at(width))
+            network = family.skeleton_at(family.size_at(width))
         except SizeError:  # of another family, as the note below says
             continue
         row: dict[str, Any] = {

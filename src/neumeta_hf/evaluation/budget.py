@@ -54,11 +54,10 @@ def find_width(
         raise SizeError(f"cost={cost!r}: give one of {', '.join(get_args(Cost))}, or a function of a network.")
 
     def cost_at(width: float) -> float:
-        config = model.target_config_at(width)
         # Counting needs shapes alone.
         if isinstance(cost, str):
-            return known[cost](model.skeleton_at(config))
-        return _as_cost(cost(family.build(config).eval()), width)
+            return known[cost](model.skeleton_at(model.size_at(width)))
+        return _as_cost(cost(family.build(model.target_config_at(width)).eval()), width)
 
     widths = _widths_of_multiples(model, multiple_of)
     number = bisect.bisect_right(widths, budget, key=cost_at)
@@ -86,11 +85,10 @@ def nearest_width(model: NeuMetaModel, width: float, *, multiple_of: int) -> flo
         SizeError: `multiple_of` is no such number, no network has the width asked for, or no width is near: where one
             is, no group changes by `multiple_of` channels or more.
     """
-    family, groups = model.target_family, model.width_groups
 
     def channels_at(width: float) -> list[int]:
-        channels = family.num_channels(model.target_config_at(width))
-        return [channels[group] for group in groups]
+        size = model.size_at(width)
+        return [size[group] for group in model.width_groups]
 
     asked = channels_at(width)
     if whole_number(1).holds(multiple_of) and not any(count % multiple_of for count in asked):
@@ -115,13 +113,10 @@ def uniform_widths(model: NeuMetaModel) -> list[float]:
         yet, all up to 1.
     """
     trained = model.config.trained_widths or (0.0, 1.0)
-    full, multiples = (
-        model.target_family.num_channels(model.reference_config),
-        model.target_family.multiples(model.reference_config),
-    )
     ratios = {float(width) for width in model.config.trained_widths}
     for group in model.width_groups:
-        units = full[group] // multiples.get(group, 1)
+        axis = model.space.axes[group]
+        units = axis.full // axis.step
         # Where a count begins, halves being rounded upwards, and where it is exact, which reads better.
         ratios |= {half / (2 * units) for half in range(1, int(2 * max(trained) * units) + 1)}
     in_range = (ratio for ratio in sorted(ratios) if min(trained) <= ratio <= max(trained))
@@ -151,8 +146,8 @@ def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
         return widths
 
     def divisor_at(width: float) -> int:
-        counts = model.target_family.num_channels(model.target_config_at(width))
-        return math.gcd(*(counts[group] for group in model.width_groups))
+        size = model.size_at(width)
+        return math.gcd(*(size[group] for group in model.width_groups))
 
     divisors = {width: divisor_at(width) for width in widths}
     if found := [width for width, divisor in divisors.items() if divisor % multiple_of == 0]:

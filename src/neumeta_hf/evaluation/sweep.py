@@ -224,16 +224,13 @@ def sweep(
         raise RecipeError(f"the task {task.name} has a score {shadowed[0]!r}, as rows call something else: rename it.")
     full_config: Any = config.target_config
     example = model.target_family.example_inputs(full_config, batch_size=1)
-    full_size = count_parameters(model.skeleton_at(full_config))
+    full_size = count_parameters(model.skeleton_at(model.space.full))
     # Read and checked once, before anything is measured.
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
 
-    def channels_at(width: float | Mapping[str, float]) -> dict[str, int]:
-        return model.target_family.num_channels(model.target_config_at(width))
-
-    # Two widths that round to the same channels are one network: one that was trained, if either was.
-    trained_channels = [channels_at(width) for width in config.trained_widths]
-    channels = [channels_at(width) for width in widths]  # an impossible width must not cost the sweep before it
+    # Two widths that round to the same size are one network: one that was trained, if either was.
+    trained_sizes = {model.size_at(width) for width in config.trained_widths}
+    sizes = [model.size_at(width) for width in widths]  # an impossible width must not cost the sweep before it
 
     def measure(network: nn.Module, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
         options = {"batch_size": batch_size, "device": model.device, "num_workers": num_workers}
@@ -245,12 +242,11 @@ def sweep(
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
     rows, origins = [], []
     with progress_bar(widths, description="sweep", unit=" sizes", shown=progress) as bar:
-        for width, num_channels in zip(bar, channels, strict=True):
+        for width, size in zip(bar, sizes, strict=True):
             with ignore_size_warnings():  # the row says it
                 network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
             origins.append(network.morph_origin)
-            in_range = model.is_in_trained_range(config_of(network))
-            row = measure(network, width, trained=num_channels in trained_channels, in_range=in_range)
+            row = measure(network, width, trained=size in trained_sizes, in_range=model.is_in_trained_range(size))
             first = task.scores[0]
             bar.set_postfix({"width": format_width(width), first.label: first.format(row.scores[first.name])})
             rows.append(row)

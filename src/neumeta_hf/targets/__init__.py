@@ -33,7 +33,7 @@ from neumeta_hf.targets.registry import (
     register_target,
 )
 from neumeta_hf.targets.resnet import NeuMetaResNetBackbone, NeuMetaResNetConfig, NeuMetaResNetForImageClassification
-from neumeta_hf.targets.sizes import ratios, resize, scale_channels
+from neumeta_hf.targets.sizes import ratios, resize, size_of
 from neumeta_hf.targets.upernet import UperNetFamily
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ __all__ = [
     "ratios",
     "register_target",
     "resize",
-    "scale_channels",
+    "size_of",
 ]
 
 

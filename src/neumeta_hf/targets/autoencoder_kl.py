@@ -8,28 +8,22 @@ diffusers is needed to load it.
 
 import copy
 import dataclasses
-import functools
 import inspect
 import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.errors import TargetError
+from neumeta_hf.space import Axis, Constraint, Rule, Size
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import register_target
-from neumeta_hf.targets.sizes import shortest_ratio
 
 _BLOCK_TYPES = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
-# Layers whose output or input axis no GroupNorm sees: images and latents, which no size changes, and the head of the
-# attention.
-_UNNORMALISED_OUTPUTS = ("coder.conv_out", "quant_conv", ".to_q", ".to_k", ".to_v")
-_UNNORMALISED_INPUTS = ("coder.conv_in", "quant_conv", ".to_out.0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +150,6 @@ def _check(vae: Mapping[str, Any]) -> None:
         )
 
 
-@functools.lru_cache(maxsize=256)  # every generation asks, and building the network costs more than generating it
-def _shapes(vae: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors of a network, by the JSON of its arguments."""
-    config = AutoencoderKLTargetConfig(vae=json.loads(vae))
-    with torch.device("meta"):
-        tensors = AutoencoderKLFamily().build(config).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -210,26 +195,6 @@ class AutoencoderKLTargetConfig(PreTrainedConfig):
         self._check_agreement()
 
 
-def _vanished_shortcut(group: str, before: str, counts: Mapping[str, int], full: int, step: int) -> str:
-    """What to say where a group is as wide as the one before it.
-
-    Args:
-        group: The group.
-        before: The group before it.
-        counts: Channels of the group and of those on both sides of it, by name.
-        full: Channels of the group at full size.
-        step: What its counts are multiples of.
-    """
-    count, taken = counts[group], set(counts.values())
-    below = [n for n in range(count, 0, -step) if n not in taken][:1]
-    above = [n for n in range(count, count + 4 * step, step) if n not in taken][:1]
-    choices = [f"{n} (a ratio of {shortest_ratio(full // step, n // step)})" for n in below + above]
-    return (
-        f"{group!r} cannot have {count} channels while {before!r} has as many: the 1x1 convolution between the two "
-        f"would vanish. Take {' or '.join(choices)} for {group!r}."
-    )
-
-
 @register_target
 class AutoencoderKLFamily(AutoencoderFamily):
     """One width group for each block's stream, encoder and decoder apart, and one inside every resnet.
@@ -260,59 +225,65 @@ class AutoencoderKLFamily(AutoencoderFamily):
         network_class: Any = AutoencoderKL if is_stock else NeuMetaAutoencoderKL
         return network_class.from_config(copy.deepcopy(config.vae))
 
-    def num_channels(self, config: AutoencoderKLTargetConfig) -> dict[str, int]:
-        inner = config.vae.get("inner_channels", {})
-        counts: dict[str, int] = {}
+    def axes(self, config: AutoencoderKLTargetConfig) -> list[Axis]:
+        inner, step = config.vae.get("inner_channels", {}), config.vae["norm_num_groups"]
+        axes: dict[str, Axis] = {}
         for side, stream in _streams(config.vae).items():
             groups = _stream_groups(side, stream)
             for resnet in _resnets(side, config.vae):
-                counts[groups[resnet.block]] = stream[resnet.block]
-                counts[resnet.group] = inner.get(resnet.path, stream[resnet.block])
-        return counts
+                group, count = groups[resnet.block], stream[resnet.block]
+                axes[group] = Axis(group, count, step)
+                axes[resnet.group] = Axis(resnet.group, inner.get(resnet.path, count), step, parent=group)
+        return list(axes.values())
 
-    def parents(self, config: AutoencoderKLTargetConfig) -> dict[str, str]:
-        return {
-            resnet.group: _stream_groups(side, stream)[resnet.block]
-            for side, stream in _streams(config.vae).items()
-            for resnet in _resnets(side, config.vae)
-        }
-
-    def multiples(self, config: AutoencoderKLTargetConfig) -> dict[str, int]:
+    def rules(self, config: AutoencoderKLTargetConfig) -> dict[str, Rule]:
         num_groups = config.vae["norm_num_groups"]
-        return {group: num_groups for group in self.num_channels(config) if num_groups > 1}
 
-    def axis_parts(self, config: AutoencoderKLTargetConfig) -> dict[str, tuple[list[int], list[int]]]:
-        num_groups = config.vae["norm_num_groups"]
-        if num_groups == 1:
-            return {}
+        def normalised(axis: str) -> tuple[str, int]:
+            """Channels that GroupNorm sees: each of its groups is shortened by itself."""
+            return axis, num_groups
 
-        def parts(count: int, is_whole: bool) -> list[int]:
-            return [count] if is_whole else [count // num_groups] * num_groups
-
-        found = {}
-        for name, shape in _shapes(json.dumps(config.vae, sort_keys=True)).items():
-            layer = name.rpartition(".")[0]
-            out_parts = parts(shape[0], layer.endswith(_UNNORMALISED_OUTPUTS))
-            in_parts = [1] if len(shape) == 1 else parts(shape[1], layer.endswith(_UNNORMALISED_INPUTS))
-            if len(out_parts) > 1 or len(in_parts) > 1:
-                found[name] = out_parts, in_parts
-        return found
-
-    def with_num_channels(
-        self, config: AutoencoderKLTargetConfig, num_channels: Mapping[str, int]
-    ) -> AutoencoderKLTargetConfig:
-        counts = self.check_channels(config, num_channels)
-        full, step = self.num_channels(config), config.vae["norm_num_groups"]
-        streams = {}
+        rules: dict[str, Rule] = {}
         for side, stream in _streams(config.vae).items():
-            groups = _stream_groups(side, stream)
-            streams[side] = [counts[group] for group in groups]
-            distinct = list(dict.fromkeys(groups))
-            for position, (before, group) in enumerate(itertools.pairwise(distinct)):
-                if counts[before] == counts[group]:
-                    beside = {name: counts[name] for name in distinct[position : position + 3]}
-                    raise SizeError(_vanished_shortcut(group, before, beside, full[group], step))
-        inner = {resnet.path: counts[resnet.group] for side in streams for resnet in _resnets(side, config.vae)}
+            groups = [normalised(group) for group in _stream_groups(side, stream)]
+            before = groups[0]
+            rules[f"{side}.conv_in"] = (before, None)
+            for resnet in _resnets(side, config.vae):
+                path, inner, after = resnet.path, normalised(resnet.group), groups[resnet.block]
+                rules |= {
+                    f"{path}.norm1": (before,),
+                    f"{path}.conv1": (inner, before),
+                    f"{path}.norm2": (inner,),
+                    f"{path}.conv2": (after, inner),
+                    f"{path}.conv_shortcut": (after, before),
+                }
+                before = after
+            for block, group in enumerate(groups):
+                rules[f"{side}.down_blocks.{block}.downsamplers.0.conv"] = (group, group)
+                rules[f"{side}.up_blocks.{block}.upsamplers.0.conv"] = (group, group)
+            deepest = groups[-1] if side == "encoder" else groups[0]
+            attention, heads = f"{side}.mid_block.attentions.0", deepest[0]
+            rules[f"{attention}.group_norm"] = (deepest,)
+            rules |= {f"{attention}.{name}": (heads, deepest) for name in ("to_q", "to_k", "to_v")}
+            rules[f"{attention}.to_out.0"] = (deepest, heads)
+            rules[f"{side}.conv_norm_out"] = (before,)
+            rules[f"{side}.conv_out"] = (None, before)
+        return rules
+
+    def constraints(self, config: AutoencoderKLTargetConfig) -> list[Constraint]:
+        reason = "the 1x1 convolution between the two would vanish"
+        return [
+            Constraint(group, before, "differs", reason)
+            for side, stream in _streams(config.vae).items()
+            for before, group in itertools.pairwise(dict.fromkeys(_stream_groups(side, stream)))
+        ]
+
+    def config_at(self, config: AutoencoderKLTargetConfig, size: Size) -> AutoencoderKLTargetConfig:
+        streams = {
+            side: [size[group] for group in _stream_groups(side, stream)]
+            for side, stream in _streams(config.vae).items()
+        }
+        inner = {resnet.path: size[resnet.group] for side in streams for resnet in _resnets(side, config.vae)}
         resized = copy.deepcopy(config)
         vae = {**resized.vae, "block_out_channels": streams["encoder"]}
         resized.vae = _stated(vae, streams["decoder"][::-1], inner)

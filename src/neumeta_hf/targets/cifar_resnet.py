@@ -22,9 +22,9 @@ from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from neumeta_hf.checkpoints import check_weights, limit_building, open_weights
-from neumeta_hf.errors import CheckpointError, SizeError
+from neumeta_hf.errors import CheckpointError
+from neumeta_hf.space import Axis, Constraint, Rule, Size
 from neumeta_hf.targets.registry import TargetFamily, register_target
-from neumeta_hf.targets.sizes import shortest_ratio
 
 NUM_STAGES = 3
 
@@ -243,35 +243,49 @@ class CifarResNetFamily(TargetFamily):
             return network if dtype is None else network.to(dtype)
         return super().load(name, **options)
 
-    def num_channels(self, config: CifarResNetConfig) -> dict[str, int]:
-        counts = {}
+    def axes(self, config: CifarResNetConfig) -> list[Axis]:
+        axes = []
         for stage, (width, inner) in enumerate(
             zip(config.stage_channels, _inner_channels(config), strict=True), start=1
         ):
-            counts[f"stage{stage}"] = width
-            counts |= {f"stage{stage}.block{block}": count for block, count in enumerate(inner, start=1)}
-        return counts
+            stream = f"stage{stage}"
+            axes.append(Axis(stream, width))
+            axes += [Axis(f"{stream}.block{block}", count, parent=stream) for block, count in enumerate(inner, start=1)]
+        return axes
 
-    def parents(self, config: CifarResNetConfig) -> dict[str, str]:
-        return {group: group.split(".")[0] for group in self.num_channels(config) if "." in group}
+    def rules(self, config: CifarResNetConfig) -> dict[str, Rule]:
+        rules: dict[str, Rule] = {"conv1": ("stage1", None), "bn1": ("stage1",), "linear": (None, f"stage{NUM_STAGES}")}
+        before = "stage1"
+        for stage, num_blocks in enumerate(config.num_blocks, start=1):
+            stream = f"stage{stage}"
+            for block in range(num_blocks):
+                path, inner = f"layer{stage}.{block}", f"{stream}.block{block + 1}"
+                rules |= {
+                    f"{path}.conv1": (inner, before),
+                    f"{path}.bn1": (inner,),
+                    f"{path}.conv2": (stream, inner),
+                    f"{path}.bn2": (stream,),
+                    f"{path}.downsample.0": (stream, before),
+                    f"{path}.downsample.1": (stream,),
+                }
+                before = stream
+        return rules
 
-    def with_num_channels(self, config: CifarResNetConfig, num_channels: Mapping[str, int]) -> CifarResNetConfig:
-        counts = self.check_channels(config, num_channels)
-        stages = [counts[f"stage{stage}"] for stage in range(1, NUM_STAGES + 1)]
+    def constraints(self, config: CifarResNetConfig) -> list[Constraint]:
+        if config.shortcut != "identity":
+            return []
+        reason, way_out = 'shortcut="identity" only adds channels', ', or a reference with shortcut="projection"'
+        return [
+            Constraint(f"stage{stage + 1}", f"stage{stage}", "not below", reason, way_out)
+            for stage in range(1, NUM_STAGES)
+        ]
+
+    def config_at(self, config: CifarResNetConfig, size: Size) -> CifarResNetConfig:
+        stages = [size[f"stage{stage}"] for stage in range(1, NUM_STAGES + 1)]
         inner = [
-            [counts[f"stage{stage}.block{block}"] for block in range(1, blocks + 1)]
+            [size[f"stage{stage}.block{block}"] for block in range(1, blocks + 1)]
             for stage, blocks in enumerate(config.num_blocks, start=1)
         ]
-        if config.shortcut == "identity":
-            for stage in range(1, NUM_STAGES):
-                below, above = stages[stage - 1 : stage + 1]
-                if above < below:
-                    raise SizeError(
-                        f"'stage{stage + 1}' cannot have {above} channels while 'stage{stage}' has {below}: "
-                        f'shortcut="identity" only adds channels. Take at least {below} for it '
-                        f"(a ratio of {shortest_ratio(config.stage_channels[stage], below)}), "
-                        'or a reference with shortcut="projection".'
-                    )
         config = copy.deepcopy(config)
         config.stage_channels = stages
         config.inner_channels = None if inner == _as_wide_as_stage(config.num_blocks, stages) else inner

@@ -6,7 +6,6 @@ convolutions that keep the height and width, ReLU, max-pooling, and one linear l
 
 import copy
 import dataclasses
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from neumeta_hf.space import Axis, Rule, Size
 from neumeta_hf.targets.image_processing import GrayscaleImageProcessor
 from neumeta_hf.targets.registry import TargetFamily, register_target
 
@@ -116,13 +116,19 @@ class LeNetFamily(TargetFamily):
     model_types = ("neumeta_lenet",)
     square_only = True
 
-    def num_channels(self, config: LeNetConfig) -> dict[str, int]:
-        return {f"conv{number}": count for number, count in enumerate(config.hidden_channels, start=1)}
+    def axes(self, config: LeNetConfig) -> list[Axis]:
+        return [Axis(f"conv{number}", count) for number, count in enumerate(config.hidden_channels, start=1)]
 
-    def with_num_channels(self, config: LeNetConfig, num_channels: Mapping[str, int]) -> LeNetConfig:
-        counts = self.check_channels(config, num_channels)
+    def rules(self, config: LeNetConfig) -> dict[str, Rule]:
+        before: list[str | None] = [None, "conv1", "conv2"]
+        rules: dict[str, Rule] = {"linear": (None, "conv3")}
+        for number, input_axis in enumerate(before, start=1):
+            rules |= {f"conv{number}": (f"conv{number}", input_axis), f"bn{number}": (f"conv{number}",)}
+        return rules
+
+    def config_at(self, config: LeNetConfig, size: Size) -> LeNetConfig:
         config = copy.deepcopy(config)
-        config.hidden_channels = list(counts.values())
+        config.hidden_channels = list(size.values())
         return config
 
     def fused_config(self, config: LeNetConfig) -> LeNetConfig:

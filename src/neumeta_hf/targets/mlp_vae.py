@@ -5,13 +5,14 @@ Differs from the usual one for MNIST: images lie in [-1, 1], where the last laye
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+import itertools
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from neumeta_hf.space import Axis, Rule, Size
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import register_target
 
@@ -74,20 +75,25 @@ class MlpVaeFamily(AutoencoderFamily):
             latent_channels=config.latent_channels,
         )
 
-    def num_channels(self, config: MlpVaeTargetConfig) -> dict[str, int]:
-        return {
-            f"{side}.hidden{number}": count
+    def axes(self, config: MlpVaeTargetConfig) -> list[Axis]:
+        return [
+            Axis(f"{side}.hidden{number}", count)
             for side in _SIDES
             for number, count in enumerate(getattr(config, f"{side}_hidden_channels"), start=1)
-        }
+        ]
 
-    def with_num_channels(self, config: MlpVaeTargetConfig, num_channels: Mapping[str, int]) -> MlpVaeTargetConfig:
-        counts = self.check_channels(config, num_channels)
+    def rules(self, config: MlpVaeTargetConfig) -> dict[str, Rule]:
+        rules: dict[str, Rule] = {}
+        for side in _SIDES:
+            hidden = [axis.name for axis in self.axes(config) if axis.name.startswith(side)]
+            for number, (source, target) in enumerate(itertools.pairwise([None, *hidden, None])):
+                rules[f"{side}.{2 * number}"] = (target, source)  # an activation lies between two layers
+        return rules
+
+    def config_at(self, config: MlpVaeTargetConfig, size: Size) -> MlpVaeTargetConfig:
         config = copy.deepcopy(config)
         for side in _SIDES:
-            setattr(
-                config, f"{side}_hidden_channels", [count for group, count in counts.items() if group.startswith(side)]
-            )
+            setattr(config, f"{side}_hidden_channels", [count for axis, count in size.items() if axis.startswith(side)])
         return config
 
     def image_shape(self, config: MlpVaeTargetConfig) -> tuple[int, int, int]:

@@ -1,14 +1,12 @@
 """What a target family is, and the registry that finds the family of a config or a network.
 
-A target family is one architecture at every size, made for one task. It says which *width groups* the architecture has:
-sets of axes that can only grow and shrink together (tied residual streams are one group). That weights can be generated
-it does not know.
+A target family is one architecture at every size, made for one task. It says which *axes* the architecture has, and
+which dimensions of its tensors they are, as a table of rules. That weights can be generated it does not know.
 """
 
 import abc
 import copy
 import dataclasses
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -27,8 +25,9 @@ from neumeta_hf.checkpoints import (
     open_checkpoint,
 )
 from neumeta_hf.config_fields import check_fields
-from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.errors import CheckpointError, TargetError
 from neumeta_hf.images import height_and_width
+from neumeta_hf.space import Axis, Constraint, Rule, Size, SizeSpace, make_space
 
 
 class TargetFamily(abc.ABC):
@@ -145,45 +144,59 @@ class TargetFamily(abc.ABC):
         return network(pixel_values=pixel_values, **inputs)
 
     @abc.abstractmethod
-    def num_channels(self, config: PreTrainedConfig) -> dict[str, int]:
-        """How many channels each width group has, in data-flow order."""
-
-    def parents(self, config: PreTrainedConfig) -> dict[str, str]:
-        """Inner group to the group whose ratio it follows unless it is named itself; no entry for the others."""
-        return {}
-
-    def multiples(self, config: PreTrainedConfig) -> dict[str, int]:
-        """Width group to what its number of channels must be a multiple of; no entry where any number will do."""
-        return {}
-
-    def axis_parts(self, config: PreTrainedConfig) -> dict[str, tuple[list[int], list[int]]]:
-        """Tensors with an axis that is made of several parts, which a size shortens one by one.
-
-        Such are the inputs of a layer that reads concatenated features, and channels that are normalised in groups.
-
-        Returns:
-            Name of a tensor to the numbers of channels of the parts of its output axis (the first) and of its input
-            axis (the second; `[1]` for vectors). No entry for tensors both of whose axes are of one part.
-        """
-        return {}
+    def axes(self, config: PreTrainedConfig) -> Sequence[Axis]:
+        """What a size may change of a network, in data-flow order, with the counts that `config` gives."""
 
     @abc.abstractmethod
-    def with_num_channels(self, config: PreTrainedConfig, num_channels: Mapping[str, int]) -> PreTrainedConfig:
-        """The config of the same network with other numbers of channels.
+    def rules(self, config: PreTrainedConfig) -> Mapping[str, Rule]:
+        """Which axes the dimensions of each module's tensors are made of.
 
-        `with_num_channels(config, num_channels(config))` equals `config`.
+        Returns:
+            Path of a module to its dimensions, outer to inner: the name of an axis, None for a constant, a pair of an
+            axis and a number of equal parts that a size shortens one by one, or a list of these for concatenated
+            features. Vectors have the first alone; kernels, and modules that are not named, are constant.
+        """
+
+    def constraints(self, config: PreTrainedConfig) -> Sequence[Constraint]:
+        """What the counts of two axes must be to each other."""
+        return ()
+
+    @abc.abstractmethod
+    def config_at(self, config: PreTrainedConfig, size: Size) -> PreTrainedConfig:
+        """The config of the same network at another size.
+
+        The axes of what comes back have the counts of `size`.
 
         Args:
             config: The network to start from; not modified.
-            num_channels: A count for every width group; any integer type.
+            size: Of its space.
 
         Returns:
             A new config, possibly of another class.
+        """
+
+    def space(self, config: PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]] | None = None) -> SizeSpace:
+        """The sizes of a network.
+
+        Args:
+            config: Of the reference.
+            shapes: Name to shape of all of its tensors. None: it is built on the meta device to tell.
+
+        Returns:
+            The space.
 
         Raises:
-            SizeError: A group lacks a count, is unknown or has no channels, or the architecture cannot have these
-                counts; the message says which it can have.
+            TargetError: The rules do not describe the network.
         """
+        if shapes is None:
+            with torch.device("meta"):
+                tensors = self.build(config).state_dict()
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        return make_space(self.axes(config), self.rules(config), shapes, self.constraints(config), name=self.name)
+
+    def size_of(self, config: PreTrainedConfig) -> Size:
+        """The size that a config of the family says."""
+        return Size({axis.name: axis.full for axis in self.axes(config)})
 
     def fused_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """The config of the same network after its BatchNorm was fused into the convolutions.
@@ -230,32 +243,6 @@ class TargetFamily(abc.ABC):
         """The same normal noise at every call, on the CPU: `[batch_size, channels, height, width]`."""
         generator = torch.Generator("cpu").manual_seed(0)
         return torch.randn(batch_size, *self.image_shape(config), generator=generator, device="cpu")
-
-    def check_channels(self, config: PreTrainedConfig, num_channels: Mapping[str, int]) -> dict[str, int]:
-        """`num_channels` as plain integers in the order of the groups, for `with_num_channels` to start from.
-
-        Raises:
-            SizeError: A group lacks a count or is unknown, or a count is not a positive integer or no multiple of what
-                the family asks for.
-        """
-        groups = list(self.num_channels(config))
-        if set(num_channels) != set(groups):
-            raise SizeError(
-                f"channels are given for {', '.join(map(str, num_channels)) or 'nothing'}, but {self.name!r} needs a "
-                f"count for each of its width groups: {', '.join(groups)}."
-            )
-        counts, multiples = {}, self.multiples(config)
-        for group in groups:
-            count = num_channels[group]
-            if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 1:
-                raise SizeError(f"{group!r} cannot have {count!r} channels: a count is an integer from 1 up.")
-            counts[group] = operator.index(count)
-            if counts[group] % multiples.get(group, 1):
-                raise SizeError(
-                    f"{group!r} cannot have {count} channels: they are normalised in groups or otherwise tied, so a "
-                    f"count is a multiple of {multiples[group]}."
-                )
-        return counts
 
 
 Family = TypeVar("Family", bound=TargetFamily)

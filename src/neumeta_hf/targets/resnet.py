@@ -6,7 +6,7 @@ express keeps it: then only transformers is needed to load it.
 """
 
 import copy
-from collections.abc import Mapping
+import itertools
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -21,9 +21,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from neumeta_hf.errors import SizeError, TargetError
+from neumeta_hf.errors import TargetError
+from neumeta_hf.space import Axis, Constraint, Rule, Size
 from neumeta_hf.targets.registry import TargetFamily, register_target
-from neumeta_hf.targets.sizes import shortest_ratio
 
 # The stock class has no word for it in its config.
 BOTTLENECK_REDUCTION = 4
@@ -118,16 +118,6 @@ def _as_class(config: ResNetConfig, cls: type[ResNetConfig], **inner_sizes: Any)
     return cls(**fields, **inner_sizes)
 
 
-def _vanished_shortcut(config: ResNetConfig, count: int, prefix: str) -> str:
-    stage, stem = f"{prefix}stage1", f"{prefix}embedding"
-    full = _stage_sizes(config)[0]
-    choices = [f"{n} (a ratio of {shortest_ratio(full, n)})" for n in (count - 1, count + 1) if n > 0]
-    return (
-        f"{stage!r} cannot have {count} channels while {stem!r} has as many: the 1x1 convolution between the two "
-        f"would vanish. Take {' or '.join(choices)} for {stage!r}."
-    )
-
-
 def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:
     """Height and width, in pixels, of the images that a config says its network is made for.
 
@@ -149,6 +139,10 @@ def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
+def _layer(path: str, output_axis: str, input_axis: str | None) -> dict[str, Rule]:
+    return {f"{path}.convolution": (output_axis, input_axis), f"{path}.normalization": (output_axis,)}
+
+
 @register_target
 class ResNetFamily(TargetFamily):
     """One width group for each stage's residual stream, one inside every block, and one for the stem where it is free.
@@ -156,26 +150,48 @@ class ResNetFamily(TargetFamily):
     The stem is tied to the first stage where an identity shortcut joins the two.
 
     Attributes:
-        prefix: What the names of the groups begin with, where the ResNet is a part of another network.
+        prefix: What the names of the axes begin with, where the ResNet is a part of another network.
+        path: Of the module that has stem and stages.
     """
 
     name = "resnet"
     model_types = ("resnet", "neumeta_resnet")
     prefix = ""
+    path = "resnet"
 
-    def num_channels(self, config: ResNetConfig) -> dict[str, int]:
-        counts = {} if _stem_is_tied(config) else {"embedding": config.embedding_size}
+    def axes(self, config: ResNetConfig) -> list[Axis]:
+        axes = [] if _stem_is_tied(config) else [Axis(f"{self.prefix}embedding", config.embedding_size)]
         for stage, (width, inner) in enumerate(zip(_stage_sizes(config), _inner_sizes(config), strict=True), start=1):
-            counts[f"stage{stage}"] = width
-            counts |= {f"stage{stage}.block{block}": count for block, count in enumerate(inner, start=1)}
-        return {f"{self.prefix}{group}": count for group, count in counts.items()}
+            stream = f"{self.prefix}stage{stage}"
+            axes.append(Axis(stream, width))
+            axes += [Axis(f"{stream}.block{block}", count, parent=stream) for block, count in enumerate(inner, start=1)]
+        return axes
 
-    def parents(self, config: ResNetConfig) -> dict[str, str]:
-        return {group: group.rpartition(".")[0] for group in self.num_channels(config) if ".block" in group}
+    def rules(self, config: ResNetConfig) -> dict[str, Rule]:
+        path, last = self.path, f"{self.prefix}stage{len(_depths(config))}"
+        before = f"{self.prefix}{'stage1' if _stem_is_tied(config) else 'embedding'}"
+        rules: dict[str, Rule] = {"classifier.1": (None, last)}
+        rules |= _layer(f"{path}.embedder.embedder", before, None)
+        for stage, depth in enumerate(_depths(config), start=1):
+            stream = f"{self.prefix}stage{stage}"
+            for block in range(depth):
+                name, inner = f"{path}.encoder.stages.{stage - 1}.layers.{block}", f"{stream}.block{block + 1}"
+                insides = [inner, inner] if config.layer_type == "bottleneck" else [inner]
+                rules |= _layer(f"{name}.shortcut", stream, before)
+                for number, (source, target) in enumerate(itertools.pairwise([before, *insides, stream])):
+                    rules |= _layer(f"{name}.layer.{number}", target, source)
+                before = stream
+        return rules
 
-    def with_num_channels(self, config: ResNetConfig, num_channels: Mapping[str, int]) -> ResNetConfig:
-        checked = self.check_channels(config, num_channels)
-        counts = {group.removeprefix(self.prefix): count for group, count in checked.items()}
+    def constraints(self, config: ResNetConfig) -> list[Constraint]:
+        # The stock block has a 1x1 shortcut wherever it strides or changes the width.
+        if config.downsample_in_first_stage or _stem_is_tied(config):
+            return []
+        stage, stem = f"{self.prefix}stage1", f"{self.prefix}embedding"
+        return [Constraint(stage, stem, "differs", "the 1x1 convolution between the two would vanish")]
+
+    def config_at(self, config: ResNetConfig, size: Size) -> ResNetConfig:
+        counts = {axis.removeprefix(self.prefix): count for axis, count in size.items()}
         stages = [counts[f"stage{stage}"] for stage in range(1, len(_depths(config)) + 1)]
         inner = [
             [counts[f"stage{stage}.block{block}"] for block in range(1, depth + 1)]
@@ -183,8 +199,6 @@ class ResNetFamily(TargetFamily):
         ]
         resized = copy.deepcopy(config)
         resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])
-        if _stem_is_tied(resized) and not _stem_is_tied(config):
-            raise SizeError(_vanished_shortcut(config, stages[0], self.prefix))
         is_stock = inner == _stock_inner_sizes(resized)
         return (
             _as_class(resized, ResNetConfig) if is_stock else _as_class(resized, NeuMetaResNetConfig, inner_sizes=inner)

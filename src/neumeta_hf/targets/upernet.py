@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, UperNetConfig
 
 from neumeta_hf.errors import TargetError
+from neumeta_hf.space import Axis, Constraint, Rule, Size
 from neumeta_hf.targets.registry import TargetFamily, load_complete, register_target
 from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
 
@@ -20,6 +21,7 @@ from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
 class _BackboneFamily(ResNetFamily):
     # Not registered: a ResNet that stands alone is of the family that is.
     prefix = "backbone."
+    path = "backbone"
 
 
 _BACKBONE = _BackboneFamily()
@@ -45,15 +47,19 @@ def _backbone_config(config: UperNetConfig) -> Any:
     return backbone
 
 
-def _stage_channels(backbone: Any) -> list[int]:
-    """Channels of each feature map that the head reads."""
-    widths = dict(zip(backbone.stage_names, [backbone.embedding_size, *backbone.hidden_sizes], strict=True))
-    return [widths[stage] for stage in backbone.out_features]
+def _maps(backbone: Any) -> list[str]:
+    """The axis of each feature map that the head reads."""
+    stem, *stages = backbone.stage_names
+    # Where the stem is tied to the first stage, it is of that axis.
+    names = {axis.name for axis in _BACKBONE.axes(backbone)}
+    stem_axis = "backbone.embedding" if "backbone.embedding" in names else "backbone.stage1"
+    axes = {stem: stem_axis, **{stage: f"backbone.{stage}" for stage in stages}}
+    return [axes[stage] for stage in backbone.out_features]
 
 
 @register_target
 class UperNetFamily(TargetFamily):
-    """The width groups of the ResNet, named `backbone.stage1` and so on, and one for all feature maps of the head.
+    """The axes of the ResNet, named `backbone.stage1` and so on, and one for all feature maps of the head.
 
     Every method that takes a config raises TargetError where its backbone is no ResNet, or where it has an auxiliary
     head: `load` leaves that out.
@@ -90,26 +96,33 @@ class UperNetFamily(TargetFamily):
         options = {"use_auxiliary_head": False, "dropped": ("auxiliary_head.",), **options}
         return load_complete(AutoModelForSemanticSegmentation, name, build=self.build, **options)
 
-    def num_channels(self, config: UperNetConfig) -> dict[str, int]:
-        return {**_BACKBONE.num_channels(_backbone_config(config)), "head": config.hidden_size}
+    def axes(self, config: UperNetConfig) -> list[Axis]:
+        return [*_BACKBONE.axes(_backbone_config(config)), Axis("head", config.hidden_size)]
 
-    def parents(self, config: UperNetConfig) -> dict[str, str]:
-        return _BACKBONE.parents(_backbone_config(config))
-
-    def axis_parts(self, config: UperNetConfig) -> dict[str, tuple[list[int], list[int]]]:
-        stages, head = _stage_channels(_backbone_config(config)), config.hidden_size
-        inputs = {
+    def rules(self, config: UperNetConfig) -> dict[str, Rule]:
+        backbone = _backbone_config(config)
+        maps, scales = _maps(backbone), len(config.pool_scales)
+        convolutions: dict[str, Rule] = {
+            **{f"psp_modules.{number}.1": ("head", maps[-1]) for number in range(scales)},
             # The last stage as it is, and pooled at each scale.
-            "decode_head.bottleneck.conv.weight": [stages[-1], *[head] * len(config.pool_scales)],
-            "decode_head.fpn_bottleneck.conv.weight": [head] * len(stages),
+            "bottleneck": ("head", [maps[-1], *["head"] * scales]),
+            **{f"lateral_convs.{number}": ("head", axis) for number, axis in enumerate(maps[:-1])},
+            **{f"fpn_convs.{number}": ("head", "head") for number in range(len(maps) - 1)},
+            "fpn_bottleneck": ("head", ["head"] * len(maps)),
         }
-        return {name: ([head], parts) for name, parts in inputs.items() if len(parts) > 1}
+        rules = {**_BACKBONE.rules(backbone), "decode_head.classifier": (None, "head")}
+        for name, rule in convolutions.items():
+            rules |= {f"decode_head.{name}.conv": rule, f"decode_head.{name}.batch_norm": ("head",)}
+        return rules
 
-    def with_num_channels(self, config: UperNetConfig, num_channels: Mapping[str, int]) -> UperNetConfig:
-        counts = self.check_channels(config, num_channels)
+    def constraints(self, config: UperNetConfig) -> list[Constraint]:
+        return _BACKBONE.constraints(_backbone_config(config))
+
+    def config_at(self, config: UperNetConfig, size: Size) -> UperNetConfig:
+        counts = dict(size)
         resized = copy.deepcopy(config)
         resized.hidden_size = counts.pop("head")
-        resized.backbone_config = _BACKBONE.with_num_channels(_backbone_config(config), counts)
+        resized.backbone_config = _BACKBONE.config_at(_backbone_config(config), Size(counts))
         return resized
 
     def image_shape(self, config: UperNetConfig) -> tuple[int, int, int]:

@@ -158,7 +158,7 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
     ):
         for width in widths:
             try:
-                model.target_config_at(width)
+                model.size_at(width)
             except NeuMetaError as error:
                 raise type(error)(f"{key}: {error}", command=f"{key}: {error.command}") from error
     if model.statistic_names:

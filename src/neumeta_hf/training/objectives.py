@@ -169,9 +169,9 @@ class NeuMetaObjective(nn.Module):
         seed: int,
     ) -> dict[str, Tensor]:
         model = self.model
-        config = model.target_config_at(draw)
-        generated = model.generate(config, noise=model.config.coordinate_noise, seed=noise_seed)
-        outputs = model.run(config, generated, batch["pixel_values"], seed=seed, static_outputs=static_outputs)
+        size = model.size_at(draw)
+        generated = model.generate(size, noise=model.config.coordinate_noise, seed=noise_seed)
+        outputs = model.run(size, generated, batch["pixel_values"], seed=seed, static_outputs=static_outputs)
         parts = {}
         task = self.task.loss(outputs, batch)
         if self.losses.task and self.losses.task_mean == "geometric":

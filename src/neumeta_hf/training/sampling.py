@@ -182,6 +182,5 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
     options = options or {name: value for name, value in vars(recipe.sizes).items() if name != "widths"}
-    parents = model.target_family.parents(model.reference_config)
-    groups = {group: group in parents for group in model.width_groups}
+    groups = {group: model.space.axes[group].parent is not None for group in model.width_groups}
     return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)

@@ -88,7 +88,7 @@ def _full(model: NeuMetaModel, reference: nn.Module) -> dict[str, Tensor]:
 
 
 def _run(model: NeuMetaModel, generated: Mapping[str, Tensor], images: Tensor, width: float) -> list[Tensor]:
-    return model_outputs(model.run(model.target_config_at(width), generated, images))
+    return model_outputs(model.run(model.size_at(width), generated, images))
 
 
 def _is_one_for_all(model: NeuMetaModel, generated: Mapping[str, Tensor], images: Tensor, width: float) -> bool:

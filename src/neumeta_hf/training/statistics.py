@@ -15,8 +15,9 @@ from neumeta_hf.errors import RecipeError
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.image_batches import NormalizedImages
-from neumeta_hf.modeling_neumeta import NEAR, NeuMetaModel
+from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.progress import progress_bar
+from neumeta_hf.stored_statistics import NEAR
 from neumeta_hf.training.recipe import CalibrationRecipe, Recipe
 from neumeta_hf.training.sampling import make_sampler, training_widths
 from neumeta_hf.training.synthesis import LIMIT, statistics_distance, synthesize_images
@@ -71,7 +72,7 @@ def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
         # Several widths round to one network; the last is the exact one where there is any.
         by_size = {}
         for width in uniform_widths(model):
-            by_size[tuple(model.target_family.num_channels(model.target_config_at(width)).values())] = width
+            by_size[model.size_at(width)] = width
         return list(by_size.values())
     if widths is None:
         trained = training_widths(recipe)

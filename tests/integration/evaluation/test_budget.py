@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from axes import num_channels
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation import count_macs, count_parameters, find_width
 from neumeta_hf.evaluation.budget import uniform_widths
@@ -55,7 +56,7 @@ def test_every_network_of_a_uniform_width_has_a_width(lenet_case):
     family = lenet_case.family()
 
     def sizes(widths):
-        return {tuple(family.target_family.num_channels(family.target_config_at(width)).values()) for width in widths}
+        return {tuple(num_channels(family.target_family, family.target_config_at(width)).values()) for width in widths}
 
     assert sizes(uniform_widths(family)) == sizes(number / 1000 for number in range(500, 1001))
 
@@ -63,7 +64,7 @@ def test_every_network_of_a_uniform_width_has_a_width(lenet_case):
 def test_every_number_of_channels_has_a_width(lenet_case):
     family = lenet_case.family()
     sizes = [
-        tuple(family.target_family.num_channels(family.target_config_at(width)).values())
+        tuple(num_channels(family.target_family, family.target_config_at(width)).values())
         for width in uniform_widths(family)
     ]
     for group in range(3):
@@ -153,7 +154,7 @@ def test_only_widths_of_multiples_are_found(make_case, multiple_of):
         for width in by_width
         if all(
             count % multiple_of == 0
-            for count in family.target_family.num_channels(family.target_config_at(width)).values()
+            for count in num_channels(family.target_family, family.target_config_at(width)).values()
         )
     ]
     assert 1 < len(fitting) < len(by_width)

@@ -1,18 +1,23 @@
 """The laws that every target family keeps, at every size; the family of docs/new_target.md is one of them."""
 
+import contextlib
 import copy
 import importlib.util
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import ResNetConfig, UperNetConfig
 
+from axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 from neumeta_hf import NeuMetaModel
 from neumeta_hf.errors import SizeError
+from neumeta_hf.preparation import find_cliques
+from neumeta_hf.space import scale_channels
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
     CifarResNetConfig,
@@ -25,7 +30,6 @@ from neumeta_hf.targets import (
     ratios,
     registry,
     resize,
-    scale_channels,
 )
 
 GUIDE = Path(__file__).parents[3] / "docs" / "new_target.md"
@@ -136,7 +140,7 @@ def answer_shape(config):
 def scaled(config, ratios):
     """Channels of each group at a ratio for each, in whole multiples of what the family asks for."""
     family = find_target(config)
-    steps, full = family.multiples(config), family.num_channels(config)
+    steps, full = multiples(family, config), num_channels(family, config)
     return {
         group: scale_channels(count // steps.get(group, 1), ratios.get(group, 1.0)) * steps.get(group, 1)
         for group, count in full.items()
@@ -150,7 +154,7 @@ def test_every_registered_family_is_a_case():
 
 def test_num_channels_round_trip(config):
     family = find_target(config)
-    same = family.with_num_channels(config, family.num_channels(config))
+    same = with_num_channels(family, config, num_channels(family, config))
     assert type(same) is type(config)
     assert same.to_dict() == config.to_dict()
     assert same is not config
@@ -158,33 +162,33 @@ def test_num_channels_round_trip(config):
 
 def test_counts_of_any_integer_type_become_int(config):
     family = find_target(config)
-    counts = {group: torch.tensor(count) for group, count in family.num_channels(config).items()}
-    same = family.with_num_channels(config, counts)
-    assert {type(count) for count in family.num_channels(same).values()} == {int}
+    counts = {group: torch.tensor(count) for group, count in num_channels(family, config).items()}
+    same = with_num_channels(family, config, counts)
+    assert {type(count) for count in num_channels(family, same).values()} == {int}
 
 
 @pytest.mark.parametrize("change", [lambda c: c.popitem(), lambda c: c.update(nowhere=4)], ids=["missing", "unknown"])
 def test_a_missing_or_unknown_group_is_refused(config, change):
     family = find_target(config)
-    counts = family.num_channels(config)
+    counts = num_channels(family, config)
     change(counts)
-    with pytest.raises(SizeError, match=", ".join(family.num_channels(config))):
-        family.with_num_channels(config, counts)
+    with pytest.raises(SizeError, match=", ".join(num_channels(family, config))):
+        with_num_channels(family, config, counts)
 
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, "8", None])
 def test_a_count_that_is_none_is_refused(config, count):
     family = find_target(config)
-    counts = family.num_channels(config)
+    counts = num_channels(family, config)
     group = list(counts)[-1]
     with pytest.raises(SizeError, match=f"{group!r} cannot have {count!r} channels"):
-        family.with_num_channels(config, {**counts, group: count})
+        with_num_channels(family, config, {**counts, group: count})
 
 
 def test_parents_are_groups(config):
     family = find_target(config)
-    groups = set(family.num_channels(config))
-    for child, parent in family.parents(config).items():
+    groups = set(num_channels(family, config))
+    for child, parent in parents_of(family, config).items():
         assert {child, parent} <= groups
         assert child != parent
 
@@ -193,7 +197,7 @@ def test_parents_are_groups(config):
 def test_uniform_width_scales_every_group_and_runs(config, width):
     family = find_target(config)
     resized = resize(config, width)
-    assert family.num_channels(resized) == scaled(config, dict.fromkeys(family.num_channels(config), width))
+    assert num_channels(family, resized) == scaled(config, dict.fromkeys(num_channels(family, config), width))
     assert list(shapes(resized)) == list(shapes(config))
     output = answers(family.build(resized), resized)
     assert output.shape == (2, *answer_shape(config))
@@ -202,11 +206,11 @@ def test_uniform_width_scales_every_group_and_runs(config, width):
 
 def test_each_group_changes_its_followers_only_and_some_shape(config):
     family = find_target(config)
-    full, parents = family.num_channels(config), family.parents(config)
+    full, parents = num_channels(family, config), parents_of(family, config)
     for group in full:
         resized = resize(config, {group: 0.75})
         changed = {group} | {child for child, parent in parents.items() if parent == group}
-        assert family.num_channels(resized) == scaled(config, dict.fromkeys(changed, 0.75))
+        assert num_channels(family, resized) == scaled(config, dict.fromkeys(changed, 0.75))
         before, after = shapes(config), shapes(resized)
         assert list(before) == list(after)
         assert before != after
@@ -215,12 +219,12 @@ def test_each_group_changes_its_followers_only_and_some_shape(config):
 
 def test_a_size_changes_parts_of_axes_in_step_with_their_group(config):
     family = find_target(config)
-    full, before, old_parts = family.num_channels(config), shapes(config), family.axis_parts(config)
+    full, before, old_parts = num_channels(family, config), shapes(config), axis_parts(family, config)
     assert old_parts.keys() <= before.keys()
     for group, old in full.items():
-        new = old + family.multiples(config).get(group, 1)
-        resized = family.with_num_channels(config, {**full, group: new})
-        after, new_parts = shapes(resized), family.axis_parts(resized)
+        new = old + multiples(family, config).get(group, 1)
+        resized = with_num_channels(family, config, {**full, group: new})
+        after, new_parts = shapes(resized), axis_parts(family, resized)
         assert old_parts.keys() == new_parts.keys()
         for name, shape in before.items():
             assert after[name][2:] == shape[2:]
@@ -235,19 +239,72 @@ def test_a_size_changes_parts_of_axes_in_step_with_their_group(config):
                     assert new_part == old_part or new_part * old == old_part * new, (group, name)
 
 
+def random_sizes(config, number):
+    """Sizes with a ratio of its own for each axis, of those that the architecture can have."""
+    space, random, found = find_target(config).space(config), np.random.default_rng(0), []
+    while len(found) < number:
+        with contextlib.suppress(SizeError):
+            found.append(space.size({axis: float(random.uniform(0.3, 1.5)) for axis in space.axes}))
+    return found
+
+
+def test_shapes_of_random_sizes_are_those_of_the_network_that_is_built(config):
+    family = find_target(config)
+    space = family.space(config)
+    assert space.shapes(space.full) == shapes(config)
+    for size in random_sizes(config, 10):
+        resized = family.config_at(config, size)
+        assert space.shapes(size) == shapes(resized)
+        assert family.size_of(resized) == size
+        assert hash(family.size_of(resized)) == hash(size)
+        # From there to the full size and back, whatever class the config is of.
+        assert shapes(family.config_at(resized, space.full)) == space.shapes(space.full)
+
+
+def axes_by_position(space):
+    """The axis of each channel of each dimension of each tensor, where it has one."""
+    found = {}
+    for name, dims in space.tensors.items():
+        for number, dim in enumerate(dims):
+            first = 0
+            for segment in dim:
+                found |= {(name, number, first + n): segment.axis for n in range(segment.count) if segment.axis}
+                first += segment.count
+    return found
+
+
+def test_declared_axes_are_what_the_graph_of_the_network_ties_together(config):
+    family = find_target(config)
+    declared = axes_by_position(family.space(config))
+    torch.manual_seed(0)
+    network = family.build(config).eval()
+    traced: dict[str, set] = {}
+    for clique in find_cliques(network, family.example_batch(config)):
+        places = {
+            (member.name, member.axis, position)
+            for member in clique.members
+            for position in member.positions.flatten().tolist()
+        }
+        (axis,) = {declared.get(place) for place in places}  # what moves together is of one axis
+        if axis is not None:
+            traced.setdefault(axis, set()).update(places)
+    for axis, places in traced.items():
+        assert places == {place for place, owner in declared.items() if owner == axis}, axis
+
+
 def test_named_children_and_groups_are_obeyed(config):
     family = find_target(config)
-    full, parents = family.num_channels(config), family.parents(config)
+    full, parents = num_channels(family, config), parents_of(family, config)
     for child, parent in parents.items():
-        alone = family.num_channels(resize(config, {parent: 0.75, child: 1.0}))
+        alone = num_channels(family, resize(config, {parent: 0.75, child: 1.0}))
         assert alone[child] == full[child]
         assert alone[parent] == scaled(config, {parent: 0.75})[parent]
-        kept = family.num_channels(resize(config, 0.75, groups=[parent]))
+        kept = num_channels(family, resize(config, 0.75, groups=[parent]))
         assert kept == scaled(config, {parent: 0.75})
 
 
 def test_ratios_invert_resize(config):
-    for width in (0.5, 1.0, {list(find_target(config).num_channels(config))[-1]: 0.5}):
+    for width in (0.5, 1.0, {list(num_channels(find_target(config), config))[-1]: 0.5}):
         resized = resize(config, width)
         assert resize(config, ratios(resized, config)).to_dict() == resized.to_dict()
 
@@ -255,11 +312,11 @@ def test_ratios_invert_resize(config):
 def test_config_is_never_mutated(config):
     family, before = find_target(config), copy.deepcopy(config.to_dict())
     family.config_of(family.build(config)).num_labels = 7
-    family.parents(config)
+    parents_of(family, config)
     family.fused_config(config).num_labels = 7
     family.example_inputs(config)
     ratios(resize(config, 0.5), config)
-    family.with_num_channels(config, family.num_channels(config)).num_labels = 7
+    with_num_channels(family, config, num_channels(family, config)).num_labels = 7
     assert config.to_dict() == before
 
 
@@ -274,10 +331,10 @@ def test_save_and_reload_is_bit_equal(config, width, tmp_path):
     # Weights read from a file lie anywhere in memory, and some kernels round by where they lie; a copy lies as ours do.
     reloaded = copy.deepcopy(find_target(config).load(str(tmp_path)))
     assert type(reloaded) is type(model)
-    assert find_target(config).num_channels(config_of(reloaded)) == find_target(config).num_channels(resized)
+    assert num_channels(find_target(config), config_of(reloaded)) == num_channels(find_target(config), resized)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in reloaded.state_dict().items())
     assert torch.equal(answers(reloaded, resized), answers(model, resized))
-    assert set(ratios(config_of(reloaded), config)) == set(find_target(config).num_channels(config))
+    assert set(ratios(config_of(reloaded), config)) == set(num_channels(find_target(config), config))
 
 
 def test_meta_build_has_the_same_tensors(config):
@@ -292,7 +349,7 @@ def test_meta_build_has_the_same_tensors(config):
 def test_fused_config_has_the_same_size_and_keeps_the_function_expressible(config):
     family = find_target(config)
     fused = family.fused_config(config)
-    assert family.num_channels(fused) == family.num_channels(config)
+    assert num_channels(family, fused) == num_channels(family, config)
     assert family.fused_config(fused).to_dict() == fused.to_dict()
     before, after = shapes(config), shapes(fused)
     weights = {name: shape for name, shape in before.items() if len(shape) > 1}

@@ -105,7 +105,7 @@ def whole_run(folder: Path, rank: int) -> None:
 
     def record(self, width=1.0, **options):
         if self.training and torch.is_grad_enabled():
-            draws.append([self.target_family.num_channels(self.target_config_at(width)), options])
+            draws.append([dict(self.size_at(width)), options])
         return generate(self, width, **options)
 
     NeuMetaForImageClassification.generate = record

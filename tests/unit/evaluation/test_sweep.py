@@ -29,17 +29,18 @@ class Family:
     def __init__(self, trained_widths=(0.25, 0.5, 1.0)):
         self.config = types.SimpleNamespace(trained_widths=list(trained_widths), target_config=CONFIG)
         self.target_family = find_target(CONFIG)
+        self.space = self.target_family.space(CONFIG)
         self.calls = []
 
-    def skeleton_at(self, config):
-        return self.target_family.build(config)
+    def skeleton_at(self, size):
+        return self.target_family.build(self.target_family.config_at(CONFIG, size))
 
-    def target_config_at(self, width):
-        return resize(CONFIG, width)
+    def size_at(self, width):
+        return self.space.size(width)
 
-    def is_in_trained_range(self, config):
-        low, high = (resize(CONFIG, pick(self.config.trained_widths)).hidden_channels for pick in (min, max))
-        return all(a <= b <= c for a, b, c in zip(low, config.hidden_channels, high, strict=True))
+    def is_in_trained_range(self, size):
+        low, high = (self.size_at(pick(self.config.trained_widths)) for pick in (min, max))
+        return all(low[axis] <= size[axis] <= high[axis] for axis in size)
 
     def morph(self, width, *, num_samples, seed, calibration):
         self.calls.append({"width": width, "num_samples": num_samples, "seed": seed, "calibration": calibration})

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 from transformers import AutoConfig
 
+from axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -53,7 +54,7 @@ def shapes(target_config):
 
 
 def test_groups_follow_the_data_and_blocks_of_equal_width_are_one():
-    counts, parents = FAMILY.num_channels(LARGE), FAMILY.parents(LARGE)
+    counts, parents = num_channels(FAMILY, LARGE), parents_of(FAMILY, LARGE)
     streams = {group: count for group, count in counts.items() if "resnet" not in group}
     assert list(streams.items()) == [
         ("encoder.block1", 128), ("encoder.block2", 256), ("encoder.block3", 512),
@@ -90,15 +91,15 @@ def test_uniform_widths_keep_the_stock_class_and_its_network(width):
 @pytest.mark.parametrize("width", [0.3, 0.45, 0.6, 0.8, 1.1, 1.7])
 def test_counts_are_multiples_that_group_norm_can_have(width):
     reference = config((16, 32), norm_num_groups=4)
-    counts = FAMILY.num_channels(resize(reference, width))
+    counts = num_channels(FAMILY, resize(reference, width))
     assert {count % 4 for count in counts.values()} == {0}
     with pytest.raises(SizeError, match="'decoder.block1' cannot have 30 channels.*multiple of 4"):
-        FAMILY.with_num_channels(reference, {**counts, "decoder.block1": 30})
+        with_num_channels(FAMILY, reference, {**counts, "decoder.block1": 30})
 
 
 def test_the_decoder_changes_alone():
     reference = config((16, 32))
-    morphed = resize(reference, 0.75, groups=[g for g in FAMILY.num_channels(reference) if g.startswith("decoder")])
+    morphed = resize(reference, 0.75, groups=[g for g in num_channels(FAMILY, reference) if g.startswith("decoder")])
     with torch.device("meta"):
         assert type(FAMILY.build(morphed)) is NeuMetaAutoencoderKL
     before, after = shapes(reference), shapes(morphed)
@@ -118,7 +119,7 @@ def test_an_inner_width_needs_the_own_class_and_going_back_does_not():
     changed = {name.removeprefix("decoder.mid_block.resnets.1.") for name in before if before[name] != after[name]}
     assert changed == {"conv1.weight", "conv1.bias", "norm2.weight", "norm2.bias", "conv2.weight"}
     assert after["decoder.mid_block.resnets.1.conv2.weight"] == (32, 16, 3, 3)
-    back = FAMILY.with_num_channels(narrow, FAMILY.num_channels(reference))
+    back = with_num_channels(FAMILY, narrow, num_channels(FAMILY, reference))
     assert back.to_dict() == reference.to_dict()
 
 
@@ -188,7 +189,7 @@ def test_a_shortcut_that_would_vanish_is_refused_and_the_advice_works(reference,
     assert [int(count) for count, _ in choices] == counts
     for count, ratio in choices:
         resized = resize(reference, {**width, group: float(ratio)})
-        assert FAMILY.num_channels(resized)[group] == int(count)
+        assert num_channels(FAMILY, resized)[group] == int(count)
         assert list(shapes(resized)) == list(shapes(reference))
 
 
@@ -197,16 +198,16 @@ def test_every_legal_size_has_the_groups_and_tensors_of_the_reference():
     legal = 0
     streams = ("encoder.block1", "encoder.block2", "decoder.block1", "decoder.block3")
     for units in itertools.product((1, 2, 3, 4), repeat=4):
-        counts = FAMILY.num_channels(reference) | {s: 4 * n for s, n in zip(streams, units, strict=True)}
+        counts = num_channels(FAMILY, reference) | {s: 4 * n for s, n in zip(streams, units, strict=True)}
         clash = units[0] == units[1] or units[2] == units[3]
         try:
-            resized = FAMILY.with_num_channels(reference, counts)
+            resized = with_num_channels(FAMILY, reference, counts)
         except SizeError:
             assert clash
             continue
         assert not clash
-        assert FAMILY.num_channels(resized) == counts
-        assert FAMILY.parents(resized) == FAMILY.parents(reference)
+        assert num_channels(FAMILY, resized) == counts
+        assert parents_of(FAMILY, resized) == parents_of(FAMILY, reference)
         legal += 1
         if legal % 20 == 0:
             assert list(shapes(resized)) == list(shapes(reference))
@@ -215,7 +216,7 @@ def test_every_legal_size_has_the_groups_and_tensors_of_the_reference():
 
 def test_parts_are_those_that_are_normalised_together():
     reference = resize(config((16, 32), 4), {"decoder.block1": 0.75, "encoder.mid.resnet1": 0.5})
-    network, parts = build(reference), FAMILY.axis_parts(reference)
+    network, parts = build(reference), axis_parts(FAMILY, reference)
     for name, module in network.named_modules():
         if isinstance(module, nn.GroupNorm):
             assert parts[f"{name}.weight"] == ([module.num_channels // 4] * 4, [1])
@@ -228,7 +229,7 @@ def test_parts_are_those_that_are_normalised_together():
     assert parts["encoder.mid_block.attentions.0.to_q.weight"] == ([32], [8] * 4)
     assert parts["encoder.mid_block.attentions.0.to_out.0.weight"] == ([8] * 4, [32])
     assert not {"quant_conv.weight", "post_quant_conv.bias", "decoder.conv_out.bias"} & set(parts)
-    assert FAMILY.axis_parts(config((3, 7), 1)) == FAMILY.multiples(config((3, 7), 1)) == {}
+    assert axis_parts(FAMILY, config((3, 7), 1)) == multiples(FAMILY, config((3, 7), 1)) == {}
 
 
 def test_the_config_survives_saving_and_says_all_in_plain_json(tmp_path):

@@ -6,6 +6,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import nn
 
+from axes import num_channels
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.targets import (
     CifarResNetConfig,
@@ -133,7 +134,7 @@ def test_checkpoints_of_common_spellings_are_read(config, spelled, tmp_path):
     model = random_model(config)
     save_file(spelled(model.state_dict()), tmp_path / "weights.safetensors")
     loaded = load_cifar_checkpoint(tmp_path / "weights.safetensors")
-    assert find_target(config).num_channels(loaded.config) == find_target(config).num_channels(config)
+    assert num_channels(find_target(config), loaded.config) == num_channels(find_target(config), config)
     assert (loaded.config.shortcut, loaded.config.batch_norm) == (config.shortcut, config.batch_norm)
     images = torch.randn(2, 3, 32, 32)
     assert not loaded.training

@@ -4,6 +4,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig
 
+from axes import num_channels
 from neumeta_hf.targets import MlpVae, MlpVaeTargetConfig, config_of, find_target, resize
 
 FAMILY = find_target("mlp_vae")
@@ -17,7 +18,7 @@ def build(seed=0, **options):
 
 def test_the_default_is_the_papers_network():
     config = AutoConfig.for_model("neumeta_mlp_vae", image_size=28, num_channels=1)
-    assert FAMILY.num_channels(config) == {"encoder.hidden1": 400, "decoder.hidden1": 400}
+    assert num_channels(FAMILY, config) == {"encoder.hidden1": 400, "decoder.hidden1": 400}
     assert FAMILY.image_shape(config) == (1, 28, 28)
     assert FAMILY.latent_shape(config) == (20, 1, 1)
     weights = [tuple(value.shape) for value in FAMILY.build(config).state_dict().values() if value.ndim == 2]
@@ -36,7 +37,7 @@ def test_weights_start_as_those_of_linear_layers():
 def test_each_hidden_layer_has_a_width_of_its_own():
     config = MlpVaeTargetConfig(encoder_hidden_channels=[40, 20], decoder_hidden_channels=[10, 30, 40])
     groups = ["encoder.hidden1", "encoder.hidden2", "decoder.hidden1", "decoder.hidden2", "decoder.hidden3"]
-    assert list(FAMILY.num_channels(config)) == groups
+    assert list(num_channels(FAMILY, config)) == groups
     resized = resize(config, {"encoder.hidden2": 0.5, "decoder.hidden3": 0.25})
     assert resized.encoder_hidden_channels == [40, 10]
     assert resized.decoder_hidden_channels == [10, 30, 10]

@@ -19,10 +19,13 @@ class OtherFamily(TargetFamily):
     name = "other"
     model_types = ("other",)
 
-    def num_channels(self, config):
+    def axes(self, config):
+        return []
+
+    def rules(self, config):
         return {}
 
-    def with_num_channels(self, config, num_channels):
+    def config_at(self, config, size):
         return config
 
     def image_shape(self, config):

@@ -5,6 +5,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoBackbone, ResNetBackbone, ResNetConfig, ResNetForImageClassification
 
+from axes import num_channels, with_num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets import (
     NeuMetaResNetBackbone,
@@ -28,11 +29,11 @@ def build(config):
 
 @pytest.mark.parametrize("config", [RESNET18, RESNET34, RESNET50], ids=["18", "34", "50"])
 def test_common_depths_have_the_groups_that_are_free(config):
-    counts = FAMILY.num_channels(config)
+    counts = num_channels(FAMILY, config)
     streams = [group for group in counts if "." not in group]
     assert streams == (["embedding"] if config is RESNET50 else []) + ["stage1", "stage2", "stage3", "stage4"]
     assert len(counts) - len(streams) == sum(config.depths)
-    assert FAMILY.with_num_channels(config, counts).to_dict() == config.to_dict()
+    assert with_num_channels(FAMILY, config, counts).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("config", [RESNET18, RESNET50], ids=["18", "50"])
@@ -45,7 +46,7 @@ def test_uniform_widths_keep_the_stock_class(config, width):
 
 
 def test_a_tied_stem_follows_the_first_stage():
-    assert "embedding" not in FAMILY.num_channels(RESNET18)
+    assert "embedding" not in num_channels(FAMILY, RESNET18)
     assert resize(RESNET18, {"stage1": 0.5}).embedding_size == 32
     strided = ResNetConfig(hidden_sizes=[64, 128], depths=[1, 1], layer_type="basic", downsample_in_first_stage=True)
     assert resize(strided, {"stage1": 0.5}).embedding_size == 64
@@ -61,7 +62,7 @@ def test_one_inner_width_needs_the_own_class_and_going_back_does_not():
     assert type(model) is NeuMetaResNetForImageClassification
     shapes = [tuple(layer.convolution.weight.shape) for layer in model.resnet.encoder.stages[1].layers[0].layer]
     assert shapes == [(4, 16, 1, 1), (4, 4, 3, 3), (32, 4, 1, 1)]
-    back = FAMILY.with_num_channels(narrow, FAMILY.num_channels(TINY))
+    back = with_num_channels(FAMILY, narrow, num_channels(FAMILY, TINY))
     assert back.to_dict() == TINY.to_dict()
 
 

@@ -4,7 +4,9 @@ import re
 import numpy as np
 import pytest
 
+from axes import num_channels
 from neumeta_hf.errors import SizeError
+from neumeta_hf.space import scale_channels, shortest_ratio
 from neumeta_hf.targets import (
     CifarResNetConfig,
     LeNetConfig,
@@ -13,8 +15,6 @@ from neumeta_hf.targets import (
     find_target,
     ratios,
     resize,
-    scale_channels,
-    sizes,
 )
 
 LENET = LeNetConfig(hidden_channels=[16, 32, 64], num_labels=10)
@@ -22,7 +22,7 @@ RESNET = cifar_resnet20(10)
 
 
 def channels(config):
-    return find_target(config).num_channels(config)
+    return num_channels(find_target(config), config)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_rounding_is_monotone_and_inverts_every_count():
 
 def test_shortest_ratio_gives_the_count_it_promises():
     for full in (1, 7, 24, 64, 2048):
-        assert all(scale_channels(full, sizes.shortest_ratio(full, n)) == n for n in range(1, 2 * full))
-    assert sizes.shortest_ratio(24, 10) == 0.4
+        assert all(scale_channels(full, shortest_ratio(full, n)) == n for n in range(1, 2 * full))
+    assert shortest_ratio(24, 10) == 0.4
 
 
 def test_a_number_scales_all_groups_and_a_mapping_the_named_ones():

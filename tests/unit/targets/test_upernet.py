@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
+from axes import axis_parts, num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques, prepare
 from neumeta_hf.targets import NeuMetaResNetBackbone, config_of, find_target, ratios, resize
@@ -51,7 +52,7 @@ def logits(model, images):
 
 
 def test_groups_are_those_of_the_resnet_and_the_head_in_the_order_of_the_data():
-    counts = FAMILY.num_channels(upernet(backbone={"embedding_size": 10}, hidden_size=20))
+    counts = num_channels(FAMILY, upernet(backbone={"embedding_size": 10}, hidden_size=20))
     assert list(counts.items()) == [
         ("backbone.embedding", 10),
         ("backbone.stage1", 8),
@@ -65,7 +66,7 @@ def test_groups_are_those_of_the_resnet_and_the_head_in_the_order_of_the_data():
         ("backbone.stage4.block1", 24),
         ("head", 20),
     ]
-    assert "backbone.embedding" not in FAMILY.num_channels(upernet())
+    assert "backbone.embedding" not in num_channels(FAMILY, upernet())
     assert resize(upernet(), {"backbone.stage1": 0.5}).backbone_config.embedding_size == 4
 
 
@@ -97,7 +98,7 @@ def test_every_size_is_the_stock_class_on_a_backbone_that_says_its_widths(width,
 def test_a_narrow_network_in_the_first_channels_of_every_part_of_a_wide_one_computes_the_same(config):
     resized = resize(config, {"head": 0.5, "backbone.stage4": 0.75, "backbone.stage2.block1": 0.25})
     narrow, wide = trained(resized), FAMILY.build(config).eval()
-    parts, full_parts = FAMILY.axis_parts(resized), FAMILY.axis_parts(config)
+    parts, full_parts = axis_parts(FAMILY, resized), axis_parts(FAMILY, config)
     for name, value in wide.state_dict().items():
         if not value.ndim:
             continue
@@ -167,7 +168,7 @@ def test_ratios_do_not_see_where_a_backbone_comes_from():
         ratios(other, reference)
 
 
-@pytest.mark.parametrize("method", ["build", "num_channels", "parents", "axis_parts", "image_shape"])
+@pytest.mark.parametrize("method", ["build", "axes", "rules", "space", "image_shape"])
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -192,7 +193,7 @@ def test_loading_leaves_the_auxiliary_head_out_and_nothing_else(tmp_path):
     assert model.state_dict().keys() == expected.keys()
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
     assert not model.training
-    assert FAMILY.num_channels(config_of(model))["head"] == 16
+    assert num_channels(FAMILY, config_of(model))["head"] == 16
 
 
 def test_a_shortcut_that_would_vanish_is_refused_by_the_names_of_this_family_and_the_advice_works():
@@ -203,7 +204,7 @@ def test_a_shortcut_that_would_vanish_is_refused_by_the_names_of_this_family_and
     group = re.search(r"for '([\w.]+)'", str(error.value)).group(1)
     assert [int(count) for count, _ in choices] == [5, 7]
     for count, ratio in choices:
-        assert FAMILY.num_channels(resize(config, {group: float(ratio)}))["backbone.stage1"] == int(count)
+        assert num_channels(FAMILY, resize(config, {group: float(ratio)}))["backbone.stage1"] == int(count)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_every_channel_that_a_size_may_take_away_is_in_a_clique():
                 assert not found
             else:
                 assert len(found) == value.shape[axis], (name, axis)
-    for name, (_, parts) in FAMILY.axis_parts(config).items():
+    for name, (_, parts) in axis_parts(FAMILY, config).items():
         # The parts move apart from each other, and each as a whole.
         cliques = [owned[name, 1][position] for position in range(sum(parts))]
         starts = [sum(parts[:number]) for number in range(len(parts))]
