@@ -33,7 +33,7 @@ INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencie
 
 
 def images_of(family, batch_size=4):
-    return family.target_family.example_inputs(family.reference_config, batch_size)
+    return family.target_family.example_batch(family.reference_config, batch_size)["pixel_values"]
 
 
 def tensors_of(model):
@@ -102,7 +102,7 @@ def test_running_gives_every_generated_tensor_and_hypernetwork_parameter_a_gradi
     values = {name: case.reference.state_dict()[name] + (t - t.detach()) for name, t in generated.items()}
     for tensor in generated.values():
         tensor.retain_grad()
-    logits = family.run(family.reference_config, values, pixel_values=case.images(16)).logits
+    logits = family.run(family.reference_config, values, {"pixel_values": case.images(16)}).logits
     nn.functional.cross_entropy(logits, torch.arange(16) % 3).backward()
     for name, tensor in generated.items():
         assert tensor.grad is not None, name

@@ -122,7 +122,7 @@ def answer(output):
 def answers(model, config):
     family = find_target(config)
     with torch.no_grad():
-        return answer(family.forward(model, family.example_inputs(config)))
+        return answer(family.forward(model, family.example_batch(config)))
 
 
 def answer_shape(config):
@@ -257,7 +257,7 @@ def test_config_is_never_mutated(config):
     family.config_of(family.build(config)).num_labels = 7
     family.parents(config)
     family.fused_config(config).num_labels = 7
-    family.example_inputs(config)
+    family.example_batch(config)
     ratios(resize(config, 0.5), config)
     family.with_num_channels(config, family.num_channels(config)).num_labels = 7
     assert config.to_dict() == before
@@ -304,14 +304,15 @@ def test_fused_config_has_the_same_size_and_keeps_the_function_expressible(confi
         assert not any(isinstance(module, nn.BatchNorm2d) for module in convolutions)
 
 
-def test_example_inputs_are_the_same_each_time_and_leave_the_global_generator_alone(config):
+def test_an_example_batch_is_the_same_each_time_and_leaves_the_global_generator_alone(config):
     family, state = find_target(config), torch.get_rng_state()
-    first, second = family.example_inputs(config, 3), family.example_inputs(config, 3)
+    batches = family.example_batch(config, 3), family.example_batch(config, 3)
+    first, second = (batch["pixel_values"] for batch in batches)
     assert first.shape == (3, *family.image_shape(config))
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     with torch.device("meta"):
-        assert family.example_inputs(config).device.type == "cpu"
+        assert family.example_batch(config)["pixel_values"].device.type == "cpu"
 
 
 def test_every_parameter_gets_a_gradient(config):
@@ -352,11 +353,11 @@ def test_export_with_a_dynamic_batch(config):
     resized = resize(config, 0.75)
     family = find_target(config)
     model = family.build(resized).eval()
-    images = family.example_inputs(resized)
+    images = family.example_batch(resized)["pixel_values"]
     # From 64 images on, diffusers enlarges them in another way.
     batch = torch.export.Dim("batch", min=1, max=63)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
-    images = family.example_inputs(resized, batch_size=5)
+    images = family.example_batch(resized, batch_size=5)["pixel_values"]
     assert torch.allclose(answer(program(images)), answer(model(images)), atol=1e-5)
 
 
@@ -379,7 +380,7 @@ def test_guide_family_is_prepared_generated_morphed_and_reloaded(guide, tmp_path
         exec(block, names)
     network, prepared, report, family = (names[name] for name in ("network", "prepared", "report", "family"))
     config = names["reference"]
-    images = find_target(config).example_inputs(config)
+    images = find_target(config).example_batch(config)["pixel_values"]
     with torch.no_grad():
         expected = network(images).logits
         assert torch.allclose(prepared(images).logits, expected, atol=1e-5)
