@@ -135,6 +135,21 @@ def test_the_loss_is_the_cross_entropy_at_the_size(lenet_family):
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_a_family_of_no_named_task_has_the_loss_of_its_task(lenet_family, tmp_path):
+    images, labels = images_of(lenet_family), torch.tensor([0, 1, 2, 0])
+    lenet_family.save_pretrained(tmp_path)
+    plain = NeuMetaModel.from_pretrained(tmp_path)
+    expected = lenet_family(images, labels, width=0.5)
+    for output in (plain(images, labels=labels, width=0.5), plain(pixel_values=images, labels=labels, width=0.5)):
+        assert torch.equal(output.loss, expected.loss)
+        assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(plain(images, labels=None, width=0.5).logits, expected.logits)
+    with pytest.raises(TargetError, match=r"pixel_value was given.*pixel_values, labels"):
+        plain(pixel_value=images, width=0.5)
+    with pytest.raises(TargetError, match="pixel_values"):
+        plain(width=0.5)
+
+
 def test_each_width_evaluates_its_own_network(family):
     images = images_of(family)
     logits = [family(images, width=width).logits for width in (0.5, 0.75, 1.0)]

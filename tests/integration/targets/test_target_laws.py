@@ -12,7 +12,7 @@ from torch import nn
 from transformers import ResNetConfig, UperNetConfig
 
 from neumeta_hf import NeuMetaModel
-from neumeta_hf.errors import SizeError
+from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
     CifarResNetConfig,
@@ -313,6 +313,20 @@ def test_an_example_batch_is_the_same_each_time_and_leaves_the_global_generator_
     assert torch.equal(torch.get_rng_state(), state)
     with torch.device("meta"):
         assert family.example_batch(config)["pixel_values"].device.type == "cpu"
+
+
+def test_a_network_takes_what_it_names_of_a_batch(config):
+    family, batch = find_target(config), find_target(config).example_batch(config)
+    assert set(batch) == set(family.input_names)
+    model = family.build(config).eval()
+    with torch.no_grad():
+        expected = answer(family.forward(model, batch))
+        more = {"labels": torch.zeros(2), "static_outputs/a#0": torch.zeros(2, 3), **batch}
+        assert torch.equal(answer(family.forward(model, more)), expected)
+        assert torch.equal(answer(family.forward(model, batch[family.input_names[0]])), expected)
+    for lacking in ({}, {"labels": torch.zeros(2)}):
+        with pytest.raises(TargetError, match=family.input_names[0]):
+            family.forward(model, lacking)
 
 
 def test_every_parameter_gets_a_gradient(config):
