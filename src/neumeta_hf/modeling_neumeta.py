@@ -623,7 +623,8 @@ class NeuMetaModel(PreTrainedModel):
             The target's output, with `loss` if there are labels.
 
         Raises:
-            TargetError: The target takes no such input, or gets none or one twice; or no loss is known for the labels.
+            TargetError: The target takes no such input, or gets none, one twice or a mapping for one; or no loss is
+                known for the labels.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
@@ -642,6 +643,8 @@ class NeuMetaModel(PreTrainedModel):
         names = self.target_family.input_names
         batch = {name: value for name, value in named.items() if value is not None}
         if inputs is not None:
+            if isinstance(inputs, Mapping):
+                raise TargetError("a whole batch was given as one input: unpack it, as in family(**batch).")
             if names[0] in batch:
                 raise TargetError(f"{names[0]} was given twice, by its name and without: give it once.")
             batch = {names[0]: inputs, **batch}

@@ -233,6 +233,8 @@ def test_what_nothing_would_read_is_refused(family, batch):
         family(**batch, token_type_ids=batch["input_ids"])
     with pytest.raises(TargetError, match="labels was given"):
         family(**batch, labels=torch.zeros(16, dtype=torch.int64))
+    with pytest.raises(TargetError, match=r"family\(\*\*batch"):
+        family(batch)
     with pytest.raises(TargetError, match="input_ids was given twice"):
         family(batch["input_ids"], **batch)
     with pytest.raises(TargetError, match="input_ids"):
