@@ -39,7 +39,7 @@ class Case:
         return self.normalization == "keep"
 
     def images(self, batch_size: int = 4) -> torch.Tensor:
-        return find_target(self.config).example_inputs(self.config, batch_size)
+        return find_target(self.config).example_batch(self.config, batch_size)["pixel_values"]
 
     def family(self, *, statistics: list[float] | None = None, **fields) -> NeuMetaForImageClassification:
         """A family of the reference; with statistics at the trained widths where BatchNorm is kept."""
@@ -65,7 +65,7 @@ def make_case():
             config = TARGETS[name]()
             reference = make_network(config)
             if normalization == "fuse":
-                reference = fuse_batch_norm(reference, find_target(config).example_inputs(config)).eval()
+                reference = fuse_batch_norm(reference, find_target(config).example_batch(config)).eval()
             cases[name, normalization] = Case(name, normalization, reference)
         return cases[name, normalization]
 

@@ -331,7 +331,7 @@ class Benchmark:
         config = model.config
         pruner = torch_pruning.MetaPruner(
             model,
-            find_target(config).example_inputs(config),
+            find_target(config).example_batch(config)["pixel_values"],
             importance=importance,
             pruning_ratio=1 - width,
             ignored_layers=[

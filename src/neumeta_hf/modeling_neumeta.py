@@ -5,7 +5,7 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
+from neumeta_hf.batches import Inputs
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
@@ -37,7 +38,7 @@ from neumeta_hf.selection import select
 from neumeta_hf.space import Size
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.stored_statistics import StoredStatistics
-from neumeta_hf.targets import TargetFamily, config_of, find_target, size_of
+from neumeta_hf.targets import AutoencoderOutput, TargetFamily, config_of, find_target, size_of
 from neumeta_hf.tensor_tree import TensorTree
 
 _MAX_KEPT = 64
@@ -70,8 +71,8 @@ class _Forward(nn.Module):
         self.family = family
         self.target = target
 
-    def forward(self, pixel_values: Tensor, **inputs: Any) -> Any:
-        return self.family.forward(self.target, pixel_values, **inputs)
+    def forward(self, batch: Inputs, *, seed: int | None) -> Any:
+        return self.family.forward(self.target, batch, seed=seed)
 
 
 class NeuMetaModel(PreTrainedModel):
@@ -105,9 +106,10 @@ class NeuMetaModel(PreTrainedModel):
     config_class = NeuMetaConfig
     config: NeuMetaConfig
     base_model_prefix = ""
-    main_input_name = "pixel_values"
     task: ClassVar[str | None] = None
     """The task of the families that the class is for; None: of all."""
+    with_loss: ClassVar[Callable[[Any, Tensor], Any] | None] = None
+    """Makes an output with `loss` of a target's output and labels; None: the class has no loss."""
     run_source: RunSource | None = None
     _skeletons: dict[Size, nn.Module]
     _plans: dict[tuple, Mapping[str, TensorCoordinates]]
@@ -121,6 +123,7 @@ class NeuMetaModel(PreTrainedModel):
                 f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
                 f"{family_class(task).__name__}."
             )
+        self.main_input_name = self.target_family.input_names[0]
         with limit_building() as num_built:
             reference = self.target_family.build(copy.deepcopy(self.reference_config))
         if held is not None:
@@ -153,11 +156,9 @@ class NeuMetaModel(PreTrainedModel):
             if tensor.device.type != "meta":  # filled by the target's own initialisation: post_init must not refill it
                 tensor._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
         self.statistics = self._empty_statistics()
-        self._hold_calibration_images(
-            torch.zeros(
-                (config.calibration_images, *self.target_family.image_shape(self.reference_config)), dtype=torch.uint8
-            )
-        )
+        num_images = config.calibration_images
+        shape = self.target_family.image_shape(self.reference_config) if num_images else ()
+        self._hold_calibration_images(torch.zeros((num_images, *shape), dtype=torch.uint8))
         self.post_init()
         if held is not None:
             held.check_family(self, self.num_generated_parameters)
@@ -471,11 +472,10 @@ class NeuMetaModel(PreTrainedModel):
         self,
         size: Size,
         generated: Mapping[str, Tensor],
-        pixel_values: Tensor,
+        batch: Inputs,
         *,
         seed: int | None = None,
         static_outputs: StaticOutputs | KnownOutputs | None = None,
-        **inputs,
     ) -> Any:
         """Run the target of a size with the given weights, without making a module of it.
 
@@ -484,14 +484,17 @@ class NeuMetaModel(PreTrainedModel):
         Args:
             size: Of the space.
             generated: As from `generate`, at the same size.
-            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            batch: Name to tensor; what the target does not take, such as labels, may be in it. A bare tensor is the
+                target's first input.
             seed: Of what the target draws at random in training; None: nothing is random.
             static_outputs: Given to the runs of several sizes on one batch: what the modules before the first generated
                 one put out is then computed once, or known already.
-            **inputs: Further inputs of the target's forward pass.
 
         Returns:
             The target's output.
+
+        Raises:
+            TargetError: The batch holds nothing that the target takes.
         """
         skeleton = self.skeleton_at(size)
         skeleton.train(self.training)
@@ -503,35 +506,62 @@ class NeuMetaModel(PreTrainedModel):
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self.statistic_names}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
-        inputs = {"pixel_values": pixel_values, "seed": seed, **inputs}
+        inputs = {"batch": batch, "seed": seed}
         with contextlib.ExitStack() as stack:
             if static_outputs is not None:
                 stack.enter_context(static_outputs.taken_by(skeleton, self.static_modules))
             return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
 
-    def forward(self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs) -> Any:
+    def forward(
+        self, inputs: Tensor | None = None, /, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **batch: Any
+    ) -> Any:
         """Run the network of a size.
 
         Args:
-            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            inputs: The target's first input, such as images, where `batch` does not name it.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
-            **inputs: Further inputs of the target's forward pass.
+            **batch: Tensors that the target takes, by name; and "labels", where there is a class for its task that
+                computes a loss of them. What is None counts as not given.
 
         Returns:
-            The target's output.
+            The target's output, with `loss` if there are labels.
 
         Raises:
+            TargetError: The target takes no such input, or gets none, one twice or a mapping for one; or no loss is
+                known for the labels.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
+        batch = self._batch_of(inputs, batch)
         size = self.size_at(width)
         if not self.training:
             self._warn_outside(size)
             self._require_statistics(size)
         generated = self.generate(size, noise=noise, seed=seed)
-        return self.run(size, generated, pixel_values, **inputs)
+        outputs = self.run(size, generated, batch)
+        with_loss = family_class(self.target_family.task).with_loss
+        return outputs if with_loss is None or "labels" not in batch else with_loss(outputs, batch["labels"])
+
+    def _batch_of(self, inputs: Tensor | None, named: Mapping[str, Any]) -> dict[str, Any]:
+        """What a call of the family gives its target, and labels; refuses what nothing would read."""
+        names = self.target_family.input_names
+        batch = {name: value for name, value in named.items() if value is not None}
+        if inputs is not None:
+            if isinstance(inputs, Mapping):
+                raise TargetError("a whole batch was given as one input: unpack it, as in family(**batch).")
+            if names[0] in batch:
+                raise TargetError(f"{names[0]} was given twice, by its name and without: give it once.")
+            batch = {names[0]: inputs, **batch}
+        has_loss = family_class(self.target_family.task).with_loss is not None
+        known = (*names, "labels") if has_loss else names
+        if unknown := [name for name in batch if name not in known]:
+            raise TargetError(
+                f"{', '.join(unknown)} was given, and a family of {self.target_family.name!r} takes "
+                f"{', '.join(known)} alone: leave out the rest."
+            )
+        return batch
 
     @torch.no_grad()
     def morph(
@@ -850,6 +880,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
     """A family of image classifiers; its checkpoints and those of `NeuMetaModel` are the same files."""
 
     task = "image-classification"
+    main_input_name = "pixel_values"
 
     def forward(
         self,
@@ -875,18 +906,25 @@ class NeuMetaForImageClassification(NeuMetaModel):
             `logits`, `[batch, num_labels]`, and `loss` if there are labels.
 
         Raises:
+            TargetError: The target takes no such further input.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
-        logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
-        loss = F.cross_entropy(logits.float(), labels) if labels is not None else None
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
+        return self.with_loss(outputs, labels)
+
+    @staticmethod
+    def with_loss(outputs: Any, labels: Tensor | None) -> ImageClassifierOutput:
+        """Add the cross-entropy to what a network of the task puts out; no labels, no loss."""
+        loss = F.cross_entropy(outputs.logits.float(), labels) if labels is not None else None
+        return ImageClassifierOutput(loss=loss, logits=outputs.logits)
 
 
 class NeuMetaForSemanticSegmentation(NeuMetaModel):
     """A family of segmentation networks; its checkpoints and those of `NeuMetaModel` are the same files."""
 
     task = "semantic-segmentation"
+    main_input_name = "pixel_values"
 
     def forward(
         self,
@@ -913,12 +951,18 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
             `logits`, `[batch, num_labels, height, width]`, and `loss` if there are labels.
 
         Raises:
+            TargetError: The target takes no such further input.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
-        logits = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs).logits
-        loss = pixel_cross_entropy(logits, labels) if labels is not None else None
-        return SemanticSegmenterOutput(loss=loss, logits=logits)  # pyright: ignore[reportArgumentType]
+        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
+        return self.with_loss(outputs, labels)
+
+    @staticmethod
+    def with_loss(outputs: Any, labels: Tensor | None) -> SemanticSegmenterOutput:
+        """Add the mean cross-entropy of a pixel to what a network of the task puts out; no labels, no loss."""
+        loss = pixel_cross_entropy(outputs.logits, labels) if labels is not None else None
+        return SemanticSegmenterOutput(loss=loss, logits=outputs.logits)  # pyright: ignore[reportArgumentType]
 
 
 class NeuMetaForImageGeneration(NeuMetaModel):
@@ -928,6 +972,29 @@ class NeuMetaForImageGeneration(NeuMetaModel):
     """
 
     task = "image-generation"
+    main_input_name = "pixel_values"
+
+    def forward(
+        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs
+    ) -> AutoencoderOutput:
+        """Reconstruct images with the network of a size.
+
+        Args:
+            pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            The images again, and the distribution of their latents.
+
+        Raises:
+            TargetError: The target takes no such further input.
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        return super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:

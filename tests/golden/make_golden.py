@@ -84,7 +84,7 @@ def make(folder, config, options, sizes):
         for parameter in model.hypernetwork.parameters():
             scale = 0.1 * parameter.abs().mean()
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
-    images = family.example_inputs(config, 8)
+    images = family.example_batch(config, 8)["pixel_values"]
     if model.statistic_names:
         model.calibrate([images], [0.5, 0.75, 0.94, 1.0])
         model.store_calibration_images(images.clamp(-3.9, 3.9))

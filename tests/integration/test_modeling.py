@@ -34,7 +34,7 @@ INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencie
 
 
 def images_of(family, batch_size=4):
-    return family.target_family.example_inputs(family.reference_config, batch_size)
+    return family.target_family.example_batch(family.reference_config, batch_size)["pixel_values"]
 
 
 def tensors_of(model):
@@ -103,7 +103,7 @@ def test_running_gives_every_generated_tensor_and_hypernetwork_parameter_a_gradi
     values = {name: case.reference.state_dict()[name] + (t - t.detach()) for name, t in generated.items()}
     for tensor in generated.values():
         tensor.retain_grad()
-    logits = family.run(family.space.full, values, pixel_values=case.images(16)).logits
+    logits = family.run(family.space.full, values, {"pixel_values": case.images(16)}).logits
     nn.functional.cross_entropy(logits, torch.arange(16) % 3).backward()
     for name, tensor in generated.items():
         assert tensor.grad is not None, name
@@ -134,6 +134,21 @@ def test_the_loss_is_the_cross_entropy_at_the_size(lenet_family):
     output = lenet_family(images, labels, width=0.5)
     expected = nn.functional.cross_entropy(lenet_family.morph(0.5)(images).logits, labels)
     assert output.loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_a_family_of_no_named_task_has_the_loss_of_its_task(lenet_family, tmp_path):
+    images, labels = images_of(lenet_family), torch.tensor([0, 1, 2, 0])
+    lenet_family.save_pretrained(tmp_path)
+    plain = NeuMetaModel.from_pretrained(tmp_path)
+    expected = lenet_family(images, labels, width=0.5)
+    for output in (plain(images, labels=labels, width=0.5), plain(pixel_values=images, labels=labels, width=0.5)):
+        assert torch.equal(output.loss, expected.loss)
+        assert torch.equal(output.logits, expected.logits)
+    assert torch.equal(plain(images, labels=None, width=0.5).logits, expected.logits)
+    with pytest.raises(TargetError, match=r"pixel_value was given.*pixel_values, labels"):
+        plain(pixel_value=images, width=0.5)
+    with pytest.raises(TargetError, match="pixel_values"):
+        plain(width=0.5)
 
 
 def test_each_width_evaluates_its_own_network(family):

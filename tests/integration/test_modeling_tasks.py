@@ -42,7 +42,7 @@ def _make_family(networks, name, **fields):
 
 
 def images_of(family, batch_size=4):
-    return family.target_family.example_inputs(family.reference_config, batch_size)
+    return family.target_family.example_batch(family.reference_config, batch_size)["pixel_values"]
 
 
 def values_of(output):

@@ -248,7 +248,7 @@ def test_parts_of_tensors_that_are_not_generated_are_passed_over():
 )
 def test_parts_that_are_none_of_an_axis_are_refused_by_name(parts, reference_parts, said):
     parts, reference_parts = ({} if each is None else {"conv": each} for each in (parts, reference_parts))
-    with pytest.raises(HypernetworkError, match=said + ".*axis_parts"):
+    with pytest.raises(HypernetworkError, match=said + ".*rules"):
         make_coordinates(SHAPES, scale=8, parts=parts, reference_parts=reference_parts)
 
 

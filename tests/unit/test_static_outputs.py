@@ -47,7 +47,7 @@ def named_family(request, make_case, networks):
 
 
 def images_of(family):
-    return family.target_family.example_inputs(family.reference_config, 4)
+    return family.target_family.example_batch(family.reference_config, 4)["pixel_values"]
 
 
 def run_all(family, images, static_outputs):

@@ -100,7 +100,7 @@ def size_facts(family: "NeuMetaModel") -> list[dict[str, Any]]:
     uniform = [row for row in sweep["rows"] if not isinstance(row["width"], Mapping)] if sweep else []
     measured = {float(row["width"]): row for row in uniform}
     widths = sorted(measured) or _some(sorted(family.config.trained_widths)) or [1.0]
-    example = family.target_family.example_inputs(family.reference_config, 1)
+    example = family.target_family.example_batch(family.reference_config, 1)
     rows = []
     for width in widths:
         try:

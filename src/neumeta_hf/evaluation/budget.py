@@ -47,7 +47,7 @@ def find_width(
     known = {
         "parameters": count_parameters,
         "macs": functools.partial(
-            count_macs, example_inputs=family.example_inputs(model.reference_config, 1), family=family
+            count_macs, example_inputs=family.example_batch(model.reference_config, 1), family=family
         ),
     }
     if isinstance(cost, str) and cost not in known:

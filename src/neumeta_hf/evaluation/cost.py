@@ -3,9 +3,10 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from neumeta_hf.batches import Inputs, call, first_of, move_batch
 from neumeta_hf.targets import TargetFamily
 
 
@@ -21,13 +22,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, example_inputs: Tensor, *, family: TargetFamily | None = None) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one image.
+def count_macs(model: nn.Module, example_inputs: Inputs, *, family: TargetFamily | None = None) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one sample.
 
     Args:
-        model: Any module that takes images; a copy runs on the meta device, so that nothing is computed.
-        example_inputs: `[batch, channels, height, width]`; the first image counts.
-        family: Runs the model. None: the model is called with the images.
+        model: Any module; a copy runs on the meta device, so that nothing is computed.
+        example_inputs: What the model takes, by name, or a tensor, its first input; the first sample counts.
+        family: Runs the model. None: the model is called with the inputs.
 
     Returns:
         The number: half of the floating-point operations that torch counts.
@@ -35,6 +36,6 @@ def count_macs(model: nn.Module, example_inputs: Tensor, *, family: TargetFamily
     with torch.no_grad():
         abstract = copy.deepcopy(model).to("meta").eval()
         with FlopCounterMode(display=False) as counter:
-            images = example_inputs[:1].to("meta")
-            family.forward(abstract, images) if family else abstract(images)
+            inputs = move_batch(first_of(example_inputs), "meta")
+            family.forward(abstract, inputs) if family else call(abstract, inputs)
     return counter.get_total_flops() // 2

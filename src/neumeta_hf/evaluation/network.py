@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from neumeta_hf.batches import move_batch
 from neumeta_hf.errors import DataError
 from neumeta_hf.kinds import COUNT, whole_number
 from neumeta_hf.progress import progress_bar
@@ -78,9 +79,10 @@ def evaluate_network(
     try:
         with torch.inference_mode():
             for batch in progress_bar(loader, description=split.name, unit=" batches", shown=progress, leave=False):
-                batch = {name: tensor.to(device) for name, tensor in batch.items()}
-                batch["pixel_values"] = batch["pixel_values"].to(parameter.dtype).contiguous(memory_format=layout)
-                meter.add(family.forward(network, batch["pixel_values"]), batch)
+                batch = move_batch(batch, device)
+                # What the network takes alone: labels keep their precision.
+                batch |= move_batch(family.inputs_of(batch), dtype=parameter.dtype, memory_format=layout)
+                meter.add(family.forward(network, batch), batch)
             scores = meter.compute()
     finally:
         for module, training in was_training.items():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from neumeta_hf.batches import move_batch
 from neumeta_hf.errors import DataError
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
@@ -61,7 +62,7 @@ def draw_networks(
         raise DataError(f"num_images={num_images!r}: give a whole number from 1 up.")
     task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
-    batch = {name: tensor.to(model.device) for name, tensor in split.__getitems__(chosen.tolist()).items()}
+    batch = move_batch(split.__getitems__(chosen.tolist()), model.device)
     seen = split.config.preprocessing
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
     images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from neumeta_hf.batches import Batch
 from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.errors import RecipeError, SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
@@ -223,7 +224,7 @@ def sweep(
     if shadowed := [score.name for score in task.scores if score.name in ROW_KEYS]:
         raise RecipeError(f"the task {task.name} has a score {shadowed[0]!r}, as rows call something else: rename it.")
     full_config: Any = config.target_config
-    example = model.target_family.example_inputs(full_config, batch_size=1)
+    example = model.target_family.example_batch(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(model.space.full))
     # Read and checked once, before anything is measured.
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
@@ -294,7 +295,7 @@ def measure_network(
     config = config_of(network)
     family = find_target(config)
     task = task or build_task(family.task)
-    example = family.example_inputs(config, batch_size=1)
+    example = family.example_batch(config, batch_size=1)
     options = {"batch_size": batch_size, "num_workers": num_workers, "progress": progress}
     row = _measure(network, split, task, family, example, **options)
     measured = {"task": task.name, "score": task.scores[0].to_dict(), "num_images": len(split)}
@@ -303,7 +304,7 @@ def measure_network(
 
 
 def _measure(
-    network: nn.Module, split: "ImageSplit", task: Task, family: TargetFamily, example: Tensor, **options: Any
+    network: nn.Module, split: "ImageSplit", task: Task, family: TargetFamily, example: Batch, **options: Any
 ) -> SweepRow:
     scores = evaluate_network(network, split, task=task, family=family, **options)
     return SweepRow(

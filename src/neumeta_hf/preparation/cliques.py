@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency import DependencyGraph, Node
 from torch_pruning.pruner.function import BasePruningFunc
 
+from neumeta_hf.batches import Inputs, move_batch
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
 
@@ -93,7 +94,7 @@ class Clique:
         )
 
 
-def find_cliques(model: nn.Module, example_inputs: Tensor) -> list[Clique]:
+def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     """Find the cliques of a network.
 
     Left out, and logged by name: channels that the network puts out; axes whose sizes do not match, such as the
@@ -104,7 +105,7 @@ def find_cliques(model: nn.Module, example_inputs: Tensor) -> list[Clique]:
 
     Args:
         model: The network; neither its weights nor its state (training mode, requires_grad, hooks) change.
-        example_inputs: What the network takes, `[batch, channels, ...]`.
+        example_inputs: What the network takes, by name; or a tensor, its first input.
 
     Returns:
         Cliques of two or more channels, in the order of the state dict. No two share a position of an axis.
@@ -113,7 +114,7 @@ def find_cliques(model: nn.Module, example_inputs: Tensor) -> list[Clique]:
         PreparationError: The network returns no tensor.
     """
     trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
-    example_inputs = example_inputs.detach().cpu().float()
+    example_inputs = move_batch(example_inputs, "cpu", torch.float32)
     _randomise(trial)
     return _verified(trial, example_inputs, _Places(trial, example_inputs).cliques())
 
@@ -170,11 +171,11 @@ class _Forward(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: Tensor) -> list[Tensor]:
+    def forward(self, inputs: Inputs) -> list[Tensor]:
         return run(self.model, inputs)
 
 
-def _verified(model: nn.Module, example_inputs: Tensor, cliques: list[Clique]) -> list[Clique]:
+def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     network = _Forward(model)
@@ -227,7 +228,7 @@ def _clique(channels: list[dict[_Axis, list[int]]]) -> Clique:
 class _Places:
     """Sets of places that go together, read from the dependency graph."""
 
-    def __init__(self, model: nn.Module, example_inputs: Tensor):
+    def __init__(self, model: nn.Module, example_inputs: Tensor | dict[str, Tensor]):
         self._state = model.state_dict()
         self._ranks = {name: rank for rank, name in enumerate(self._state)}
         self._names: dict[object, str] = {module: name for name, module in model.named_modules()}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from neumeta_hf.batches import Inputs, call
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.targets import family_of
 
@@ -11,17 +12,22 @@ from neumeta_hf.targets import family_of
 MAX_RELATIVE_ERROR = 1e-5
 
 
-def run(network: nn.Module, inputs: Tensor) -> list[Tensor]:
+def run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
     """All tensors that a network puts out, run as its target family runs it where there is one.
 
     A family's forward pass may say more than the network's own: what the latents of an autoencoder are, which must stay
     in their order for whoever reads them, and not only the images.
 
+    Args:
+        network: The network.
+        inputs: What it takes by name, or a tensor: its first input.
+
     Raises:
         PreparationError: It puts out no tensor.
+        TargetError: It is of a family, and the inputs hold nothing that it takes.
     """
     family = family_of(network)
-    return model_outputs(network(inputs) if family is None else family.forward(network, inputs))
+    return model_outputs(call(network, inputs) if family is None else family.forward(network, inputs))
 
 
 def model_outputs(outputs: object) -> list[Tensor]:

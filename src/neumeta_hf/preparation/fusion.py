@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from neumeta_hf.batches import Inputs, move_batch
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.comparison import run
 from neumeta_hf.targets import config_of, find_target
@@ -43,14 +44,14 @@ def fuse_conv_bn(conv: _ConvNd, bn: _BatchNorm) -> _ConvNd:
     return fused
 
 
-def fuse_modules(model: nn.Module, example_inputs: Tensor) -> nn.Module:
+def fuse_modules(model: nn.Module, example_inputs: Inputs) -> nn.Module:
     """Fuse every BatchNorm of any network.
 
     Which convolution feeds which BatchNorm is seen in a run on the example inputs, not guessed from names.
 
     Args:
         model: The network; not modified.
-        example_inputs: What the network takes, `[batch, channels, ...]`.
+        example_inputs: What the network takes, by name; or a tensor, its first input.
 
     Returns:
         A copy in evaluation mode: convolutions with a bias, and `nn.Identity` where a BatchNorm was.
@@ -66,7 +67,7 @@ def fuse_modules(model: nn.Module, example_inputs: Tensor) -> nn.Module:
     return fused
 
 
-def fuse_batch_norm(model: nn.Module, example_inputs: Tensor) -> nn.Module:
+def fuse_batch_norm(model: nn.Module, example_inputs: Inputs) -> nn.Module:
     """Fuse every BatchNorm of a network of a registered family; the result is a network of that family too.
 
     Where the family has an architecture without BatchNorm, the convolutions get a bias. Where the architecture keeps
@@ -75,7 +76,7 @@ def fuse_batch_norm(model: nn.Module, example_inputs: Tensor) -> nn.Module:
 
     Args:
         model: The network; not modified.
-        example_inputs: What the network takes, `[batch, channels, height, width]`.
+        example_inputs: What the network takes, by name; or a tensor, its first input.
 
     Returns:
         A new model in evaluation mode, of the same dtype and on the same device.
@@ -117,7 +118,7 @@ class _Pair:
     bn: _BatchNorm
 
 
-def _find_pairs(model: nn.Module, example_inputs: Tensor) -> list[_Pair]:
+def _find_pairs(model: nn.Module, example_inputs: Inputs) -> list[_Pair]:
     """Each convolution and the BatchNorm that it feeds, in the order in which they run."""
     trial = copy.deepcopy(model).eval().requires_grad_(True)
     names = {module: name for name, module in trial.named_modules()}
@@ -133,7 +134,7 @@ def _find_pairs(model: nn.Module, example_inputs: Tensor) -> list[_Pair]:
             module.register_forward_hook(record, with_kwargs=True)
     parameter = next(trial.parameters(), None)
     if parameter is not None:
-        example_inputs = example_inputs.to(parameter.device, parameter.dtype)
+        example_inputs = move_batch(example_inputs, parameter.device, parameter.dtype)
     with torch.enable_grad():
         outputs = run(trial, example_inputs)
     readers = _readers([output.grad_fn for output in outputs])

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
+from neumeta_hf.batches import Inputs, move_batch
 from neumeta_hf.checkpoints import forget_origin
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.kinds import AMOUNT, COUNT, MAPPING, NAME, SEED, Kind, list_of, text, whole_number
@@ -104,7 +105,7 @@ def prepare(
     normalization: Normalization = "fuse",
     order: OrderMethod = "path",
     seed: int = 0,
-    example_inputs: Tensor | None = None,
+    example_inputs: Inputs | None = None,
 ) -> tuple[Model, PreparationReport]:
     """Make a trained network ready to be the reference: same function, smoother weights.
 
@@ -118,7 +119,7 @@ def prepare(
             running statistics permuted along.
         order: How to order the channels, see `find_order`.
         seed: Seed of the order.
-        example_inputs: Inputs to trace and compare with, `[batch, channels, height, width]`. None: the family's own.
+        example_inputs: What to trace and compare with, by name; or a tensor, the first input. None: the family's own.
 
     Returns:
         A new model in evaluation mode, on the same device, and what was done.
@@ -140,12 +141,12 @@ def prepare(
                 f"a {type(model).__name__} has no config to make example inputs from: pass example_inputs."
             )
         config = config_of(model)
-        example_inputs = find_target(config).example_inputs(config)
+        example_inputs = find_target(config).example_batch(config)
 
     parameter = next(model.parameters())
     # On the CPU: a GPU's default precision in convolutions is far coarser than the errors looked for here.
     original = copy.deepcopy(model).cpu().eval()
-    example_inputs = example_inputs.detach().to("cpu", parameter.dtype)
+    example_inputs = move_batch(example_inputs, "cpu", parameter.dtype)
     prepared = copy.deepcopy(original) if normalization == "keep" else _fused(original, example_inputs)
 
     cliques = find_cliques(prepared, example_inputs)
@@ -186,7 +187,7 @@ def prepare(
     return cast(Model, prepared.to(parameter.device)), report
 
 
-def _fused(model: nn.Module, example_inputs: Tensor) -> nn.Module:
+def _fused(model: nn.Module, example_inputs: Inputs) -> nn.Module:
     # A config must go on describing its network, which for a class that no family has nobody can see to.
     if isinstance(model, PreTrainedModel) or family_of(model) is not None:
         return fuse_batch_norm(model, example_inputs)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils.generic import ModelOutput
 
+from neumeta_hf.batches import Inputs
 from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
 from neumeta_hf.targets.registry import TargetFamily, load_complete
@@ -101,19 +102,23 @@ class AutoencoderFamily(TargetFamily):
             )
         return load_complete(known[class_name], name, **precision, **options)
 
-    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None) -> AutoencoderOutput:
+    def forward(self, network: nn.Module, batch: Inputs, *, seed: int | None = None) -> AutoencoderOutput:
         """Encode images and decode their latents.
 
         Args:
             network: The network, or a skeleton of it whose tensors another module has put in place.
-            pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
+            batch: With "pixel_values", images in [-1, 1], `[batch, channels, height, width]`; or these alone.
             seed: Of the noise that the latents are drawn with, the same for each device and precision. None: they are
                 the mean.
 
         Returns:
             The images again, and the distribution of their latents.
+
+        Raises:
+            TargetError: The batch has no images.
         """
         autoencoder: Any = network
+        pixel_values = self.inputs_of(batch)["pixel_values"]
         posterior = autoencoder.encode(pixel_values).latent_dist
         latents = posterior.mean
         if seed is not None:

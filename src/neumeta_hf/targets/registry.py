@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from neumeta_hf.batches import Inputs
 from neumeta_hf.checkpoints import (
     Checkpoint,
     check_keys,
@@ -39,6 +40,7 @@ class TargetFamily(abc.ABC):
         class_names: Names of the network's classes, where they are what a saved config says: that of diffusers.
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
         square_only: Whether its config has one number for the height and width of images.
+        input_names: What its networks take of a batch, by the names of their forward pass; the first is the main one.
     """
 
     name: ClassVar[str]
@@ -46,6 +48,7 @@ class TargetFamily(abc.ABC):
     class_names: ClassVar[tuple[str, ...]] = ()
     task: ClassVar[str] = "image-classification"
     square_only: ClassVar[bool] = False
+    input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""
@@ -129,19 +132,38 @@ class TargetFamily(abc.ABC):
                 f"{name}: the target family {self.name!r} reads no bare safetensors files. Give the folder of a model."
             )
 
-    def forward(self, network: nn.Module, pixel_values: Tensor, *, seed: int | None = None, **inputs: Any) -> Any:
+    def forward(self, network: nn.Module, batch: Inputs, *, seed: int | None = None) -> Any:
         """Run a network of the family, or any module with its forward pass.
 
         Args:
             network: The network.
-            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            batch: Name to tensor; what the network does not take, such as labels, is left to the task. A bare tensor
+                is the first of `input_names`.
             seed: Of what the network draws at random in training; None: nothing is random.
-            **inputs: Further inputs of its forward pass.
 
         Returns:
             What the family's task takes: an output with `logits` for classification and segmentation.
+
+        Raises:
+            TargetError: The batch holds nothing that the network takes.
         """
-        return network(pixel_values=pixel_values, **inputs)
+        return network(**self.inputs_of(batch))
+
+    def inputs_of(self, batch: Inputs) -> dict[str, Tensor]:
+        """Pick the tensors of a batch, as `forward` takes it, that `input_names` names.
+
+        Raises:
+            TargetError: There is none.
+        """
+        if isinstance(batch, Tensor):
+            return {self.input_names[0]: batch}
+        inputs = {name: batch[name] for name in self.input_names if name in batch}
+        if not inputs:
+            raise TargetError(
+                f"the batch holds {', '.join(map(str, batch)) or 'nothing'}, and networks of {self.name!r} take "
+                f"{', '.join(self.input_names)}: give at least the first."
+            )
+        return inputs
 
     @abc.abstractmethod
     def axes(self, config: PreTrainedConfig) -> Sequence[Axis]:
@@ -205,9 +227,13 @@ class TargetFamily(abc.ABC):
         """
         return copy.deepcopy(config)
 
-    @abc.abstractmethod
     def image_shape(self, config: PreTrainedConfig) -> tuple[int, int, int]:
-        """Channels, height and width, in pixels, of one image that the network is made for."""
+        """Channels, height and width, in pixels, of one image that the network is made for.
+
+        Raises:
+            TargetError: Its networks take no images.
+        """
+        raise TargetError(f"the target family {self.name!r} has no images: define image_shape, or else example_batch.")
 
     def set_image_size(self, network: nn.Module, image_size: int | Sequence[int]) -> None:
         """Let the config of a network say another size of its images; the weights stay as they are.
@@ -239,10 +265,11 @@ class TargetFamily(abc.ABC):
                 "give one number, or take a family that has images of any shape."
             )
 
-    def example_inputs(self, config: PreTrainedConfig, batch_size: int = 2) -> Tensor:
-        """The same normal noise at every call, on the CPU: `[batch_size, channels, height, width]`."""
+    def example_batch(self, config: PreTrainedConfig, batch_size: int = 2) -> dict[str, Tensor]:
+        """What a network takes, the same at every call, on the CPU; here images of normal noise."""
         generator = torch.Generator("cpu").manual_seed(0)
-        return torch.randn(batch_size, *self.image_shape(config), generator=generator, device="cpu")
+        images = torch.randn(batch_size, *self.image_shape(config), generator=generator, device="cpu")
+        return {self.input_names[0]: images}
 
 
 Family = TypeVar("Family", bound=TargetFamily)
@@ -257,8 +284,11 @@ def register_target(cls: type[Family]) -> type[Family]:
         The class, unchanged.
 
     Raises:
-        TargetError: Another class holds the name.
+        TargetError: Another class holds the name, or `input_names` is no tuple of names.
     """
+    names: Any = cls.input_names
+    if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise TargetError(f"target family {cls.name!r} has input_names={names!r}: give a tuple of one name or more.")
     known = _REGISTRY.setdefault(cls.name, cls())
     if type(known) is not cls:
         raise TargetError(f"target family {cls.name!r} is taken by {type(known).__name__}: choose another name.")

@@ -60,7 +60,7 @@ class Task(abc.ABC):
 
         Args:
             outputs: As from the family's `forward`.
-            batch: "pixel_values", and "labels" where there are any.
+            batch: What the network took, and "labels" where there are any.
 
         Returns:
             A scalar.

@@ -54,7 +54,7 @@ class ImageClassification(Task):
             show(axes[row][0], image, title=label_names[int(label)])
         for column, (heading, network) in enumerate(networks.items(), start=1):
             with torch.inference_mode():
-                probabilities = family.forward(network, batch["pixel_values"]).logits.float().softmax(-1)
+                probabilities = family.forward(network, batch).logits.float().softmax(-1)
             check_label_names(label_names, probabilities.shape[-1])
             for row, (image, label) in enumerate(zip(images, batch["labels"], strict=True)):
                 best = int(probabilities[row].argmax())

@@ -97,7 +97,7 @@ class ImageGeneration(Task):
         latents = None
         for column, (heading, network) in enumerate(networks.items(), start=1):
             with torch.inference_mode():
-                outputs: Any = family.forward(network, batch["pixel_values"])
+                outputs: Any = family.forward(network, batch)
                 if latents is None:
                     generator = torch.Generator().manual_seed(0)
                     latents = torch.randn(outputs.mean.shape, generator=generator).to(outputs.mean)

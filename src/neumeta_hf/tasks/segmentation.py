@@ -79,7 +79,7 @@ class SemanticSegmentation(Task):
             show(axes[row][1], _colours(mask, palette), title="ground truth" if row == 0 else "")
         for column, (heading, network) in enumerate(networks.items(), start=2):
             with torch.inference_mode():
-                logits = family.forward(network, batch["pixel_values"]).logits
+                logits = family.forward(network, batch).logits
             check_label_names(label_names, logits.shape[1])
             masks = logits.argmax(1)
             for row, mask in enumerate(masks):

@@ -18,13 +18,14 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 from torch.utils.data import DataLoader
 
+from neumeta_hf.batches import move_batch
 from neumeta_hf.data import ImageSplit, collate
 from neumeta_hf.data.workers import leave_signals_to_parent
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.progress import Bar, progress_bar
 from neumeta_hf.training.divergence import batches_between, check_start, explain, find_broken
-from neumeta_hf.training.layout import CpuConvolutions, to_channels_last
+from neumeta_hf.training.layout import CpuConvolutions
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
 from neumeta_hf.training.processes import on_main
 from neumeta_hf.training.randomness import RandomState
@@ -197,7 +198,7 @@ class TrainingLoop:
             if random is not None:  # the loader has drawn its seed anew, which the epoch had before it was stopped
                 random.restore(accelerator.device)
                 random = None
-            batch["pixel_values"] = to_channels_last(batch["pixel_values"])
+            batch = move_batch(batch, memory_format=torch.channels_last)  # that of fast convolutions
             with accelerator.accumulate(self.objective):
                 with CpuConvolutions():
                     losses = self.objective(**batch, step=self.progress.batch)

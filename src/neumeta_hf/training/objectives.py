@@ -46,13 +46,13 @@ class ReferenceObjective(nn.Module):
 
         Args:
             step: Number of the batch since the start; seeds what is random.
-            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any.
+            **batch: What the network takes, and "labels" where the task has any.
 
         Returns:
             `{"loss": scalar}`.
         """
         seed = _seed_of(self.seed, step, 0, self.rank)
-        outputs = self.family.forward(self.model, batch["pixel_values"], seed=seed)
+        outputs = self.family.forward(self.model, batch, seed=seed)
         return {"loss": self.task.loss(outputs, batch)}
 
 
@@ -126,8 +126,8 @@ class NeuMetaObjective(nn.Module):
 
         Args:
             step: Number of the batch since the start; seeds the sizes and the noise.
-            **batch: "pixel_values", `[batch, channels, height, width]`, and "labels" where the task has any; with a
-                boundary the outputs that it needs, too.
+            **batch: What the networks take, and "labels" where the task has any; with a boundary the outputs that it
+                needs, too.
 
         Returns:
             "loss", the scalar to minimise, and for the log, detached: the parts (of a geometric mean the logarithm),
@@ -145,7 +145,7 @@ class NeuMetaObjective(nn.Module):
             with torch.no_grad(), contextlib.ExitStack() as stack:
                 if isinstance(static_outputs, KnownOutputs):
                     stack.enter_context(static_outputs.taken_by(self._teacher, model.static_modules))
-                teacher_outputs = model.target_family.forward(self._teacher, batch["pixel_values"], seed=seed)
+                teacher_outputs = model.target_family.forward(self._teacher, batch, seed=seed)
         parts: dict[str, list[Tensor]] = {}
         for index, draw in enumerate(draws):
             noise_seed = _seed_of(self.seed, step, index, self.rank)
@@ -171,7 +171,7 @@ class NeuMetaObjective(nn.Module):
         model = self.model
         size = model.size_at(draw)
         generated = model.generate(size, noise=model.config.coordinate_noise, seed=noise_seed)
-        outputs = model.run(size, generated, batch["pixel_values"], seed=seed, static_outputs=static_outputs)
+        outputs = model.run(size, generated, batch, seed=seed, static_outputs=static_outputs)
         parts = {}
         task = self.task.loss(outputs, batch)
         if self.losses.task and self.losses.task_mean == "geometric":

@@ -11,9 +11,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
-from torch import Tensor, nn
+from torch import nn
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, RecipeError
@@ -346,8 +347,8 @@ class _Run:
         best: Any = cls.from_pretrained(self._made(BEST))
         best.to(accelerator.device)
         widths = training_widths(recipe)
-        images = data.train.__getitems__(range(min(8, len(data.train))))["pixel_values"].to(accelerator.device)
-        check_silence(best, reference, images, (min(widths), max(widths)))
+        batch = move_batch(data.train.__getitems__(range(min(8, len(data.train)))), accelerator.device)
+        check_silence(best, reference, batch, (min(widths), max(widths)))
         return best, progress.seconds
 
     def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
@@ -355,17 +356,17 @@ class _Run:
         cache, split = self.recipe.static_cache, self.data.train
         if not cache.augmentations:
             return split, None
-        images = split.__getitems__([0, 1])["pixel_values"].to(self.accelerator.device)
-        boundary = None if self.recipe.train_static else find_boundary(model, reference, images)
+        batch = move_batch(split.__getitems__([0, 1]), self.accelerator.device)
+        boundary = None if self.recipe.train_static else find_boundary(model, reference, batch)
         if boundary is None:
             raise RecipeError(
                 "static_cache.augmentations: no static part before the generated one is the same at every step. "
                 "Generate a block (family.generated) and leave train_static out, or set augmentations to 0."
             )
 
-        def run(images: Tensor) -> Any:
+        def run(batch: Batch) -> Any:
             with self.accelerator.autocast():
-                return model.target_family.forward(reference, images.to(self.accelerator.device))
+                return model.target_family.forward(reference, move_batch(batch, self.accelerator.device))
 
         cached = CachedSplit(
             split,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from neumeta_hf.batches import Inputs
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.preparation.comparison import model_outputs, relative_error
@@ -19,7 +20,7 @@ _SOMETHING = 1e-3
 _MOST_NAMED = 3
 
 
-def find_silent(model: NeuMetaModel, reference: nn.Module, images: Tensor, width: float) -> tuple[list[str], list[str]]:
+def find_silent(model: NeuMetaModel, reference: nn.Module, batch: Inputs, width: float) -> tuple[list[str], list[str]]:
     """Find generated tensors that change nothing in what a network puts out, and do in the reference.
 
     Each is set to zero alone, but for biases, which shift what a shut ReLU leaves.
@@ -27,28 +28,28 @@ def find_silent(model: NeuMetaModel, reference: nn.Module, images: Tensor, width
     Args:
         model: The family.
         reference: Its reference, on the same device.
-        images: A few normalised images, `[batch, channels, height, width]`.
+        batch: A few samples, as training gives them to networks.
         width: Of the network.
 
     Returns:
         Names of tensors that change nothing, and of all that were tried and change something in the reference. Where
-        the network puts out the same for all images, and the reference does not, all of them change nothing.
+        the network puts out the same for all samples, and the reference does not, all of them change nothing.
     """
     full, generated = _full(model, reference), model.generate(width)
-    known = _matter(model, full, images, 1.0, _SOMETHING)
-    if _is_one_for_all(model, generated, images, width) and not _is_one_for_all(model, full, images, 1.0):
+    known = _matter(model, full, batch, 1.0, _SOMETHING)
+    if _is_one_for_all(model, generated, batch, width) and not _is_one_for_all(model, full, batch, 1.0):
         return known, known
-    alive = _matter(model, generated, images, width, _NOTHING)
+    alive = _matter(model, generated, batch, width, _NOTHING)
     return [name for name in known if name not in alive], known
 
 
-def check_silence(model: NeuMetaModel, reference: nn.Module, images: Tensor, widths: tuple[float, float]) -> None:
+def check_silence(model: NeuMetaModel, reference: nn.Module, batch: Inputs, widths: tuple[float, float]) -> None:
     """Refuse a family whose generated weights do nothing: its networks are all the same, whatever their size.
 
     Args:
         model: The family; its mode is restored.
         reference: As for `find_silent`.
-        images: As for `find_silent`.
+        batch: As for `find_silent`.
         widths: The smallest and the largest trained.
 
     Raises:
@@ -59,7 +60,7 @@ def check_silence(model: NeuMetaModel, reference: nn.Module, images: Tensor, wid
     model.train(bool(model.statistic_names))
     try:
         with torch.no_grad():
-            found = [(width, *find_silent(model, reference, images, width)) for width in widths]
+            found = [(width, *find_silent(model, reference, batch, width)) for width in widths]
     finally:
         model.train(is_training)
     for width, silent, tried in found:
@@ -87,24 +88,24 @@ def _full(model: NeuMetaModel, reference: nn.Module) -> dict[str, Tensor]:
     return {name: held[name] for name in model.generated_names}
 
 
-def _run(model: NeuMetaModel, generated: Mapping[str, Tensor], images: Tensor, width: float) -> list[Tensor]:
-    return model_outputs(model.run(model.size_at(width), generated, images))
+def _run(model: NeuMetaModel, generated: Mapping[str, Tensor], batch: Inputs, width: float) -> list[Tensor]:
+    return model_outputs(model.run(model.size_at(width), generated, batch))
 
 
-def _is_one_for_all(model: NeuMetaModel, generated: Mapping[str, Tensor], images: Tensor, width: float) -> bool:
-    """Whether a network puts out the same for all images."""
-    outputs = _run(model, generated, images, width)
+def _is_one_for_all(model: NeuMetaModel, generated: Mapping[str, Tensor], batch: Inputs, width: float) -> bool:
+    """Whether a network puts out the same for all samples."""
+    outputs = _run(model, generated, batch, width)
     return relative_error(outputs, [output[:1].expand_as(output) for output in outputs]) <= _NOTHING
 
 
 def _matter(
-    model: NeuMetaModel, generated: Mapping[str, Tensor], images: Tensor, width: float, least: float
+    model: NeuMetaModel, generated: Mapping[str, Tensor], batch: Inputs, width: float, least: float
 ) -> list[str]:
     """The tensors without which a network puts out something else."""
-    expected = _run(model, generated, images, width)
+    expected = _run(model, generated, batch, width)
     return [
         name
         for name, tensor in generated.items()
         if tensor.ndim > 1
-        and relative_error(expected, _run(model, {**generated, name: torch.zeros_like(tensor)}, images, width)) > least
+        and relative_error(expected, _run(model, {**generated, name: torch.zeros_like(tensor)}, batch, width)) > least
     ]

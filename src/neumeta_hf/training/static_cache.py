@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neumeta_hf.batches import Batch, batch_size_of
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
@@ -57,20 +58,21 @@ class Boundary:
         Returns:
             To be taken by networks of all sizes.
         """
-        images = batch["pixel_values"]
+        first = next(iter(batch.values()))
         # Where nothing reads an output only its shape matters, and one number has every shape.
-        nothing = torch.zeros((), dtype=dtype, device=images.device)
-        known = {call: nothing.expand(len(images), *shape) for call, shape in self.passed.items()}
-        return KnownOutputs({**known, **{call: batch[key_of(call)].to(dtype) for call in self.needed}})
+        nothing = torch.zeros((), dtype=dtype, device=first.device)
+        known = {call: nothing.expand(len(first), *shape) for call, shape in self.passed.items()}
+        kept = {call: batch[key_of(call)].to(dtype).view(-1, *shape) for call, shape in self.needed.items()}
+        return KnownOutputs({**known, **kept})
 
 
-def find_boundary(model: NeuMetaModel, reference: nn.Module, images: Tensor) -> Boundary | None:
+def find_boundary(model: NeuMetaModel, reference: nn.Module, batch: Batch) -> Boundary | None:
     """Find what the generated part of a network reads of the static part before it, by trying.
 
     Args:
         model: The family.
         reference: Its reference; unchanged.
-        images: A few, `[batch, channels, height, width]`.
+        batch: A few samples, as training gives them to networks.
 
     Returns:
         The calls of static modules that do not depend on generated weights; None where none of them has weights, one
@@ -79,7 +81,7 @@ def find_boundary(model: NeuMetaModel, reference: nn.Module, images: Tensor) -> 
     names, modes = model.static_modules, {module: module.training for module in reference.modules()}
 
     def run(seed: int = 1) -> Any:
-        return model.target_family.forward(reference, images, seed=seed)
+        return model.target_family.forward(reference, batch, seed=seed)
 
     def other_run() -> Any:  # of another step: what latents were drawn for is no constant
         return run(2)
@@ -98,7 +100,11 @@ def find_boundary(model: NeuMetaModel, reference: nn.Module, images: Tensor) -> 
             }
             is_fixed = all(_is_same([calls[call].output], again.get(call), "outputs") for call in prefix)
             heavy = {call: output for call, output in prefix.items() if _has_weights(reference, call)}
-            if not heavy or not is_fixed or not all(_is_per_image(value, len(images)) for value in prefix.values()):
+            if (
+                not heavy
+                or not is_fixed
+                or not all(_is_per_image(value, batch_size_of(batch)) for value in prefix.values())
+            ):
                 return None
             needed = [call for call in heavy if _matters(call, heavy, reference, names, run)]
             # Modules without weights are run on what is known, but for those that nothing reads any more.
@@ -185,7 +191,7 @@ def key_of(call: Call) -> str:
         call: One that is needed.
 
     Returns:
-        A key beside "pixel_values" and "labels".
+        A key beside those of the data.
     """
     return f"static_outputs/{call[0]}#{call[1]}"
 
@@ -196,7 +202,7 @@ class CachedSplit(ImageSplit):
     Args:
         split: The training images.
         boundary: What is kept.
-        run: Runs the reference on a batch of images.
+        run: Runs the reference on a batch.
         reference: That it runs, in evaluation mode.
         num_augmentations: How many augmentations are kept; epoch `e` has number `e` modulo that.
         max_gigabytes: What is kept may take at most so much memory.
@@ -210,7 +216,7 @@ class CachedSplit(ImageSplit):
         split: ImageSplit,
         boundary: Boundary,
         *,
-        run: Callable[[Tensor], Any],
+        run: Callable[[Batch], Any],
         reference: nn.Module,
         num_augmentations: int,
         max_gigabytes: float,
@@ -245,18 +251,20 @@ class CachedSplit(ImageSplit):
 
     def _compute(self, *, batch_size: int = 256) -> dict[str, Tensor]:
         needed = self._boundary.needed
-        kept = {key_of(call): torch.empty(len(self), *shape, dtype=torch.float16) for call, shape in needed.items()}
+        # A row an image: whatever layout training computes in, what is kept comes back as it was.
+        rows = {key_of(call): (len(self), math.prod(shape)) for call, shape in needed.items()}
+        kept = {key: torch.empty(shape, dtype=torch.float16) for key, shape in rows.items()}
         names = sorted({name for name, _ in needed})
         starts = range(0, len(self), batch_size)
         for start in progress_bar(
             starts, description=f"static outputs {self.epoch + 1}/{self.num_augmentations}", unit=" batches"
         ):
             positions = np.arange(start, min(start + batch_size, len(self)))
-            images = super().__getitems__(positions.tolist())["pixel_values"]
+            batch = super().__getitems__(positions.tolist())
             with torch.no_grad():
-                calls = _record(self._reference, names, lambda images=images: self._run(images))
+                calls = _record(self._reference, names, lambda batch=batch: self._run(batch))
             for call in needed:
-                kept[key_of(call)][positions] = calls[call].output.to("cpu", torch.float16)
+                kept[key_of(call)][positions] = calls[call].output.reshape(len(positions), -1).to("cpu", torch.float16)
         if not all(tensor.isfinite().all() for tensor in kept.values()):
             raise RecipeError(
                 "static_cache: an output of the static part is beyond 65,504, the largest number in half precision. "

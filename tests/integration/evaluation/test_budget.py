@@ -14,7 +14,7 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel
 
 def costs(family):
     """Width to parameters and MACs of its morph."""
-    images = family.target_family.example_inputs(family.reference_config)
+    images = family.target_family.example_batch(family.reference_config)["pixel_values"]
     found = {}
     for width in uniform_widths(family):
         with torch.device("meta"):

@@ -44,7 +44,7 @@ def save_family(network, cls, data):
     options = {"normalization": "keep", "trained_widths": [0.5, 1.0], "hypernetwork": {"type": "grid"}}
     family = cls.from_reference(network.eval(), **options)
     if family.statistic_names:
-        family.calibrate([family.target_family.example_inputs(network.config, 4)], [1.0])
+        family.calibrate([family.target_family.example_batch(network.config, 4)["pixel_values"]], [1.0])
     family.save_pretrained("family")
     network.save_pretrained("family/reference")
     target = {"family": family.target_family.name}

@@ -21,7 +21,7 @@ def make_family(networks):
         family = cls.from_reference(networks[name], **options).eval()
         if family.statistic_names:
             config = config_of(networks[name])
-            family.calibrate([find_target(config).example_inputs(config, 4)], [0.5, 1.0])
+            family.calibrate([find_target(config).example_batch(config, 4)["pixel_values"]], [0.5, 1.0])
         return family
 
     return make

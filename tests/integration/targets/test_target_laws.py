@@ -15,7 +15,7 @@ from transformers import ResNetConfig, UperNetConfig
 
 from axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 from neumeta_hf import NeuMetaModel
-from neumeta_hf.errors import SizeError
+from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques
 from neumeta_hf.space import scale_channels
 from neumeta_hf.targets import (
@@ -126,7 +126,7 @@ def answer(output):
 def answers(model, config):
     family = find_target(config)
     with torch.no_grad():
-        return answer(family.forward(model, family.example_inputs(config)))
+        return answer(family.forward(model, family.example_batch(config)))
 
 
 def answer_shape(config):
@@ -314,7 +314,7 @@ def test_config_is_never_mutated(config):
     family.config_of(family.build(config)).num_labels = 7
     parents_of(family, config)
     family.fused_config(config).num_labels = 7
-    family.example_inputs(config)
+    family.example_batch(config)
     ratios(resize(config, 0.5), config)
     with_num_channels(family, config, num_channels(family, config)).num_labels = 7
     assert config.to_dict() == before
@@ -361,14 +361,29 @@ def test_fused_config_has_the_same_size_and_keeps_the_function_expressible(confi
         assert not any(isinstance(module, nn.BatchNorm2d) for module in convolutions)
 
 
-def test_example_inputs_are_the_same_each_time_and_leave_the_global_generator_alone(config):
+def test_an_example_batch_is_the_same_each_time_and_leaves_the_global_generator_alone(config):
     family, state = find_target(config), torch.get_rng_state()
-    first, second = family.example_inputs(config, 3), family.example_inputs(config, 3)
+    batches = family.example_batch(config, 3), family.example_batch(config, 3)
+    first, second = (batch["pixel_values"] for batch in batches)
     assert first.shape == (3, *family.image_shape(config))
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     with torch.device("meta"):
-        assert family.example_inputs(config).device.type == "cpu"
+        assert family.example_batch(config)["pixel_values"].device.type == "cpu"
+
+
+def test_a_network_takes_what_it_names_of_a_batch(config):
+    family, batch = find_target(config), find_target(config).example_batch(config)
+    assert set(batch) == set(family.input_names)
+    model = family.build(config).eval()
+    with torch.no_grad():
+        expected = answer(family.forward(model, batch))
+        more = {"labels": torch.zeros(2), "static_outputs/a#0": torch.zeros(2, 3), **batch}
+        assert torch.equal(answer(family.forward(model, more)), expected)
+        assert torch.equal(answer(family.forward(model, batch[family.input_names[0]])), expected)
+    for lacking in ({}, {"labels": torch.zeros(2)}):
+        with pytest.raises(TargetError, match=family.input_names[0]):
+            family.forward(model, lacking)
 
 
 def test_every_parameter_gets_a_gradient(config):
@@ -409,11 +424,11 @@ def test_export_with_a_dynamic_batch(config):
     resized = resize(config, 0.75)
     family = find_target(config)
     model = family.build(resized).eval()
-    images = family.example_inputs(resized)
+    images = family.example_batch(resized)["pixel_values"]
     # From 64 images on, diffusers enlarges them in another way.
     batch = torch.export.Dim("batch", min=1, max=63)
     program = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
-    images = family.example_inputs(resized, batch_size=5)
+    images = family.example_batch(resized, batch_size=5)["pixel_values"]
     assert torch.allclose(answer(program(images)), answer(model(images)), atol=1e-5)
 
 
@@ -436,7 +451,7 @@ def test_guide_family_is_prepared_generated_morphed_and_reloaded(guide, tmp_path
         exec(block, names)
     network, prepared, report, family = (names[name] for name in ("network", "prepared", "report", "family"))
     config = names["reference"]
-    images = find_target(config).example_inputs(config)
+    images = find_target(config).example_batch(config)["pixel_values"]
     with torch.no_grad():
         expected = network(images).logits
         assert torch.allclose(prepared(images).logits, expected, atol=1e-5)

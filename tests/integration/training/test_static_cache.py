@@ -38,9 +38,9 @@ def family_of(name, target_configs, networks, make_case):
 def test_known_outputs_give_the_same_losses_and_gradients(name, target_configs, networks, make_case):
     model, reference = family_of(name, target_configs, networks, make_case)
     family = find_target(model.reference_config)
-    images = family.example_inputs(model.reference_config, 4)
+    images = family.example_batch(model.reference_config, 4)["pixel_values"]
     batch = {"pixel_values": images, "labels": torch.tensor([0, 1, 2, 0])}
-    boundary = find_boundary(model, reference, images[:2])
+    boundary = find_boundary(model, reference, {"pixel_values": images[:2]})
     assert boundary is not None
     assert boundary.values_per_image > 0
     with torch.no_grad():
@@ -72,16 +72,16 @@ def test_known_outputs_give_the_same_losses_and_gradients(name, target_configs, 
 
 def test_the_static_part_is_not_run_again(target_configs, networks, make_case):
     model, reference = family_of("cifar_resnet", target_configs, networks, make_case)
-    images = find_target(model.reference_config).example_inputs(model.reference_config, 2)
-    boundary = find_boundary(model, reference, images)
+    batch = find_target(model.reference_config).example_batch(model.reference_config, 2)
+    boundary = find_boundary(model, reference, batch)
     assert list(boundary.needed) == [("layer3.0", 0)]
     assert {name for name, _ in boundary.passed} >= {"conv1", "layer1", "layer2"}
 
 
 def test_a_whole_network_has_nothing_to_keep(make_case):
     case = make_case("cifar_resnet", "keep")
-    images = find_target(case.config).example_inputs(case.config, 2)
-    assert find_boundary(case.family(), case.reference, images) is None
+    batch = find_target(case.config).example_batch(case.config, 2)
+    assert find_boundary(case.family(), case.reference, batch) is None
 
 
 def test_epochs_take_the_augmentations_in_turn(digits, target_configs, networks, make_case, make_recipe):
@@ -104,13 +104,13 @@ def test_epochs_take_the_augmentations_in_turn(digits, target_configs, networks,
 
 def test_what_would_not_fit_is_refused(digits, target_configs, networks, make_case):
     model, reference = family_of("cifar_resnet", target_configs, networks, make_case)
-    images = find_target(model.reference_config).example_inputs(model.reference_config, 2)
-    boundary = find_boundary(model, reference, images)
+    batch = find_target(model.reference_config).example_batch(model.reference_config, 2)
+    boundary = find_boundary(model, reference, batch)
     with pytest.raises(RecipeError, match="static_cache.max_gigabytes"):
         CachedSplit(
             digits.train.with_augmentation(True),
             boundary,
-            run=lambda images: None,
+            run=lambda batch: None,
             reference=reference,
             num_augmentations=1000,
             max_gigabytes=0.01,
@@ -125,11 +125,11 @@ def test_a_run_without_a_static_part_is_refused(make_recipe):
 def test_rows_that_are_not_finite_are_found_among_what_is_kept(digits, target_configs, networks, make_case):
     model, reference = family_of("mlp_vae", target_configs, networks, make_case)
     family = find_target(model.reference_config)
-    images = digits.train.__getitems__([0, 1])["pixel_values"]
+    batch = digits.train.__getitems__([0, 1])
     split = CachedSplit(
         digits.train.subset(8, seed=0),
-        find_boundary(model, reference, images),
-        run=lambda images: family.forward(reference, images),
+        find_boundary(model, reference, batch),
+        run=lambda batch: family.forward(reference, batch),
         reference=reference,
         num_augmentations=1,
         max_gigabytes=1.0,

@@ -60,7 +60,7 @@ def test_masks_are_coloured_without_names(networks, figures, tmp_path):
     family = NeuMetaForSemanticSegmentation.from_reference(
         networks["upernet"], normalization="keep", trained_widths=[1.0], hypernetwork={"type": "grid"}
     ).eval()
-    family.calibrate([family.target_family.example_inputs(family.reference_config, 4)], [1.0])
+    family.calibrate([family.target_family.example_batch(family.reference_config, 4)["pixel_values"]], [1.0])
     masks = torch.randint(0, 3, (2, 32, 48))
     masks[:, :4] = 255
     split = make_split(masks, num_channels=3, image_size=(32, 48))

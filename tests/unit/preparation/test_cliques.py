@@ -105,7 +105,7 @@ def test_an_autoencoder_is_free_but_for_images_latents_and_groups(attention, cap
     config = AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
     family = find_target(config)
     model = networks.randomise(family.build(config), seed=0)
-    cliques = find_cliques(model, family.example_inputs(config))
+    cliques = find_cliques(model, family.example_batch(config))
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     quarters = [list(range(start, start + 4)) for start in (0, 4, 8, 12)]
     for name in (
@@ -136,7 +136,7 @@ def test_an_autoencoder_is_free_but_for_images_latents_and_groups(attention, cap
 )
 def test_no_order_changes_the_latents_of_an_autoencoder(config):
     family = find_target(config)
-    model, inputs = networks.randomise(family.build(config), seed=0), family.example_inputs(config)
+    model, inputs = networks.randomise(family.build(config), seed=0), family.example_batch(config)["pixel_values"]
     with torch.no_grad():
         expected = family.forward(model, inputs, seed=1)
         generator = torch.Generator().manual_seed(0)

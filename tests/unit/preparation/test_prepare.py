@@ -114,7 +114,7 @@ def test_a_registered_target_keeps_its_function_and_gets_smoother(target, normal
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert config_of(model).to_dict() == fields
 
-    inputs = family.example_inputs(config, batch_size=5)
+    inputs = family.example_batch(config, batch_size=5)["pixel_values"]
     assert relative_error(outputs(copy.deepcopy(model).eval(), inputs), outputs(prepared, inputs)) < 1e-5
     assert report.max_relative_error < 1e-5
     assert len(report.cliques) == num_cliques
@@ -132,7 +132,7 @@ def test_an_autoencoder_without_batch_norm_has_nothing_to_fuse_and_keeps_its_lat
     assert all(torch.equal(tensor, kept.state_dict()[name]) for name, tensor in fused.state_dict().items())
     assert len(report.cliques) == num_cliques
     assert any(clique.order != list(range(clique.num_channels)) for clique in report.cliques)
-    inputs = family.example_inputs(config, batch_size=5)
+    inputs = family.example_batch(config, batch_size=5)["pixel_values"]
     with torch.no_grad():
         expected, actual = (family.forward(network, inputs, seed=1) for network in (model, fused))
     for key in ("sample", "mean", "logvar"):

@@ -59,6 +59,13 @@ def test_registering_a_class_again_changes_nothing():
     assert find_target("other") is first
 
 
+@pytest.mark.parametrize("names", ["input_ids", (), ["input_ids"], (1,), None])
+def test_inputs_are_named_by_a_tuple(names):
+    with pytest.raises(TargetError, match="input_names"):
+        register_target(type("Wrong", (OtherFamily,), {"name": "wrong", "input_names": names}))
+    assert "wrong" not in list_targets()
+
+
 def test_a_taken_name_is_refused_and_keeps_its_family():
     class Impostor(OtherFamily):
         name = "lenet"

@@ -114,7 +114,7 @@ def test_a_narrow_network_in_the_first_channels_of_every_part_of_a_wide_one_comp
             value[torch.tensor(places[0])[:, None], torch.tensor(places[1])] = small
         else:
             value[places[0]] = small
-    images = FAMILY.example_inputs(config)
+    images = FAMILY.example_batch(config)["pixel_values"]
     expected = logits(narrow, images)
     assert expected.std() > 1e-3
     torch.testing.assert_close(logits(wide, images), expected, rtol=1e-4, atol=1e-5)
@@ -123,7 +123,7 @@ def test_a_narrow_network_in_the_first_channels_of_every_part_of_a_wide_one_comp
 def test_a_saved_size_loads_with_the_auto_class_in_another_process(tmp_path):
     config = resize(upernet(), {"backbone.stage2.block1": 0.5, "head": 0.75})
     model = trained(config)
-    images = FAMILY.example_inputs(config)
+    images = FAMILY.example_batch(config)["pixel_values"]
     model.save_pretrained(tmp_path)
     torch.save((images, model.state_dict(), logits(model, images)), tmp_path / "expected.pt")
     program = """
@@ -227,7 +227,7 @@ def test_image_size_is_its_own_or_that_of_the_backbone(own, of_backbone, expecte
 def test_the_smallest_example_can_train():
     # BatchNorm cannot normalise one value, and the last stage is pooled to one pixel for each image.
     config = upernet(image_size=32)
-    output = FAMILY.forward(FAMILY.build(config).train(), FAMILY.example_inputs(config))
+    output = FAMILY.forward(FAMILY.build(config).train(), FAMILY.example_batch(config))
     assert output.logits.isfinite().all()
 
 
@@ -247,7 +247,7 @@ def test_every_channel_that_a_size_may_take_away_is_in_a_clique():
     config = upernet()
     model = trained(config)
     owned = {}
-    for number, clique in enumerate(find_cliques(model, FAMILY.example_inputs(config))):
+    for number, clique in enumerate(find_cliques(model, FAMILY.example_batch(config))):
         for member in clique.members:
             for position in member.positions.flatten().tolist():
                 owned.setdefault((member.name, member.axis), {})[position] = number
