@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.preparation import fuse_batch_norm
 from neumeta_hf.targets import find_target
 from tiny_targets import TARGETS, make_network

@@ -21,7 +21,7 @@ import torch
 from matplotlib.figure import Figure
 
 from neumeta_hf.evaluation import environment_facts
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, find_target
 
 ROOT = Path(__file__).parents[2]

@@ -68,8 +68,8 @@ from neumeta_hf import (
 from neumeta_hf.cli import setup_logging
 from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
+from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
-from neumeta_hf.modeling_neumeta import ignore_size_warnings
 from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network, resize
 from neumeta_hf.training import (

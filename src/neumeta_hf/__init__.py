@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from neumeta_hf.data import DataConfig, load_image_data
     from neumeta_hf.errors import NeuMetaError
     from neumeta_hf.evaluation import draw_networks, find_width, parse_widths, sweep
+    from neumeta_hf.family_sizes import SizeWarning
     from neumeta_hf.hypernetworks import Hypernetwork, list_hypernetworks, register_hypernetwork
-    from neumeta_hf.modeling_neumeta import (
+    from neumeta_hf.modeling_neumeta import NeuMetaModel
+    from neumeta_hf.modeling_tasks import (
         NeuMetaForImageClassification,
         NeuMetaForImageGeneration,
         NeuMetaForSemanticSegmentation,
-        NeuMetaModel,
-        SizeWarning,
     )
     from neumeta_hf.preparation import PreparationReport, prepare
     from neumeta_hf.targets import TargetFamily, find_target, list_targets, load_network, register_target
@@ -34,13 +34,13 @@ _HOMES = {
     "MorphConfig": "configuration_neumeta",
     "NeuMetaConfig": "configuration_neumeta",
     "NeuMetaError": "errors",
-    "NeuMetaForImageClassification": "modeling_neumeta",
-    "NeuMetaForImageGeneration": "modeling_neumeta",
-    "NeuMetaForSemanticSegmentation": "modeling_neumeta",
+    "NeuMetaForImageClassification": "modeling_tasks",
+    "NeuMetaForImageGeneration": "modeling_tasks",
+    "NeuMetaForSemanticSegmentation": "modeling_tasks",
     "NeuMetaModel": "modeling_neumeta",
     "PreparationReport": "preparation",
     "Recipe": "training",
-    "SizeWarning": "modeling_neumeta",
+    "SizeWarning": "family_sizes",
     "TargetFamily": "targets",
     "Task": "tasks",
     "calibrate": "calibration",

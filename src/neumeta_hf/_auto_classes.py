@@ -17,13 +17,24 @@ _WATCHED = (
     # These two may be used alone; but they are also loaded on the way to what our models are made of.
     "transformers.models.auto.configuration_auto",
     "transformers.models.auto.image_processing_auto",
-    # May be imported before all else, and is what our models need and what loads the Auto classes.
+    # May be imported before all else, and are what our models need and what loads the Auto classes.
     "neumeta_hf.targets",
+    "neumeta_hf.modeling_neumeta",
 )
-_MODELS = "neumeta_hf.modeling_neumeta"
+_MODELS = "neumeta_hf.modeling_tasks"
 _NEEDED_BY_MODELS = tuple(
     f"neumeta_hf.{name}"
-    for name in ("calibration", "checkpoints", "configuration_neumeta", "coordinates", "hypernetworks", "targets")
+    for name in (
+        "calibration",
+        "checkpoints",
+        "configuration_neumeta",
+        "coordinates",
+        "family_sizes",
+        "family_statistics",
+        "hypernetworks",
+        "modeling_neumeta",
+        "targets",
+    )
 )
 
 
@@ -55,7 +66,7 @@ class _AutoClassesFinder(importlib.abc.MetaPathFinder):
 def _is_too_early(loaded: ModuleType) -> bool:
     """Whether something that our models need is still being imported, further up the stack than a watched module."""
     needed = (_MODELS, *_NEEDED_BY_MODELS)
-    if loaded.__name__ not in (_AUTO_CLASSES, "neumeta_hf.targets"):  # with these the bases of transformers are loaded
+    if loaded.__name__ not in (_AUTO_CLASSES, *_WATCHED[-2:]):  # with these the bases of transformers are loaded
         needed += ("transformers.",)
     return any(
         name.startswith(needed)

@@ -4,63 +4,33 @@ import contextlib
 import copy
 import functools
 import math
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForSemanticSegmentation,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 
 from neumeta_hf.batches import Inputs
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
-from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig, NeuMetaConfig, check_sampling
+from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
-from neumeta_hf.hub import FamilyFacts, MorphOrigin, PushPlan, RunSource, push_family, push_morph
+from neumeta_hf.family_sizes import Width
+from neumeta_hf.family_statistics import FamilyStatistics
+from neumeta_hf.hub import FamilyPush, MorphOrigin, RunSource, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
-from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
-from neumeta_hf.pixels import pixel_cross_entropy
 from neumeta_hf.selection import select
 from neumeta_hf.space import Size
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
-from neumeta_hf.stored_statistics import StoredStatistics
-from neumeta_hf.targets import AutoencoderOutput, TargetFamily, config_of, find_target, size_of
+from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tensor_tree import TensorTree
 
 _MAX_KEPT = 64
 """Sizes whose network and coordinates are kept: sizes per group are too many."""
-
-_PIXEL_STEPS = 32
-"""Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
-
-Width = float | Mapping[str, float] | Size | PreTrainedConfig
-"""A ratio for all width groups, a ratio per group or pattern, or a `Size` of the family's space; deprecated: the config
-of a network of the family."""
-
-
-class SizeWarning(UserWarning):
-    """A morph outside the range of sizes that training drew."""
-
-
-@contextlib.contextmanager
-def ignore_size_warnings() -> Iterator[None]:
-    """Silence `SizeWarning`: for sizes that this library asks for itself, or reports on in another way."""
-    with warnings.catch_warnings(action="ignore", category=SizeWarning):
-        yield
 
 
 class _Forward(nn.Module):
@@ -75,7 +45,7 @@ class _Forward(nn.Module):
         return self.family.forward(self.target, batch, seed=seed)
 
 
-class NeuMetaModel(PreTrainedModel):
+class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     """A family of networks in one checkpoint: the hypernetwork, and the tensors that it does not generate.
 
     `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
@@ -111,8 +81,15 @@ class NeuMetaModel(PreTrainedModel):
     with_loss: ClassVar[Callable[[Any, Tensor], Any] | None] = None
     """Makes an output with `loss` of a target's output and labels; None: the class has no loss."""
     run_source: RunSource | None = None
+    _classes: ClassVar[dict[str, Any]] = {}
+    """The class of families for each task; `modeling_tasks` has them."""
     _skeletons: dict[Size, nn.Module]
     _plans: dict[tuple, Mapping[str, TensorCoordinates]]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.task is not None:
+            NeuMetaModel._classes.setdefault(cls.task, cls)
 
     def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
         super().__init__(config)
@@ -121,7 +98,7 @@ class NeuMetaModel(PreTrainedModel):
         if self.task not in (None, task):
             raise TargetError(
                 f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
-                f"{family_class(task).__name__}."
+                f"{self._classes.get(task, NeuMetaModel).__name__}."
             )
         self.main_input_name = self.target_family.input_names[0]
         with limit_building() as num_built:
@@ -241,97 +218,6 @@ class NeuMetaModel(PreTrainedModel):
         """As for any transformers model; the config also gets a checksum of the weights, which loading compares."""
         self.config.weights_digest = weights_digest(kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(*args, **kwargs)
-
-    # ------------------------------------------------------------------------------------------------ sizes
-
-    def size_at(self, width: Width = 1.0, *, counts: Mapping[str, int] | None = None) -> Size:
-        """The size that a width or counts of channels ask for.
-
-        Args:
-            width: A ratio for all width groups, a ratio per group or pattern, or a size of the family's space.
-            counts: Channels by group or pattern, instead of ratios.
-
-        Returns:
-            The size.
-
-        Raises:
-            SizeError: No network of the family has that size, it changes what this checkpoint holds fixed, or both
-                `width` and `counts` are given.
-        """
-        if counts is not None:
-            if width != 1.0:
-                raise SizeError(f"width={width!r} and size={dict(counts)!r} are given: say it in one of them.")
-            return self.space.size_of(counts, free=self.width_groups)
-        if not isinstance(width, Size | PreTrainedConfig):
-            return self.space.size(width, free=self.width_groups)
-        if isinstance(width, PreTrainedConfig):
-            warnings.warn(
-                "a config as a width is deprecated: give the counts that it says, as in morph(size={'stage3': 40}).",
-                FutureWarning,
-                stacklevel=3,
-            )
-            size = size_of(width, self.reference_config)
-        else:
-            size = self.space.exactly(width)
-        fixed = [axis for axis in size if size[axis] != self.space.full[axis] and axis not in self.width_groups]
-        if fixed:
-            raise SizeError(
-                f"the size changes {', '.join(fixed)}, which this checkpoint holds fixed: only "
-                f"{', '.join(self.width_groups)} may differ from the reference."
-            )
-        return size
-
-    def target_config_at(self, width: Width = 1.0) -> PreTrainedConfig:
-        """Config of the target at a size.
-
-        Args:
-            width: As for `size_at`.
-
-        Returns:
-            A new config.
-
-        Raises:
-            SizeError: As for `size_at`.
-        """
-        return self.target_family.config_at(self.reference_config, self.size_at(width))
-
-    def has_size(self, width: Width) -> bool:
-        """Whether the family has a network of a size.
-
-        Args:
-            width: As for `size_at`.
-
-        Returns:
-            False where `size_at` would raise a `SizeError`.
-        """
-        try:
-            self.size_at(width)
-        except SizeError:
-            return False
-        return True
-
-    def is_in_trained_range(self, size: Size) -> bool:
-        """Whether every width group lies between the smallest and the largest size that training drew."""
-        if not self.config.trained_widths:
-            return False
-        low, high = self._trained_extremes()
-        return all(low[group] <= size[group] <= high[group] for group in self.width_groups)
-
-    def _trained_extremes(self) -> tuple[Size, Size]:
-        widths = self.config.trained_widths
-        return self.size_at(min(widths)), self.size_at(max(widths))
-
-    def _warn_outside(self, size: Size) -> None:
-        if not self.is_in_trained_range(size):
-            widths = self.config.trained_widths
-            trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
-            asked = ", ".join(f"{group}={size[group]}" for group in self.width_groups)
-            warnings.warn(
-                f"the size asked for ({asked} channels) lies outside the trained range: training drew {trained}. "
-                "Expect lower accuracy, and measure it.",
-                SizeWarning,
-                stacklevel=3,
-            )
 
     # ------------------------------------------------------------------------------------------------ generation
 
@@ -541,7 +427,7 @@ class NeuMetaModel(PreTrainedModel):
             self._require_statistics(size)
         generated = self.generate(size, noise=noise, seed=seed)
         outputs = self.run(size, generated, batch)
-        with_loss = family_class(self.target_family.task).with_loss
+        with_loss = self._classes.get(self.target_family.task, NeuMetaModel).with_loss
         return outputs if with_loss is None or "labels" not in batch else with_loss(outputs, batch["labels"])
 
     def _batch_of(self, inputs: Tensor | None, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -554,7 +440,7 @@ class NeuMetaModel(PreTrainedModel):
             if names[0] in batch:
                 raise TargetError(f"{names[0]} was given twice, by its name and without: give it once.")
             batch = {names[0]: inputs, **batch}
-        has_loss = family_class(self.target_family.task).with_loss is not None
+        has_loss = self._classes.get(self.target_family.task, NeuMetaModel).with_loss is not None
         known = (*names, "labels") if has_loss else names
         if unknown := [name for name in batch if name not in known]:
             raise TargetError(
@@ -652,221 +538,6 @@ class NeuMetaModel(PreTrainedModel):
         model.morph_origin = origin
         model.push_to_hub = functools.partial(push_morph, model, origin)
 
-    # ------------------------------------------------------------------------------------------------ sharing
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str | None = None,
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: bool | str | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        max_shard_size: int | str = "50GB",
-        tags: list[str] | None = None,
-        license: str | None = None,
-        image_processor: Any = None,
-        run: str | Path | None = None,
-        overwrite_card: bool = False,
-        with_code: bool = False,
-        dry_run: bool = False,
-    ) -> str | PushPlan:
-        """Upload the family as one commit: weights, config, image processor, facts of its run, and a model card.
-
-        Args:
-            repo_id: `organisation/name`, or a name in one's own space; made if it does not exist.
-            commit_message: Its first line.
-            commit_description: What follows.
-            private: Whether a new repo is private; None: as the organisation's default says.
-            token: Of the Hub; None: the stored one.
-            revision: Branch to push to, made if it does not exist; None: main.
-            create_pr: Open a pull request instead of committing.
-            max_shard_size: Of a weights file.
-            tags: More tags for the card.
-            license: Of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there says, or
-                "unknown".
-            image_processor: Instead of the run's.
-            run: Folder of the run, whose image processor, recipe, training facts and sweep go along, from now on. None:
-                the folder or the commit that the family was loaded from; one that was never loaded has the files that
-                it was first pushed with.
-            overwrite_card: Write the card anew. Otherwise a card that is there keeps all that somebody wrote in it, and
-                its generated section is refreshed.
-            with_code: Put this package's modeling code beside the weights, for
-                `AutoModel.from_pretrained(..., trust_remote_code=True)` where the package is not installed.
-            dry_run: Upload nothing, and ask the Hub nothing of `repo_id`, whose card may hold more.
-
-        Returns:
-            Address of the commit. Where nothing has changed there is no new one. In a dry run, the card and the files
-            that would go up.
-
-        Raises:
-            HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
-            CardError: The card that is there cannot be read, or is somebody's own and has another licence.
-            CheckpointError: A file of the run is damaged, or `run` is no folder.
-        """
-        if run is not None:
-            self.run_source = RunSource.of_folder(run)
-        facts = FamilyFacts(
-            config=self.config.to_dict(),
-            family=self.target_family.name,
-            task=self.target_family.task,
-            width_groups={group: self.space.full[group] for group in self.width_groups},
-            num_parameters={
-                "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
-                "generated": self.num_generated_parameters,
-                "static": sum(parameter.numel() for parameter in self.static.parameters()),
-            },
-        )
-        commit = push_family(
-            self,
-            facts,
-            repo_id,
-            run=self.run_source,
-            max_shard_size=max_shard_size,
-            license=license,
-            tags=tags,
-            image_processor=image_processor,
-            with_code=with_code,
-            commit_message=commit_message,
-            commit_description=commit_description,
-            private=private,
-            token=token,
-            revision=revision,
-            create_pr=create_pr,
-            overwrite_card=overwrite_card,
-            dry_run=dry_run,
-        )
-        if isinstance(commit, PushPlan):
-            return commit
-        self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
-        if self.run_source is None:
-            self.run_source = RunSource(repo_id=self.name_or_path, revision=commit.oid)
-        return commit
-
-    # ------------------------------------------------------------------------------------------------ statistics
-
-    def _empty_statistics(self) -> StoredStatistics:
-        """One set of BatchNorm statistics per stored width, empty and of the right shape."""
-        found: dict[float, dict[str, Tensor]] = {}
-        for width in self.config.statistics_widths:
-            shapes = self.space.shapes(self.size_at(width))
-            dtypes = {True: torch.int64, False: torch.get_default_dtype()}
-            found[width] = {
-                name: torch.zeros(shapes[name], dtype=dtypes[name.endswith("num_batches_tracked")])
-                for name in self.statistic_names
-            }
-        return self._store_statistics(found)
-
-    def _store_statistics(self, widths: Mapping[float, Mapping[str, Tensor]]) -> StoredStatistics:
-        nested = self.hypernetwork.positions == "absolute"
-        return StoredStatistics(self.space, widths, free=self.width_groups, are_nested=nested)
-
-    def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
-        """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
-
-        Training has measured them on its own images; on images of yours, statistics follow what the networks will see.
-
-        Args:
-            batches: Normalised images as training saw them, in any form that loaders give them (`neumeta_hf.calibrate`
-                lists them); a few thousand. Gone through once.
-            widths: Ratios, such as a list or a progress bar around it; they replace what was stored before. None: those
-                that are stored.
-
-        Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm; there is no batch or no width, or there are too
-                many widths; a batch is not of normalised images, or a network does not take it.
-            SizeError: No network of the family has one of these sizes.
-
-        Whatever is raised, what was stored is as it was.
-        """
-        if not self.statistic_names:
-            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
-        widths = self.config.statistics_widths if widths is None else widths
-        images = self._image_batches(batches)
-        # Read once, for all widths; what has been checked need not be again.
-        held = NormalizedImages(images)
-        measured: dict[float, dict[str, Tensor]] = {}
-        for width in widths:
-            if isinstance(width, Mapping | PreTrainedConfig | MorphConfig):
-                raise SizeError(f"calibrate() got a {type(width).__name__}: it stores uniform widths, such as 0.5.")
-            if len(measured) == MAX_STATISTICS:
-                raise CheckpointError(
-                    f"calibrate() got more than {MAX_STATISTICS} widths, which is all that are stored."
-                )
-            with ignore_size_warnings():
-                state = self.morph(width, calibration=held).state_dict()
-            measured[float(width)] = {name: state[name] for name in self.statistic_names}
-        if not measured:
-            raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
-        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
-
-    def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
-        return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
-
-    def _measured_modules(self) -> set[str]:
-        """Names of the BatchNorm modules whose statistics belong to a size."""
-        return {name.rpartition(".")[0] for name in self.statistic_names}
-
-    def store_calibration_images(self, images: Any) -> None:
-        """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.
-
-        Args:
-            images: A batch of normalised ones, `[images, channels, height, width]` of the size that the reference is
-                made for, in any form that loaders give it; they replace what was stored before, and are rounded to
-                1/32. None at all (`images[:0]`) drops them.
-
-        Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm, or the images are no normalised floats, of
-                another shape or outside of [-4, 4); what was stored is as it was.
-        """
-        if not self.statistic_names:
-            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no images to calibrate on.")
-        shape = self.target_family.image_shape(self.reference_config)
-        images = images_of(images, "images", any_range=True, may_be_empty=True)
-        if images.shape[1:] != shape:
-            raise CheckpointError(f"images of shape {list(images.shape)}: give [images, {', '.join(map(str, shape))}].")
-        bytes_ = (images.detach().float() * _PIXEL_STEPS).round() + 128
-        if not ((bytes_ >= 0) & (bytes_ <= 255)).all():
-            raise CheckpointError(
-                f"the images reach from {images.min():g} to {images.max():g}: normalised ones lie in [-4, 4)."
-            )
-        self._hold_calibration_images(bytes_.to(self.device, torch.uint8))
-        self.config.calibration_images = len(images)
-
-    def _hold_calibration_images(self, pixels: Tensor) -> None:
-        self.calibration = TensorTree({}, {"pixels": pixels} if len(pixels) else {})
-
-    def _own_calibration(self, size: Size) -> ImageBatches | None:
-        """What to measure the statistics of a size on, or None where none are to be measured."""
-        if not self.statistic_names or self.statistics.covers(size):
-            return None
-        pixels = self.calibration.tensors().get("pixels")
-        if pixels is None:
-            self._require_statistics(size)
-            return None
-        images = (pixels.to(self.dtype) - 128) / _PIXEL_STEPS
-        return self._image_batches(NormalizedImages([images]))  # one batch: the variance over all of them
-
-    def _require_statistics(self, size: Size) -> None:
-        if self.statistic_names and not self.statistics.covers(size):
-            stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
-            problem = (
-                "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored})."
-            )
-            advice = (
-                "Run morph() of that size, which measures them."
-                if self.config.calibration_images
-                else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
-            )
-            raise CheckpointError(
-                f"{problem} {advice}",
-                command=f"{problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; "
-                "a recipe with calibration.images makes families that need none.",
-            )
-
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TensorTree):
             for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -876,127 +547,6 @@ class NeuMetaModel(PreTrainedModel):
             self.hypernetwork.initialize(module)
 
 
-class NeuMetaForImageClassification(NeuMetaModel):
-    """A family of image classifiers; its checkpoints and those of `NeuMetaModel` are the same files."""
-
-    task = "image-classification"
-    main_input_name = "pixel_values"
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        *,
-        width: Width = 1.0,
-        noise: float = 0.0,
-        seed: int = 0,
-        **inputs,
-    ) -> ImageClassifierOutput:
-        """Classify images with the network of a size.
-
-        Args:
-            pixel_values: Normalised images, `[batch, channels, height, width]`.
-            labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
-            width: As for `size_at`.
-            noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
-            **inputs: Further inputs of the target's forward pass.
-
-        Returns:
-            `logits`, `[batch, num_labels]`, and `loss` if there are labels.
-
-        Raises:
-            TargetError: The target takes no such further input.
-            SizeError: No network of the family has that size.
-            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
-        """
-        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
-        return self.with_loss(outputs, labels)
-
-    @staticmethod
-    def with_loss(outputs: Any, labels: Tensor | None) -> ImageClassifierOutput:
-        """Add the cross-entropy to what a network of the task puts out; no labels, no loss."""
-        loss = F.cross_entropy(outputs.logits.float(), labels) if labels is not None else None
-        return ImageClassifierOutput(loss=loss, logits=outputs.logits)
-
-
-class NeuMetaForSemanticSegmentation(NeuMetaModel):
-    """A family of segmentation networks; its checkpoints and those of `NeuMetaModel` are the same files."""
-
-    task = "semantic-segmentation"
-    main_input_name = "pixel_values"
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        labels: Tensor | None = None,
-        *,
-        width: Width = 1.0,
-        noise: float = 0.0,
-        seed: int = 0,
-        **inputs,
-    ) -> SemanticSegmenterOutput:
-        """Segment images with the network of a size.
-
-        Args:
-            pixel_values: Normalised images, `[batch, channels, height, width]`.
-            labels: Class of each pixel, `[batch, height, width]`; 255 belongs to none. Given, the mean cross-entropy
-                of the others comes back as `loss`, 0 where there are no others.
-            width: As for `size_at`.
-            noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
-            **inputs: Further inputs of the target's forward pass.
-
-        Returns:
-            `logits`, `[batch, num_labels, height, width]`, and `loss` if there are labels.
-
-        Raises:
-            TargetError: The target takes no such further input.
-            SizeError: No network of the family has that size.
-            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
-        """
-        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
-        return self.with_loss(outputs, labels)
-
-    @staticmethod
-    def with_loss(outputs: Any, labels: Tensor | None) -> SemanticSegmenterOutput:
-        """Add the mean cross-entropy of a pixel to what a network of the task puts out; no labels, no loss."""
-        loss = pixel_cross_entropy(outputs.logits, labels) if labels is not None else None
-        return SemanticSegmenterOutput(loss=loss, logits=outputs.logits)  # pyright: ignore[reportArgumentType]
-
-
-class NeuMetaForImageGeneration(NeuMetaModel):
-    """A family of autoencoders; its checkpoints and those of `NeuMetaModel` are the same files.
-
-    `forward` reconstructs images from the mean of their posterior: its output has `sample`, `mean` and `logvar`.
-    """
-
-    task = "image-generation"
-    main_input_name = "pixel_values"
-
-    def forward(
-        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs
-    ) -> AutoencoderOutput:
-        """Reconstruct images with the network of a size.
-
-        Args:
-            pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
-            noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
-            **inputs: Further inputs of the target's forward pass.
-
-        Returns:
-            The images again, and the distribution of their latents.
-
-        Raises:
-            TargetError: The target takes no such further input.
-            SizeError: No network of the family has that size.
-            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
-        """
-        return super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
-
-
 def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
     """Keep a value as the newest, and no more of them than are used again."""
     kept[key] = value
@@ -1004,20 +554,5 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> None:
         del kept[next(iter(kept))]  # the oldest
 
 
-def family_class(task: str) -> type[NeuMetaModel]:
-    """The class of families for a task.
-
-    Args:
-        task: As target families name it.
-
-    Returns:
-        `NeuMetaModel` itself for tasks that have none of their own.
-    """
-    classes = (NeuMetaForImageClassification, NeuMetaForSemanticSegmentation, NeuMetaForImageGeneration)
-    return next((cls for cls in classes if cls.task == task), NeuMetaModel)
-
-
 AutoConfig.register(NeuMetaConfig.model_type, NeuMetaConfig)
 AutoModel.register(NeuMetaConfig, NeuMetaModel)
-AutoModelForImageClassification.register(NeuMetaConfig, NeuMetaForImageClassification)
-AutoModelForSemanticSegmentation.register(NeuMetaConfig, NeuMetaForSemanticSegmentation)

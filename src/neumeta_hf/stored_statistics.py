@@ -80,5 +80,6 @@ class StoredStatistics(TensorTree):
         return [below[-1], above[0]]
 
     def _stored(self, index: int) -> dict[str, Tensor]:
-        prefix = f"{index}."
-        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors().items() if name.startswith(prefix)}
+        # The tensors of one size alone: with many sizes a walk through all of them takes longer than a morph.
+        size = self._modules.get(str(index))
+        return size.tensors() if isinstance(size, TensorTree) else {}

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from neumeta_hf.modeling_neumeta import family_class, ignore_size_warnings
+from neumeta_hf.family_sizes import ignore_size_warnings
+from neumeta_hf.modeling_tasks import family_class
 from neumeta_hf.preparation import prepare
 from neumeta_hf.targets import AutoencoderKLTargetConfig, find_target
 from tiny_targets import cifar_resnet, lenet, make_network, upernet

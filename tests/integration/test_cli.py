@@ -22,7 +22,7 @@ from neumeta_hf.cli.commands import parse_budget
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation import count_parameters, evaluate_network
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.printable import printable
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import Recipe

@@ -15,7 +15,7 @@ from documents import README, ROOT
 
 from neumeta_hf import cli, load_recipe
 from neumeta_hf.evaluation import count_macs, count_parameters
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.shipped import guides, recipes
 from neumeta_hf.targets import CifarResNetConfig, find_target
 from neumeta_hf.training import Recipe

@@ -16,7 +16,7 @@ import torch
 from transformers import ResNetConfig
 
 import neumeta_hf
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, build_image_processor, find_target
 
 ROOMS = [

@@ -26,7 +26,9 @@ from neumeta_hf.calibration import calibrate
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import add_noise
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, NeuMetaModel, SizeWarning
+from neumeta_hf.family_sizes import SizeWarning
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import find_target, resize
 from neumeta_hf.targets.lenet import LeNetConfig
 

@@ -11,11 +11,11 @@ from transformers import UperNetForSemanticSegmentation as UperNet
 
 from axes import num_channels
 from neumeta_hf.errors import TargetError
-from neumeta_hf.modeling_neumeta import (
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.modeling_tasks import (
     NeuMetaForImageClassification,
     NeuMetaForImageGeneration,
     NeuMetaForSemanticSegmentation,
-    NeuMetaModel,
     family_class,
 )
 from neumeta_hf.targets import config_of, find_target, resize

@@ -16,7 +16,7 @@ from neumeta_hf.cli import commands
 from neumeta_hf.errors import CardError, HubError
 from neumeta_hf.hub.client import explain_hub_errors
 from neumeta_hf.hub.merging import merge_card
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import Recipe
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from neumeta_hf.modeling_neumeta import family_class
+from neumeta_hf.modeling_tasks import family_class
 from neumeta_hf.static_outputs import StaticOutputs
 from neumeta_hf.targets import config_of, find_target
 from neumeta_hf.training import NeuMetaObjective, SizeSampler

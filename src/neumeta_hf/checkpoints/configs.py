@@ -179,7 +179,7 @@ def _walk(values: Any, path: str = ""):
 
 def _is_our_own(value: Any) -> bool:
     """Whether it is what a push with this package's modeling code writes; where the package is, that does not run."""
-    ours = ("configuration_neumeta.NeuMeta", "modeling_neumeta.NeuMeta")
+    ours = ("configuration_neumeta.NeuMeta", "modeling_neumeta.NeuMeta", "modeling_tasks.NeuMeta")
     return isinstance(value, Mapping) and all(str(name).startswith(ours) for name in value.values())
 
 

@@ -371,7 +371,7 @@ def _say_pushed(what: str, commit: Any) -> None:
 def _load_family(name: str) -> "NeuMetaModel":
     from neumeta_hf.checkpoints import open_checkpoint
     from neumeta_hf.configuration_neumeta import NeuMetaConfig
-    from neumeta_hf.modeling_neumeta import family_class
+    from neumeta_hf.modeling_tasks import family_class
     from neumeta_hf.targets import find_target
 
     if (unfinished := say_unfinished(name)) is not None:

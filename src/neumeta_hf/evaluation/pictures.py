@@ -10,10 +10,11 @@ from torch import nn
 
 from neumeta_hf.batches import move_batch
 from neumeta_hf.errors import DataError
+from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.kinds import whole_number
-from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
+from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
 

@@ -17,10 +17,11 @@ from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
+from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages
 from neumeta_hf.kinds import MAX_ROWS
-from neumeta_hf.modeling_neumeta import NeuMetaModel, ignore_size_warnings
+from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.printable import printable
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.scores import ROW_KEYS

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 _PACKAGE = __name__.split(".")[0]
-_ROOTS = ("configuration_neumeta", "modeling_neumeta")
+_ROOTS = ("configuration_neumeta", "modeling_tasks")
 _IMPORT = re.compile(rf"^(\s*)from {_PACKAGE}\.([\w.]+) import ", flags=re.MULTILINE)
 
 AUTO_MAP = {
@@ -15,8 +15,8 @@ AUTO_MAP = {
 """What config.json says of these files."""
 
 TASK_CLASSES = {
-    "image-classification": {"AutoModelForImageClassification": "modeling_neumeta.NeuMetaForImageClassification"},
-    "semantic-segmentation": {"AutoModelForSemanticSegmentation": "modeling_neumeta.NeuMetaForSemanticSegmentation"},
+    "image-classification": {"AutoModelForImageClassification": "modeling_tasks.NeuMetaForImageClassification"},
+    "semantic-segmentation": {"AutoModelForSemanticSegmentation": "modeling_tasks.NeuMetaForSemanticSegmentation"},
 }
 """What it says besides, by task: an Auto class that a family is not for must not load it."""
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.data import ImageData, check_classes
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
-from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.modeling_tasks import family_class
 from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task

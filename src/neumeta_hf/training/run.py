@@ -19,9 +19,11 @@ from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
+from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.kinds import AMOUNT
-from neumeta_hf.modeling_neumeta import NeuMetaModel, family_class, ignore_size_warnings
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.modeling_tasks import family_class
 from neumeta_hf.preparation import PreparationReport, prepare
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import ResNetConfig, UperNetConfig
 
 from neumeta_hf import NeuMetaForImageClassification, cli
-from neumeta_hf.modeling_neumeta import NeuMetaForSemanticSegmentation
+from neumeta_hf.modeling_tasks import NeuMetaForSemanticSegmentation
 from neumeta_hf.targets import LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import recipe_from_dict
 

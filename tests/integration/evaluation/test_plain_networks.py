@@ -11,7 +11,7 @@ import yaml
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, build_image_processor, find_target
 from neumeta_hf.training import recipe_from_dict
 

@@ -33,7 +33,7 @@ from neumeta_hf.errors import (
     TargetError,
 )
 from neumeta_hf.evaluation import evaluate_network
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, MlpVaeTargetConfig, config_of, find_target
 from neumeta_hf.training import (
     calibration_batches,

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, p
 
 from neumeta_hf.cli import main
 from neumeta_hf.errors import RecipeError
-from neumeta_hf.modeling_neumeta import NeuMetaForImageGeneration, NeuMetaForSemanticSegmentation
+from neumeta_hf.modeling_tasks import NeuMetaForImageGeneration, NeuMetaForSemanticSegmentation
 from neumeta_hf.targets import MlpVae
 from neumeta_hf.training import recipe_from_dict, train
 

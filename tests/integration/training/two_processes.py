@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tiny_runs import DATA, RECIPE, reset_accelerate
 
 from neumeta_hf.data import DataConfig, load_image_data
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, find_target
 from neumeta_hf.training import NeuMetaObjective, SizeSampler, recipe_from_dict, run, train
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop

@@ -7,7 +7,7 @@ from neumeta_hf.data import DataConfig, ImageSplit
 from neumeta_hf.data.splits import ArraySource
 from neumeta_hf.errors import DataError
 from neumeta_hf.evaluation import draw_networks
-from neumeta_hf.modeling_neumeta import NeuMetaForSemanticSegmentation
+from neumeta_hf.modeling_tasks import NeuMetaForSemanticSegmentation
 
 
 @pytest.fixture

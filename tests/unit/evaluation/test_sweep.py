@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
 from neumeta_hf.evaluation import Sweep, count_macs, count_parameters, evaluate_network, sweep
-from neumeta_hf.modeling_neumeta import NeuMetaForImageClassification, SizeWarning
+from neumeta_hf.family_sizes import SizeWarning
+from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import LeNetConfig, find_target, resize
 

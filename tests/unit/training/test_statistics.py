@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import ResNetConfig
 
-from neumeta_hf.modeling_neumeta import SizeWarning
+from neumeta_hf.family_sizes import SizeWarning
 from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target
 from neumeta_hf.tasks import build_task
 from neumeta_hf.training import Recipe

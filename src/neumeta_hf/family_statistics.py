@@ -1,0 +1,151 @@
+"""BatchNorm statistics of a family: measuring them, storing them, and saying where there are none."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig
+from neumeta_hf.errors import CheckpointError, SizeError
+from neumeta_hf.family_sizes import FamilySizes, ignore_size_warnings
+from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
+from neumeta_hf.space import Size
+from neumeta_hf.stored_statistics import StoredStatistics
+from neumeta_hf.tensor_tree import TensorTree
+
+_PIXEL_STEPS = 32
+"""Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
+
+
+class FamilyStatistics(FamilySizes):
+    """The BatchNorm statistics of a family: a part of `NeuMetaModel`, which families without BatchNorm never touch."""
+
+    statistic_names: list[str]
+    statistics: StoredStatistics
+    calibration: TensorTree
+    hypernetwork: Any
+    morph: Any
+    device: Any
+    dtype: Any
+
+    def _empty_statistics(self) -> StoredStatistics:
+        """One set of BatchNorm statistics per stored width, empty and of the right shape."""
+        found: dict[float, dict[str, Tensor]] = {}
+        for width in self.config.statistics_widths:
+            shapes = self.space.shapes(self.size_at(width))
+            dtypes = {True: torch.int64, False: torch.get_default_dtype()}
+            found[width] = {
+                name: torch.zeros(shapes[name], dtype=dtypes[name.endswith("num_batches_tracked")])
+                for name in self.statistic_names
+            }
+        return self._store_statistics(found)
+
+    def _store_statistics(self, widths: Mapping[float, Mapping[str, Tensor]]) -> StoredStatistics:
+        nested = self.hypernetwork.positions == "absolute"
+        return StoredStatistics(self.space, widths, free=self.width_groups, are_nested=nested)
+
+    def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
+        """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
+
+        Training has measured them on its own images; on images of yours, statistics follow what the networks will see.
+
+        Args:
+            batches: Normalised images as training saw them, in any form that loaders give them (`neumeta_hf.calibrate`
+                lists them); a few thousand. Gone through once.
+            widths: Ratios, such as a list or a progress bar around it; they replace what was stored before. None: those
+                that are stored.
+
+        Raises:
+            CheckpointError: This checkpoint has no generated BatchNorm; there is no batch or no width, or there are too
+                many widths; a batch is not of normalised images, or a network does not take it.
+            SizeError: No network of the family has one of these sizes.
+
+        Whatever is raised, what was stored is as it was.
+        """
+        if not self.statistic_names:
+            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
+        widths = self.config.statistics_widths if widths is None else widths
+        images = self._image_batches(batches)
+        # Read once, for all widths; what has been checked need not be again.
+        held = NormalizedImages(images)
+        measured: dict[float, dict[str, Tensor]] = {}
+        for width in widths:
+            if isinstance(width, Mapping | PreTrainedConfig | MorphConfig):
+                raise SizeError(f"calibrate() got a {type(width).__name__}: it stores uniform widths, such as 0.5.")
+            if len(measured) == MAX_STATISTICS:
+                raise CheckpointError(
+                    f"calibrate() got more than {MAX_STATISTICS} widths, which is all that are stored."
+                )
+            with ignore_size_warnings():
+                state = self.morph(width, calibration=held).state_dict()
+            measured[float(width)] = {name: state[name] for name in self.statistic_names}
+        if not measured:
+            raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
+        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
+
+    def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
+        return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
+
+    def _measured_modules(self) -> set[str]:
+        """Names of the BatchNorm modules whose statistics belong to a size."""
+        return {name.rpartition(".")[0] for name in self.statistic_names}
+
+    def store_calibration_images(self, images: Any) -> None:
+        """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.
+
+        Args:
+            images: A batch of normalised ones, `[images, channels, height, width]` of the size that the reference is
+                made for, in any form that loaders give it; they replace what was stored before, and are rounded to
+                1/32. None at all (`images[:0]`) drops them.
+
+        Raises:
+            CheckpointError: This checkpoint has no generated BatchNorm, or the images are no normalised floats, of
+                another shape or outside of [-4, 4); what was stored is as it was.
+        """
+        if not self.statistic_names:
+            raise CheckpointError("this checkpoint generates no BatchNorm: it needs no images to calibrate on.")
+        shape = self.target_family.image_shape(self.reference_config)
+        images = images_of(images, "images", any_range=True, may_be_empty=True)
+        if images.shape[1:] != shape:
+            raise CheckpointError(f"images of shape {list(images.shape)}: give [images, {', '.join(map(str, shape))}].")
+        bytes_ = (images.detach().float() * _PIXEL_STEPS).round() + 128
+        if not ((bytes_ >= 0) & (bytes_ <= 255)).all():
+            raise CheckpointError(
+                f"the images reach from {images.min():g} to {images.max():g}: normalised ones lie in [-4, 4)."
+            )
+        self._hold_calibration_images(bytes_.to(self.device, torch.uint8))
+        self.config.calibration_images = len(images)
+
+    def _hold_calibration_images(self, pixels: Tensor) -> None:
+        self.calibration = TensorTree({}, {"pixels": pixels} if len(pixels) else {})
+
+    def _own_calibration(self, size: Size) -> ImageBatches | None:
+        """What to measure the statistics of a size on, or None where none are to be measured."""
+        if not self.statistic_names or self.statistics.covers(size):
+            return None
+        pixels = self.calibration.tensors().get("pixels")
+        if pixels is None:
+            self._require_statistics(size)
+            return None
+        images = (pixels.to(self.dtype) - 128) / _PIXEL_STEPS
+        return self._image_batches(NormalizedImages([images]))  # one batch: the variance over all of them
+
+    def _require_statistics(self, size: Size) -> None:
+        if self.statistic_names and not self.statistics.covers(size):
+            stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
+            problem = (
+                "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
+                f"{stored})."
+            )
+            advice = (
+                "Run morph() of that size, which measures them."
+                if self.config.calibration_images
+                else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
+            )
+            raise CheckpointError(
+                f"{problem} {advice}",
+                command=f"{problem} Measure them with --calibrate N on N training images of the recipe, such as 1024; "
+                "a recipe with calibration.images makes families that need none.",
+            )

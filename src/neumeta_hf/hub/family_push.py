@@ -1,0 +1,118 @@
+"""Pushing a family: a part of `NeuMetaModel`."""
+
+from pathlib import Path
+from typing import Any
+
+from neumeta_hf.hub.family_card import FamilyFacts
+from neumeta_hf.hub.push import PushPlan
+from neumeta_hf.hub.run_files import RunSource
+from neumeta_hf.hub.sharing import push_family
+
+
+class FamilyPush:
+    """What uploads a family with its card.
+
+    Attributes:
+        run_source: Where the files of its run lie, which pushes take along; None: nowhere.
+    """
+
+    run_source: RunSource | None = None
+    config: Any
+    target_family: Any
+    space: Any
+    width_groups: list[str]
+    hypernetwork: Any
+    static: Any
+    num_generated_parameters: Any
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+        license: str | None = None,
+        image_processor: Any = None,
+        run: str | Path | None = None,
+        overwrite_card: bool = False,
+        with_code: bool = False,
+        dry_run: bool = False,
+    ) -> str | PushPlan:
+        """Upload the family as one commit: weights, config, image processor, facts of its run, and a model card.
+
+        Args:
+            repo_id: `organisation/name`, or a name in one's own space; made if it does not exist.
+            commit_message: Its first line.
+            commit_description: What follows.
+            private: Whether a new repo is private; None: as the organisation's default says.
+            token: Of the Hub; None: the stored one.
+            revision: Branch to push to, made if it does not exist; None: main.
+            create_pr: Open a pull request instead of committing.
+            max_shard_size: Of a weights file.
+            tags: More tags for the card.
+            license: Of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there says, or
+                "unknown".
+            image_processor: Instead of the run's.
+            run: Folder of the run, whose image processor, recipe, training facts and sweep go along, from now on. None:
+                the folder or the commit that the family was loaded from; one that was never loaded has the files that
+                it was first pushed with.
+            overwrite_card: Write the card anew. Otherwise a card that is there keeps all that somebody wrote in it, and
+                its generated section is refreshed.
+            with_code: Put this package's modeling code beside the weights, for
+                `AutoModel.from_pretrained(..., trust_remote_code=True)` where the package is not installed.
+            dry_run: Upload nothing, and ask the Hub nothing of `repo_id`, whose card may hold more.
+
+        Returns:
+            Address of the commit. Where nothing has changed there is no new one. In a dry run, the card and the files
+            that would go up.
+
+        Raises:
+            HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
+            CardError: The card that is there cannot be read, or is somebody's own and has another licence.
+            CheckpointError: A file of the run is damaged, or `run` is no folder.
+        """
+        if run is not None:
+            self.run_source = RunSource.of_folder(run)
+        facts = FamilyFacts(
+            config=self.config.to_dict(),
+            family=self.target_family.name,
+            task=self.target_family.task,
+            width_groups={group: self.space.full[group] for group in self.width_groups},
+            num_parameters={
+                "hypernetwork": sum(parameter.numel() for parameter in self.hypernetwork.parameters()),
+                "generated": self.num_generated_parameters,
+                "static": sum(parameter.numel() for parameter in self.static.parameters()),
+            },
+        )
+        family: Any = self
+        commit = push_family(
+            family,
+            facts,
+            repo_id,
+            run=self.run_source,
+            max_shard_size=max_shard_size,
+            license=license,
+            tags=tags,
+            image_processor=image_processor,
+            with_code=with_code,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            overwrite_card=overwrite_card,
+            dry_run=dry_run,
+        )
+        if isinstance(commit, PushPlan):
+            return commit
+        self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
+        if self.run_source is None:
+            self.run_source = RunSource(repo_id=self.name_or_path, revision=commit.oid)
+        return commit

@@ -1,0 +1,151 @@
+"""`NeuMetaModel` for each task, with the forward pass and the loss that users of the task expect."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoModelForImageClassification, AutoModelForSemanticSegmentation
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+from neumeta_hf.configuration_neumeta import NeuMetaConfig
+from neumeta_hf.family_sizes import Width
+from neumeta_hf.modeling_neumeta import NeuMetaModel
+from neumeta_hf.pixels import pixel_cross_entropy
+from neumeta_hf.targets import AutoencoderOutput
+
+
+class NeuMetaForImageClassification(NeuMetaModel):
+    """A family of image classifiers; its checkpoints and those of `NeuMetaModel` are the same files."""
+
+    task = "image-classification"
+    main_input_name = "pixel_values"
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        width: Width = 1.0,
+        noise: float = 0.0,
+        seed: int = 0,
+        **inputs,
+    ) -> ImageClassifierOutput:
+        """Classify images with the network of a size.
+
+        Args:
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
+            width: As for `size_at`.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            `logits`, `[batch, num_labels]`, and `loss` if there are labels.
+
+        Raises:
+            TargetError: The target takes no such further input.
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
+        return self.with_loss(outputs, labels)
+
+    @staticmethod
+    def with_loss(outputs: Any, labels: Tensor | None) -> ImageClassifierOutput:
+        """Add the cross-entropy to what a network of the task puts out; no labels, no loss."""
+        loss = F.cross_entropy(outputs.logits.float(), labels) if labels is not None else None
+        return ImageClassifierOutput(loss=loss, logits=outputs.logits)
+
+
+class NeuMetaForSemanticSegmentation(NeuMetaModel):
+    """A family of segmentation networks; its checkpoints and those of `NeuMetaModel` are the same files."""
+
+    task = "semantic-segmentation"
+    main_input_name = "pixel_values"
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        *,
+        width: Width = 1.0,
+        noise: float = 0.0,
+        seed: int = 0,
+        **inputs,
+    ) -> SemanticSegmenterOutput:
+        """Segment images with the network of a size.
+
+        Args:
+            pixel_values: Normalised images, `[batch, channels, height, width]`.
+            labels: Class of each pixel, `[batch, height, width]`; 255 belongs to none. Given, the mean cross-entropy
+                of the others comes back as `loss`, 0 where there are no others.
+            width: As for `size_at`.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            `logits`, `[batch, num_labels, height, width]`, and `loss` if there are labels.
+
+        Raises:
+            TargetError: The target takes no such further input.
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        outputs = super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
+        return self.with_loss(outputs, labels)
+
+    @staticmethod
+    def with_loss(outputs: Any, labels: Tensor | None) -> SemanticSegmenterOutput:
+        """Add the mean cross-entropy of a pixel to what a network of the task puts out; no labels, no loss."""
+        loss = pixel_cross_entropy(outputs.logits, labels) if labels is not None else None
+        return SemanticSegmenterOutput(loss=loss, logits=outputs.logits)  # pyright: ignore[reportArgumentType]
+
+
+class NeuMetaForImageGeneration(NeuMetaModel):
+    """A family of autoencoders; its checkpoints and those of `NeuMetaModel` are the same files.
+
+    `forward` reconstructs images from the mean of their posterior: its output has `sample`, `mean` and `logvar`.
+    """
+
+    task = "image-generation"
+    main_input_name = "pixel_values"
+
+    def forward(
+        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs
+    ) -> AutoencoderOutput:
+        """Reconstruct images with the network of a size.
+
+        Args:
+            pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
+            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            noise: Coordinate noise in channels, for training.
+            seed: Of the noise.
+            **inputs: Further inputs of the target's forward pass.
+
+        Returns:
+            The images again, and the distribution of their latents.
+
+        Raises:
+            TargetError: The target takes no such further input.
+            SizeError: No network of the family has that size.
+            CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
+        """
+        return super().forward(pixel_values, width=width, noise=noise, seed=seed, **inputs)
+
+
+def family_class(task: str) -> type[NeuMetaModel]:
+    """The class of families for a task.
+
+    Args:
+        task: As target families name it.
+
+    Returns:
+        `NeuMetaModel` itself for tasks that have none of their own.
+    """
+    return NeuMetaModel._classes.get(task, NeuMetaModel)
+
+
+AutoModelForImageClassification.register(NeuMetaConfig, NeuMetaForImageClassification)
+AutoModelForSemanticSegmentation.register(NeuMetaConfig, NeuMetaForSemanticSegmentation)
