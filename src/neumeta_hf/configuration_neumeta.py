@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from neumeta_hf.checkpoints import check_numbers, forget_origin, without_origin
 from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import CheckpointError, SizeError
-from neumeta_hf.kinds import AMOUNT, MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
+from neumeta_hf.kinds import AMOUNT, COUNT, MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
 
 FORMAT_VERSION = 1
 """Raised when a checkpoint's meaning changes; other formats are refused by name."""
@@ -52,6 +52,9 @@ class NeuMetaConfig(PreTrainedConfig):
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.
         coordinate_noise: Noise of training in channels, which the mean of several samples uses again.
         alignment: "corner" (`c / C`, the paper's) or "center" (`(c + 0.5) / C`).
+        trained_depths: Ratios of blocks that training drew; 1.0 alone where it drew none.
+        block_ranking: Stack of blocks to the numbers of those that a size may leave out, the last ones first. None: in
+            the order of the network.
         clamp_sizes: Whether a size outside the trained range keeps the nearest trained size as its size coordinate.
         preparation: Report of the preparation: orders, total variation before and after.
         weights_digest: Checksum of the weights that were saved with this config; loading compares it.
@@ -67,6 +70,8 @@ class NeuMetaConfig(PreTrainedConfig):
     width_groups: list[str] | tuple[str, ...] | None = None
     normalization: str = "fuse"
     trained_widths: list[float | int] | tuple[float | int, ...] = ()
+    trained_depths: list[float | int] | tuple[float | int, ...] = (1.0,)
+    block_ranking: dict | None = None
     statistics_widths: list[float | int] | tuple[float | int, ...] = ()
     calibration_images: int = 0
     coordinate_scale: int | None = None
@@ -161,6 +166,13 @@ class NeuMetaConfig(PreTrainedConfig):
                 )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
+        if bad := [depth for depth in self.trained_depths if not WIDTH.holds(depth) or depth > 1]:
+            raise CheckpointError(f"trained_depths holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
+        for name, order in (self.block_ranking or {}).items():
+            if not isinstance(order, list | tuple) or not all(COUNT.holds(number) for number in order):
+                raise CheckpointError(
+                    f"block_ranking has {name}={order!r:.80}: it must be a list of the numbers of its blocks."
+                )
         for name in ("trained_widths", "statistics_widths"):
             if bad := [width for width in getattr(self, name) if not WIDTH.holds(width)]:
                 raise CheckpointError(

@@ -107,6 +107,7 @@ def make_coordinates(
     shapes: Mapping[str, tuple[int, ...]],
     *,
     scale: int,
+    layers: Sequence[str] | None = None,
     alignment: Alignment = "corner",
     smallest: Mapping[str, tuple[int, ...]] | None = None,
     largest: Mapping[str, tuple[int, ...]] | None = None,
@@ -120,6 +121,8 @@ def make_coordinates(
     Args:
         shapes: Name to shape of each generated tensor: vectors, matrices or two-dimensional kernels.
         scale: The constant `N` that sizes are divided by.
+        layers: Names of all tensors of the reference that are generated, whose order numbers them. None: `shapes` has
+            all of them.
         alignment: Where in its channel a position lies: "corner" is the paper's `c / C`; "center" is `(c + 0.5) / C`,
             for which coordinate noise of one channel covers [0, 1] exactly once at every size.
         smallest: Shapes at the smallest trained size. A size coordinate below it is raised to it, since the
@@ -142,7 +145,9 @@ def make_coordinates(
     offset = 0.5 if alignment == "center" else 0.0
     make_positions = functools.cache(_make_positions)  # a network has many axes, but few different ones
     coordinates = {}
-    for layer, (name, shape) in enumerate(shapes.items()):
+    number_of = {name: number for number, name in enumerate(shapes if layers is None else layers)}
+    for name, shape in shapes.items():
+        layer = number_of[name]
         if len(shape) not in (1, 2, 4) or 0 in shape:
             raise HypernetworkError(
                 f"{name} has shape {tuple(shape)}: only vectors, matrices and two-dimensional kernels with no empty "
@@ -161,10 +166,10 @@ def make_coordinates(
         coordinates[name] = TensorCoordinates(
             layer=layer,
             shape=tuple(shape),
-            layer_position=layer / len(shapes),
+            layer_position=layer / len(number_of),
             out_positions=make_positions(out_parts, out_shares, offset, device),
             in_positions=make_positions(in_parts, in_shares, offset, device),
-            layer_size=len(shapes) / scale,
+            layer_size=len(number_of) / scale,
             out_size=out_size / scale,
             in_size=in_size / scale,
             out_parts=out_parts,

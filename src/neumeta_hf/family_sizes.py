@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 
 from transformers import PreTrainedConfig
 
+from neumeta_hf.axes import Size
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
 from neumeta_hf.errors import SizeError
-from neumeta_hf.space import Size, SizeSpace
+from neumeta_hf.space import SizeSpace
 from neumeta_hf.targets import TargetFamily, size_of
 
 Width = float | Mapping[str, float] | Size | PreTrainedConfig
@@ -36,12 +37,19 @@ class FamilySizes:
     width_groups: list[str]
     reference_config: PreTrainedConfig
 
-    def size_at(self, width: Width = 1.0, *, counts: Mapping[str, int] | None = None) -> Size:
-        """The size that a width or counts of channels ask for.
+    def size_at(
+        self,
+        width: Width = 1.0,
+        *,
+        counts: Mapping[str, int] | None = None,
+        depth: float | Mapping[str, int] = 1.0,
+    ) -> Size:
+        """The size that a width or counts of channels, and a depth, ask for.
 
         Args:
             width: A ratio for all width groups, a ratio per group or pattern, or a size of the family's space.
             counts: Channels by group or pattern, instead of ratios.
+            depth: A ratio for all stacks of blocks, or numbers of blocks by stack or pattern.
 
         Returns:
             The size.
@@ -53,9 +61,11 @@ class FamilySizes:
         if counts is not None:
             if width != 1.0:
                 raise SizeError(f"width={width!r} and size={dict(counts)!r} are given: say it in one of them.")
-            return self.space.size_of(counts, free=self.width_groups)
+            return self.space.size_of(counts, depth=depth, free=self.width_groups)
         if not isinstance(width, Size | PreTrainedConfig):
-            return self.space.size(width, free=self.width_groups)
+            return self.space.size(width, depth=depth, free=self.width_groups)
+        if depth != 1.0:
+            raise SizeError(f"depth={depth!r} beside a whole size: say it in one of them.")
         if isinstance(width, PreTrainedConfig):
             warnings.warn(
                 "a config as a width is deprecated: give the counts that it says, as in morph(size={'stage3': 40}).",
@@ -65,7 +75,11 @@ class FamilySizes:
             size = size_of(width, self.reference_config)
         else:
             size = self.space.exactly(width)
-        fixed = [axis for axis in size if size[axis] != self.space.full[axis] and axis not in self.width_groups]
+        fixed = [
+            name
+            for name, axis in self.space.axes.items()
+            if size[name] not in (0, axis.full) and name not in self.width_groups  # 0: of a block that is left out
+        ]
         if fixed:
             raise SizeError(
                 f"the size changes {', '.join(fixed)}, which this checkpoint holds fixed: only "
@@ -103,11 +117,15 @@ class FamilySizes:
         return True
 
     def is_in_trained_range(self, size: Size) -> bool:
-        """Whether every width group lies between the smallest and the largest size that training drew."""
+        """Whether widths and depths lie between the smallest and the largest size that training drew."""
         if not self.config.trained_widths:
             return False
         low, high = self._trained_extremes()
-        return all(low[group] <= size[group] <= high[group] for group in self.width_groups)
+        widths = [group for group in self.width_groups if size[group]]  # those of blocks that are left out have none
+        least = self.space.size(depth=min(self.config.trained_depths))
+        return all(low[group] <= size[group] <= high[group] for group in widths) and all(
+            size[stack.key] >= least[stack.key] for stack in self.space.depths.values()
+        )
 
     def _trained_extremes(self) -> tuple[Size, Size]:
         widths = self.config.trained_widths
@@ -117,9 +135,14 @@ class FamilySizes:
         if not self.is_in_trained_range(size):
             widths = self.config.trained_widths
             trained = f"widths {min(widths):g} to {max(widths):g}" if widths else "no size yet"
-            asked = ", ".join(f"{group}={size[group]}" for group in self.width_groups)
+            if min(self.config.trained_depths) < 1 and widths:
+                trained += f" and depths {min(self.config.trained_depths):g} to 1"
+            asked = ", ".join(f"{group}={size[group]}" for group in self.width_groups if size[group]) + " channels"
+            if not self.space.is_whole(size):
+                blocks = (f"{stack.name}={size[stack.key]}" for stack in self.space.depths.values())
+                asked += f", {', '.join(blocks)} blocks"
             warnings.warn(
-                f"the size asked for ({asked} channels) lies outside the trained range: training drew {trained}. "
+                f"the size asked for ({asked}) lies outside the trained range: training drew {trained}. "
                 "Expect lower accuracy, and measure it.",
                 SizeWarning,
                 stacklevel=3,

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from neumeta_hf.axes import Size
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS, MorphConfig
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.family_sizes import FamilySizes, ignore_size_warnings
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
-from neumeta_hf.space import Size
 from neumeta_hf.stored_statistics import StoredStatistics
 from neumeta_hf.tensor_tree import TensorTree
 
@@ -88,9 +88,14 @@ class FamilyStatistics(FamilySizes):
     def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
         return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
 
-    def _measured_modules(self) -> set[str]:
-        """Names of the BatchNorm modules whose statistics belong to a size."""
-        return {name.rpartition(".")[0] for name in self.statistic_names}
+    def _statistics_of(self, size: Size) -> list[str]:
+        """What the statistics are called in the network of a size."""
+        names = self.space.names(size)
+        return [names[name] for name in self.statistic_names if name in names]
+
+    def _measured_modules(self, size: Size) -> set[str]:
+        """Names of the BatchNorm modules of a network whose statistics belong to its size."""
+        return {name.rpartition(".")[0] for name in self._statistics_of(size)}
 
     def store_calibration_images(self, images: Any) -> None:
         """Keep images in the checkpoint, which statistics of sizes without stored ones are measured on.

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
+from neumeta_hf.axes import Size
 from neumeta_hf.batches import Inputs
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
@@ -24,7 +25,6 @@ from neumeta_hf.family_statistics import FamilyStatistics
 from neumeta_hf.hub import FamilyPush, MorphOrigin, RunSource, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.selection import select
-from neumeta_hf.space import Size
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tensor_tree import TensorTree
@@ -108,6 +108,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         tensors = reference.state_dict()
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.space = self.target_family.space(self.reference_config, shapes)
+        if config.block_ranking:
+            self.space = self.space.with_ranking(config.block_ranking)
         selection = select(
             reference,
             self.space,
@@ -231,8 +233,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         return network
 
     def _generated_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
-        shapes = self.space.shapes(size)
-        return {name: shapes[name] for name in self.generated_names}
+        shapes, names = self.space.shapes(size), self.space.names(size)
+        return {name: shapes[names[name]] for name in self.generated_names if name in names}
 
     @property
     def num_generated_parameters(self) -> int:
@@ -261,7 +263,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             device: Where positions lie. None: where the family is.
 
         Returns:
-            Generated name to its coordinates; not to be changed.
+            Generated name, in the reference, to its coordinates; not to be changed. Those of blocks that the size
+            leaves out are not among them.
         """
         config = self.config
         device = torch.device(self.device if device is None else device)
@@ -273,15 +276,17 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             smallest = largest = None
             if config.clamp_sizes and config.trained_widths:
                 smallest, largest = (self._generated_shapes(extreme) for extreme in self._trained_extremes())
+            shapes = self._generated_shapes(size)
             plan = make_coordinates(
-                self._generated_shapes(size),
+                shapes,
+                layers=self.generated_names,
                 scale=self.coordinate_scale,
                 alignment=config.alignment,  # pyright: ignore[reportArgumentType]
                 smallest=smallest,
                 largest=largest,
                 varying=self.varying_axes,
-                parts={name: self.space.parts(name, size) for name in self.generated_names},
-                reference_parts={name: self.space.parts(name, self.space.full) for name in self.generated_names},
+                parts={name: self.space.parts(name, size) for name in shapes},
+                reference_parts={name: self.space.parts(name, self.space.full) for name in shapes},
                 device=device,
             )
         _keep(self._plans, key, plan)
@@ -302,14 +307,15 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             seed: Of the noise: the same seed gives the same weights on every device.
 
         Returns:
-            Parameter name to tensor, of the shape that the target of that size declares and, under autocast too, of the
+            Name in the network of that size to tensor, of the shape that it has there and, under autocast too, of the
             family's dtype.
 
         Raises:
             SizeError: No network of the family has that size, or `noise`, `num_samples` or `seed` is out of range.
         """
         check_sampling(num_samples=num_samples, noise=noise, seed=seed)
-        coordinates = self.coordinates_at(self.size_at(width))
+        size = self.size_at(width)
+        coordinates, names = self.coordinates_at(size), self.space.names(size)
         generator = torch.Generator().manual_seed(int(seed))
         total: list[Tensor] = []
         for _ in range(num_samples if noise else 1):
@@ -323,7 +329,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         dtype = self.dtype  # a walk through the modules
         total = [tensor.to(dtype) for tensor in total]
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
-        return {name: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
+        return {names[name]: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
 
     def complete(self, size: Size, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
@@ -336,13 +342,15 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             Name to tensor. Statistics that no one has stored for the size are 0 and 1: fit for batch statistics only.
         """
         device, dtype = self.device, self.dtype
-        shapes = self.space.shapes(size)
-        tensors = {**self.static.tensors(), **generated}
-        for name, value in self.constants.items():
+        shapes, names = self.space.shapes(size), self.space.names(size)
+        held = {names[name]: tensor for name, tensor in self.static.tensors().items() if name in names}
+        tensors = {**held, **generated}
+        constants = {names[name]: value for name, value in self.constants.items() if name in names}
+        for name, value in constants.items():
             integral = name.endswith("num_batches_tracked")
             tensors[name] = torch.full(shapes[name], value, device=device, dtype=torch.int64 if integral else dtype)
         stored = self.statistics.at(size) or {}
-        for name in self.statistic_names:
+        for name in self._statistics_of(size):
             if name in stored:
                 tensors[name] = stored[name]
             elif name.endswith("num_batches_tracked"):
@@ -384,17 +392,17 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         """
         skeleton = self.skeleton_at(size)
         skeleton.train(self.training)
-        measured = self._measured_modules()
+        measured = self._measured_modules(size)
         for name, module in skeleton.named_modules():
             if isinstance(module, _BatchNorm):
                 module.train(self.training and name in measured)
         tensors = self.complete(size, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
-            tensors |= {name: tensors[name].clone() for name in self.statistic_names}
+            tensors |= {name: tensors[name].clone() for name in self._statistics_of(size)}
         tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
         inputs = {"batch": batch, "seed": seed}
         with contextlib.ExitStack() as stack:
-            if static_outputs is not None:
+            if static_outputs is not None and self.space.is_whole(size):  # else blocks have other numbers
                 stack.enter_context(static_outputs.taken_by(skeleton, self.static_modules))
             return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
 
@@ -455,6 +463,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         width: Width | MorphConfig = 1.0,
         *,
         size: Mapping[str, int] | None = None,
+        depth: float | Mapping[str, int] = 1.0,
         num_samples: int = 1,
         noise: float | None = None,
         seed: int = 0,
@@ -466,6 +475,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             width: A ratio for all width groups; a ratio per group or pattern such as `{"stage3": 0.25}` or
                 `{"stage*.block*": 0.5}`; or a `MorphConfig`, which stands for all arguments but `calibration`.
             size: Channels per group or pattern, such as `{"stage3": 40}`, instead of ratios.
+            depth: A ratio for all stacks of blocks, such as 0.67, or numbers of blocks by stack, such as
+                `{"stage3": 2}`; the blocks that change the output least are left out.
             num_samples: How many generations are averaged; only noisy ones differ from each other.
             noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
                 training's for several.
@@ -488,13 +499,14 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
                 them on; or there is `calibration` and no generated BatchNorm, or it is not of normalised images.
         """
         if isinstance(width, MorphConfig):
-            if (num_samples, noise, seed, size) != (1, None, 0, None):
+            if (num_samples, noise, seed, size, depth) != (1, None, 0, None, 1.0):
                 raise SizeError(
-                    "a MorphConfig and size, num_samples, noise or seed were given: say it in the MorphConfig alone."
+                    "a MorphConfig and size, depth, num_samples, noise or seed were given: say it in the MorphConfig "
+                    "alone."
                 )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
         check_sampling(num_samples=num_samples, noise=noise, seed=seed)
-        chosen = self.size_at(width, counts=size)
+        chosen = self.size_at(width, counts=size, depth=depth)
         self._warn_outside(chosen)
         if calibration is not None and not self.statistic_names:
             raise CheckpointError(
@@ -510,7 +522,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
         model.eval()
         if images is not None:
-            calibrate(model, images, modules=self._measured_modules())
+            calibrate(model, images, modules=self._measured_modules(chosen))
         calibrated = images.num_images if images is not None and calibration is not None else None
         facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
         self._name_origin(model, chosen, facts)
@@ -530,7 +542,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             run=self.run_source,
             family=self.target_family.name,
             task=self.target_family.task,
-            widths={group: ratios[group] for group in self.width_groups},
+            widths={group: ratios[group] for group in self.width_groups if size[group]},
+            depths={stack.name: (size[stack.key], stack.full) for stack in self.space.depths.values()},
             full_num_parameters=self._full_num_parameters,
             digest=weights_digest(model.state_dict()),
             **facts,

@@ -8,122 +8,14 @@ and shapes are arithmetic, and no module is built for them.
 import dataclasses
 import fnmatch
 import functools
-import math
 import numbers
 import operator
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+from neumeta_hf.axes import Axis, Constraint, Depth, Dim, Size, parts_of, scale_channels, shortest_ratio
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.kinds import MAX_RATIO
-
-
-def scale_channels(num_channels: int, ratio: float) -> int:
-    """Round `num_channels * ratio` to an integer, halves upwards: the one rounding rule of the library.
-
-    Args:
-        num_channels: Channels of the reference.
-        ratio: Width, where 1.0 is the reference.
-
-    Returns:
-        The number of channels, which is 0 where the ratio is below `0.5 / num_channels`.
-    """
-    # A decimal half can fall short of itself in binary (1.005 * 100 is 100.49999999999999); the slack is far above such
-    # errors and far below any difference between widths that is meant.
-    return math.floor(num_channels * ratio + 0.5 + 1e-9)
-
-
-def shortest_ratio(num_channels: int, wanted: int) -> float:
-    """The ratio with the fewest decimals that scales `num_channels` to `wanted` channels, for use in advice."""
-    candidates = (round(wanted / num_channels, digits) for digits in range(1, 17))
-    return next((ratio for ratio in candidates if scale_channels(num_channels, ratio) == wanted), wanted / num_channels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Axis:
-    """What a size may change.
-
-    Attributes:
-        name: Such as "stage3" or "stage3.block2".
-        full: Channels in the reference.
-        step: What its count is a multiple of.
-        parent: The axis whose ratio it follows unless it is named itself.
-    """
-
-    name: str
-    full: int
-    step: int = 1
-    parent: str | None = None
-
-
-class Size(Mapping[str, int]):
-    """An integer per axis of a space; hashable, and equal to another of the same axes and numbers.
-
-    Args:
-        counts: Axis to count, in the order of the space.
-    """
-
-    __slots__ = ("_counts", "_hash")
-
-    def __init__(self, counts: Mapping[str, int]):
-        self._counts = dict(counts)
-        self._hash = hash(tuple(self._counts.items()))
-
-    def __getitem__(self, axis: str) -> int:
-        return self._counts[axis]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._counts)
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Size) and self._counts == other._counts
-
-    def __repr__(self) -> str:
-        return f"Size({', '.join(f'{axis}={count}' for axis, count in self._counts.items())})"
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """A stretch of one dimension of a tensor: `parts` equal parts, one behind the other.
-
-    Attributes:
-        axis: Whose count it has; None: a constant.
-        count: Of the reference; where there is an axis, what the axis has there.
-        parts: A size shortens each part by itself, as where a GroupNorm normalises channels in groups.
-    """
-
-    axis: str | None
-    count: int
-    parts: int = 1
-
-
-Dim = tuple[Segment, ...]
-"""One dimension of a tensor; several segments are concatenated features."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Constraint:
-    """What the counts of two axes must be to each other.
-
-    Attributes:
-        axis: The one that an error advises on.
-        other: The other.
-        rule: "differs": a layer between the two would vanish. "not below": the first only adds channels.
-        reason: For the error: why.
-        way_out: For the error: what else can be done; "" for nothing.
-    """
-
-    axis: str
-    other: str
-    rule: Literal["differs", "not below"]
-    reason: str
-    way_out: str = ""
 
 
 class SizeSpace:
@@ -133,6 +25,7 @@ class SizeSpace:
         axes: In data-flow order.
         tensors: Name to dimensions, of all tensors.
         constraints: Between axes.
+        depths: Stacks of blocks.
         name: Of the target family, for errors.
     """
 
@@ -141,28 +34,45 @@ class SizeSpace:
         axes: Sequence[Axis],
         tensors: Mapping[str, tuple[Dim, ...]],
         constraints: Sequence[Constraint] = (),
+        depths: Sequence[Depth] = (),
         *,
         name: str,
     ):
         self.axes: dict[str, Axis] = {axis.name: axis for axis in axes}
+        self.depths: dict[str, Depth] = {depth.name: depth for depth in depths}
         self.tensors = dict(tensors)
         self.constraints = tuple(constraints)
         self.name = name
-        self.full = Size({axis.name: axis.full for axis in axes})
+        self.full = Size({axis.name: axis.full for axis in axes} | {depth.key: depth.full for depth in depths})
+        self._blocks = {
+            name: (depth, int(name.removeprefix(f"{depth.stack}.").partition(".")[0]))
+            for name in self.tensors
+            for depth in depths
+            if name.startswith(f"{depth.stack}.")
+        }
         self._shapes = functools.lru_cache(maxsize=64)(self._find_shapes)
+        self._names = functools.lru_cache(maxsize=64)(self._find_names)
 
     def __deepcopy__(self, memo: dict) -> "SizeSpace":
         return self  # nothing changes it
 
     # ------------------------------------------------------------------------------------------------ sizes
 
-    def size(self, width: float | Mapping[str, float] = 1.0, *, free: Collection[str] | None = None) -> Size:
+    def size(
+        self,
+        width: float | Mapping[str, float] = 1.0,
+        *,
+        depth: float | Mapping[str, int] = 1.0,
+        free: Collection[str] | None = None,
+    ) -> Size:
         """Round ratios to the size nearest to them.
 
         Args:
             width: One ratio for every free axis, or ratios by axis or by pattern, such as `{"stage*.block*": 0.5}`; of
                 several patterns that an axis fits the last counts, and its own name before all. An axis that is not
                 named follows its parent where that is named, and stays as it is otherwise.
+            depth: One ratio in (0, 1] for every stack of blocks, or numbers of blocks by stack or pattern, such as
+                `{"stage3": 2}`; a stack that is not named stays as it is.
             free: Axes that may change. None: all.
 
         Returns:
@@ -170,7 +80,7 @@ class SizeSpace:
 
         Raises:
             SizeError: A ratio is not a number in (0, 4], or leaves an axis without channels; an axis is unknown or not
-                free; the architecture cannot have these counts.
+                free; there is no such depth; the architecture cannot have these counts.
         """
         allowed = [axis for axis in self.axes if free is None or axis in free]
         if isinstance(width, Mapping):
@@ -192,14 +102,21 @@ class SizeSpace:
                 f"width={given} leaves no channel of the {self.axes[name].full} in {name!r}{step}: "
                 f"the smallest possible ratio is {0.5 / units[name]!r}."
             )
-        return self._checked(Size(counts))
+        return self._checked(self._with_depth(counts, depth))
 
-    def size_of(self, counts: Mapping[str, int], *, free: Collection[str] | None = None) -> Size:
+    def size_of(
+        self,
+        counts: Mapping[str, int],
+        *,
+        depth: float | Mapping[str, int] = 1.0,
+        free: Collection[str] | None = None,
+    ) -> Size:
         """Make a size of counts.
 
         Args:
             counts: By axis or by pattern. An axis that is not named follows its parent's ratio where that is named, and
                 stays as it is otherwise.
+            depth: As for `size`.
             free: As for `size`.
 
         Returns:
@@ -212,13 +129,14 @@ class SizeSpace:
         named = self._named(counts, allowed, "size", lambda count, axis, _: self._check_count(count, axis))
         named = {axis: operator.index(count) for axis, count in named.items()}
         ratios = self._follow_parents({axis: count / self.axes[axis].full for axis, count in named.items()}, allowed)
-        return self._checked(Size({**self.size(ratios, free=free), **named} if ratios else self.full))
+        whole = {**self.size(ratios, free=free), **named}
+        return self._checked(self._with_depth({axis: whole[axis] for axis in self.axes}, depth))
 
     def exactly(self, counts: Mapping[str, int]) -> Size:
         """Make a size of a count for every axis.
 
         Args:
-            counts: Axis to count; any integer type.
+            counts: Axis to count; any integer type. Stacks of blocks that are not named are whole.
 
         Returns:
             The size.
@@ -226,14 +144,18 @@ class SizeSpace:
         Raises:
             SizeError: An axis lacks a count or is unknown; otherwise as for `size_of`.
         """
-        if set(counts) != set(self.axes):
+        blocks = {depth.name: counts[depth.key] for depth in self.depths.values() if depth.key in counts}
+        channels = {axis: count for axis, count in counts.items() if axis not in self._depth_keys}
+        if set(channels) != set(self.axes):
             raise SizeError(
-                f"channels are given for {', '.join(map(str, counts)) or 'nothing'}, but {self.name!r} needs a "
+                f"channels are given for {', '.join(map(str, channels)) or 'nothing'}, but {self.name!r} needs a "
                 f"count for each of its width groups: {', '.join(self.axes)}."
             )
-        for axis, count in counts.items():
-            self._check_count(count, axis)
-        return self._checked(Size({axis: operator.index(counts[axis]) for axis in self.axes}))
+        absent = self._absent(blocks)
+        for axis, count in channels.items():
+            if axis not in absent:
+                self._check_count(count, axis)
+        return self._checked(self._with_depth({axis: operator.index(channels[axis]) for axis in self.axes}, blocks))
 
     def ratios(self, size: Size) -> dict[str, float]:
         """The width of every axis at a size, relative to the reference.
@@ -249,15 +171,31 @@ class SizeSpace:
     # ------------------------------------------------------------------------------------------------ tensors
 
     def shapes(self, size: Size) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of all tensors at a size; not to be changed.
+        """The shapes of all tensors of the network of a size; not to be changed.
 
         Args:
             size: Of this space.
 
         Returns:
-            Name to shape.
+            Name, in that network, to shape.
         """
         return self._shapes(size)
+
+    def names(self, size: Size) -> Mapping[str, str]:
+        """What the tensors of the reference are called in the network of a size; not to be changed.
+
+        Args:
+            size: Of this space.
+
+        Returns:
+            Name in the reference to name in that network, of the tensors that it has: blocks that are left out make the
+            numbers of those behind them smaller.
+        """
+        return self._names(size)
+
+    def is_whole(self, size: Size) -> bool:
+        """Whether a size leaves no block out."""
+        return all(size[depth.key] == depth.full for depth in self.depths.values())
 
     def parts(self, name: str, size: Size) -> tuple[list[int], list[int]]:
         """The parts of the output and of the input axis of a tensor at a size, each shortened by itself.
@@ -270,7 +208,7 @@ class SizeSpace:
             Channels of each part of the output axis, and of the input axis; `[1]` for that of vectors.
         """
         dims = self.tensors[name]
-        return _parts(dims[0], size), _parts(dims[1], size) if len(dims) > 1 else [1]
+        return parts_of(dims[0], size), parts_of(dims[1], size) if len(dims) > 1 else [1]
 
     def axes_of(self, name: str) -> tuple[set[str], ...]:
         """The axes that each dimension of a tensor depends on.
@@ -284,7 +222,102 @@ class SizeSpace:
         return tuple({segment.axis for segment in dim if segment.axis is not None} for dim in self.tensors[name])
 
     def _find_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(sum(_parts(dim, size)) for dim in dims) for name, dims in self.tensors.items()}
+        return {
+            named: tuple(sum(parts_of(dim, size)) for dim in self.tensors[name])
+            for name, named in self.names(size).items()
+        }
+
+    def _find_names(self, size: Size) -> dict[str, str]:
+        kept = {depth.name: depth.kept(size[depth.key]) for depth in self.depths.values()}
+        found = {}
+        for name in self.tensors:
+            if name not in self._blocks:
+                found[name] = name
+                continue
+            depth, number = self._blocks[name]
+            if number in kept[depth.name]:
+                rest = name.removeprefix(f"{depth.stack}.{number}")
+                found[name] = f"{depth.stack}.{kept[depth.name].index(number)}{rest}"
+        return found
+
+    # ------------------------------------------------------------------------------------------------ depth
+
+    @property
+    def _depth_keys(self) -> set[str]:
+        return {depth.key for depth in self.depths.values()}
+
+    def with_ranking(self, ranking: Mapping[str, Sequence[int]]) -> "SizeSpace":
+        """The same space, in which more depth takes blocks in another order.
+
+        Args:
+            ranking: Stack to the numbers of its blocks but the fixed ones; stacks that are not named keep theirs.
+
+        Returns:
+            A new space.
+
+        Raises:
+            TargetError: A stack is unknown, or the numbers are not those of its blocks.
+        """
+        depths = []
+        for name, depth in self.depths.items():
+            order = tuple(ranking.get(name, depth.ranking))
+            if sorted(order) != sorted(depth.ranking):
+                raise TargetError(f"block_ranking[{name!r}]={list(order)}: rank the blocks {sorted(depth.ranking)}.")
+            depths.append(dataclasses.replace(depth, ranking=order))
+        if unknown := [name for name in ranking if name not in self.depths]:
+            raise TargetError(
+                f"block_ranking names {unknown[0]!r}: {self.name} has {', '.join(self.depths) or 'none'}."
+            )
+        return SizeSpace(list(self.axes.values()), self.tensors, self.constraints, depths, name=self.name)
+
+    def _with_depth(self, counts: Mapping[str, int], depth: float | Mapping[str, int]) -> Size:
+        blocks = self._blocks_of(depth)
+        absent = self._absent(blocks)
+        channels = {axis: 0 if axis in absent else count for axis, count in counts.items()}
+        return Size(channels | {stack.key: blocks.get(name, stack.full) for name, stack in self.depths.items()})
+
+    def _absent(self, blocks: Mapping[str, int]) -> set[str]:
+        """Axes inside of blocks that are left out."""
+        return {
+            axis
+            for name, depth in self.depths.items()
+            for number in set(depth.ranking) - set(depth.kept(blocks.get(name, depth.full)))
+            for axis in depth.inner.get(number, ())
+        }
+
+    def _blocks_of(self, depth: float | Mapping[str, int]) -> dict[str, int]:
+        """How many blocks each stack has."""
+        if isinstance(depth, Mapping):
+            named = self._named(depth, list(self.depths), "depth", self._check_blocks)
+            return {name: operator.index(count) for name, count in named.items()}
+        if isinstance(depth, bool) or not isinstance(depth, numbers.Real) or not 0 < float(depth) <= 1:
+            raise SizeError(
+                f"depth={depth!r}: give a ratio in (0, 1], where 1.0 is the reference, or numbers of blocks by stack, "
+                f"such as {{'stage3': 2}}."
+            )
+        if depth != 1 and not self.depths:
+            raise SizeError(f"depth={depth!r}: no network of {self.name!r} here has blocks that can be left out.")
+        found = {name: scale_channels(stack.full, float(depth)) for name, stack in self.depths.items()}
+        for name, count in found.items():
+            if count < len(self.depths[name].fixed):
+                raise SizeError(
+                    f"depth={depth} leaves {count} of the {self.depths[name].full} blocks of {name!r}, and "
+                    f"{len(self.depths[name].fixed)} cannot be left out: the smallest possible ratio is "
+                    f"{(len(self.depths[name].fixed) - 0.5) / self.depths[name].full!r}."
+                )
+        return found
+
+    def _check_blocks(self, count: Any, name: str, _: str) -> None:
+        stack = self.depths[name]
+        least = len(stack.fixed)
+        if (
+            isinstance(count, bool)
+            or not hasattr(count, "__index__")
+            or not least <= operator.index(count) <= stack.full
+        ):
+            raise SizeError(
+                f"depth[{name!r}]={count!r}: give a number of blocks, {least} to {stack.full} as in the reference."
+            )
 
     # ------------------------------------------------------------------------------------------------ checks
 
@@ -351,75 +384,6 @@ class SizeSpace:
         below = [n for n in range(count, 0, -axis.step) if n not in taken][:1]
         above = [n for n in range(count, count + 4 * axis.step, axis.step) if n not in taken][:1]
         return below + above
-
-
-Rule = Sequence[Any]
-"""Dimensions of a module's tensors, outer to inner: the name of an axis, None for a constant, a pair of an axis and a
-number of equal parts, or a list of these for concatenated features. Vectors have the first alone."""
-
-
-def make_space(
-    axes: Sequence[Axis],
-    rules: Mapping[str, Rule],
-    shapes: Mapping[str, tuple[int, ...]],
-    constraints: Sequence[Constraint] = (),
-    *,
-    name: str,
-) -> SizeSpace:
-    """Make the space of a network from a table of rules.
-
-    Args:
-        axes: In data-flow order.
-        rules: Module to the dimensions of its tensors. Modules that are not named have constant ones; those that a
-            network of the family lacks, such as BatchNorm that was fused, may be named all the same.
-        shapes: Name to shape of all tensors of the reference.
-        constraints: Between axes.
-        name: Of the target family, for errors.
-
-    Returns:
-        The space.
-
-    Raises:
-        TargetError: A rule names an unknown axis, or its counts are not the reference's shape; an axis has no tensor.
-    """
-    by_name = {axis.name: axis for axis in axes}
-    tensors = {}
-    for tensor, shape in shapes.items():
-        module = tensor.rpartition(".")[0]
-        rule = rules.get(module, ())
-        dims = []
-        for position, count in enumerate(shape):
-            entry = rule[position] if position < len(rule) else None
-            entries = entry if isinstance(entry, list) else [entry]
-            dim = tuple(_segment(one, count, by_name, tensor) for one in entries)
-            if sum(segment.count for segment in dim) != count:
-                raise TargetError(
-                    f"{tensor} has {count} channels on axis {position}, and its rule in target family {name!r} gives "
-                    f"{' + '.join(f'{segment.axis or 1} ({segment.count})' for segment in dim)}: mend the rule."
-                )
-            dims.append(dim)
-        tensors[tensor] = tuple(dims)
-    used = {segment.axis for dims in tensors.values() for dim in dims for segment in dim}
-    if idle := [axis for axis in by_name if axis not in used]:
-        raise TargetError(f"no tensor of target family {name!r} depends on its axis {idle[0]!r}: mend its rules.")
-    return SizeSpace(axes, tensors, constraints, name=name)
-
-
-def _segment(entry: Any, count: int, axes: Mapping[str, Axis], tensor: str) -> Segment:
-    if entry is None:
-        return Segment(None, count)
-    axis, parts = entry if isinstance(entry, tuple) else (entry, 1)
-    if axis not in axes:
-        raise TargetError(f"the rule of {tensor} names the axis {axis!r}: there is {', '.join(axes)}.")
-    return Segment(axis, axes[axis].full, parts)
-
-
-def _parts(dim: Dim, size: Size) -> list[int]:
-    found = []
-    for segment in dim:
-        count = segment.count if segment.axis is None else size[segment.axis]
-        found += [count // segment.parts] * segment.parts
-    return found
 
 
 def _check_ratio(ratio: object, num_channels: int, name: str, advice: str) -> None:

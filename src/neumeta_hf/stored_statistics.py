@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from neumeta_hf.axes import Size
 from neumeta_hf.calibration import interpolate_statistics
-from neumeta_hf.space import Size, SizeSpace
+from neumeta_hf.space import SizeSpace
 from neumeta_hf.tensor_tree import TensorTree
 
 NEAR = 1.07

@@ -6,8 +6,8 @@ import sys
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
-from axes import num_channels
 from neumeta_hf import NeuMetaModel
+from target_axes import num_channels
 
 TINY = (
     "target.config={embedding_size: 4, hidden_sizes: [4, 8], depths: [1, 1], layer_type: basic}",

@@ -21,7 +21,6 @@ from transformers import (
     ResNetForImageClassification,
 )
 
-from axes import num_channels
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
 from neumeta_hf.coordinates import add_noise
@@ -31,6 +30,7 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import find_target, resize
 from neumeta_hf.targets.lenet import LeNetConfig
+from target_axes import num_channels
 
 INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencies": 4}
 
@@ -525,6 +525,48 @@ def test_counts_are_a_size(family):
         family.morph(0.5, size=counts)
     with pytest.raises(SizeError, match="a count is an integer from 1 up"):
         family.morph(size={family.width_groups[0]: 0.5})
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet", "cifar_resnet_identity", "resnet", "resnet_bottleneck"])
+@pytest.mark.parametrize("normalization", ["fuse", "keep"])
+def test_a_morph_of_fewer_blocks_is_what_training_runs_and_an_ordinary_checkpoint(
+    make_case, name, normalization, tmp_path
+):
+    family = make_case(name, normalization).family(trained_depths=[0.5, 1.0])
+    (stack,) = family.space.depths.values()
+    images = images_of(family)
+    calibration = [images] if family.statistic_names else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", SizeWarning)
+        morph = family.morph(0.5, depth={stack.name: 1}, calibration=calibration)
+    size = family.size_at(0.5, depth={stack.name: 1})
+    assert len(morph.state_dict()) < len(family.morph(0.5, calibration=calibration).state_dict())
+    generated = family.generate(size)
+    for tensor, value in generated.items():
+        assert torch.equal(morph.state_dict()[tensor], value), tensor
+    if not family.statistic_names:
+        with torch.no_grad():
+            assert torch.equal(family.run(size, generated, images).logits, morph(images).logits)
+    morph.save_pretrained(tmp_path)
+    again = type(morph).from_pretrained(tmp_path).eval()
+    assert torch.equal(again(images).logits, morph(images).logits)
+    assert morph.morph_origin.depths == {stack.name: (1, stack.full)}
+
+
+def test_blocks_are_left_out_in_the_order_of_their_ranking(make_case):
+    case = make_case("cifar_resnet", "fuse")
+    family = case.family(hypernetwork={"type": "grid"}, block_ranking={"stage3": [1]})
+    assert family.size_at(depth={"stage3": 1})["stage3.block2"] == 0
+    with pytest.raises(TargetError, match="rank the blocks"):
+        case.family(block_ranking={"stage3": [7]})
+    with pytest.raises(TargetError, match="block_ranking names 'nowhere'"):
+        case.family(block_ranking={"nowhere": [1]})
+
+
+def test_a_depth_that_was_not_trained_warns(make_case):
+    family = make_case("cifar_resnet", "fuse").family()
+    with pytest.warns(SizeWarning, match="stage3=1 blocks"):
+        family.morph(depth=0.5)
 
 
 def test_patterns_name_groups(make_case):

@@ -9,7 +9,6 @@ from diffusers import AutoencoderKL
 from transformers import AutoModel, AutoModelForSemanticSegmentation
 from transformers import UperNetForSemanticSegmentation as UperNet
 
-from axes import num_channels
 from neumeta_hf.errors import TargetError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import (
@@ -20,6 +19,7 @@ from neumeta_hf.modeling_tasks import (
 )
 from neumeta_hf.targets import config_of, find_target, resize
 from neumeta_hf.tasks import build_task
+from target_axes import num_channels
 
 TARGETS = ("upernet", "autoencoder_kl", "mlp_vae")
 GRID = {"type": "grid", "positions": "absolute", "levels": 2}

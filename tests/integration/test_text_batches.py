@@ -18,10 +18,10 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf import NeuMetaModel, find_width, prepare
+from neumeta_hf.axes import Axis
 from neumeta_hf.errors import TargetError
 from neumeta_hf.evaluation import count_macs, evaluate_network, sweep
 from neumeta_hf.scores import ACCURACY
-from neumeta_hf.space import Axis
 from neumeta_hf.targets import TargetFamily, registry
 from neumeta_hf.tasks import Task, base
 from neumeta_hf.tasks.classification import ClassificationMeter

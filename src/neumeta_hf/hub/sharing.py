@@ -51,6 +51,7 @@ class MorphOrigin:
         family: Name of the target family.
         task: What its networks do.
         widths: Width group to ratio.
+        depths: Stack of blocks to how many it has, and how many in the reference.
         num_samples: Generations averaged.
         noise: Width of their noise in channels.
         seed: Of that noise.
@@ -65,6 +66,7 @@ class MorphOrigin:
     family: str
     task: str
     widths: Mapping[str, float]
+    depths: Mapping[str, tuple[int, int]]
     num_samples: int
     noise: float
     seed: int
@@ -220,6 +222,7 @@ def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | Non
         task=origin.task,
         source=origin.source if is_on_hub else Path(origin.source).name or "never saved",
         widths=origin.widths,
+        depths=origin.depths,
         num_samples=origin.num_samples,
         noise=origin.noise,
         calibrated=origin.calibrated,
@@ -238,7 +241,12 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
     if origin.noise:
         decisive |= {"num_samples": origin.num_samples, "seed": origin.seed}
     # What the sweep does not say may have been otherwise.
-    if len(ratios) > 1 or any(key not in facts or facts[key] != value for key, value in decisive.items()):
+    is_whole = all(count == full for count, full in origin.depths.values())
+    if (
+        not is_whole
+        or len(ratios) > 1
+        or any(key not in facts or facts[key] != value for key, value in decisive.items())
+    ):
         return None
     uniform = (row for row in sweep["rows"] if not isinstance(row["width"], Mapping))
     return next((row for row in uniform if row["width"] in ratios), None)

@@ -18,8 +18,9 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
+from neumeta_hf.axes import Axis, Constraint, Size
 from neumeta_hf.errors import TargetError
-from neumeta_hf.space import Axis, Constraint, Rule, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import register_target
 

@@ -21,9 +21,10 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.checkpoints import check_weights, limit_building, open_weights
 from neumeta_hf.errors import CheckpointError
-from neumeta_hf.space import Axis, Constraint, Rule, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, register_target
 
 NUM_STAGES = 3
@@ -280,13 +281,29 @@ class CifarResNetFamily(TargetFamily):
             for stage in range(1, NUM_STAGES)
         ]
 
+    def depths(self, config: CifarResNetConfig) -> list[Depth]:
+        # The first block of a stage changes the stream's width or size.
+        return [
+            Depth(
+                f"stage{stage}",
+                f"layer{stage}",
+                fixed=(0,),
+                ranking=tuple(range(1, num_blocks)),
+                inner={block: (f"stage{stage}.block{block + 1}",) for block in range(1, num_blocks)},
+            )
+            for stage, num_blocks in enumerate(config.num_blocks, start=1)
+            if num_blocks > 1
+        ]
+
     def config_at(self, config: CifarResNetConfig, size: Size) -> CifarResNetConfig:
         stages = [size[f"stage{stage}"] for stage in range(1, NUM_STAGES + 1)]
+        # Blocks that the size leaves out have no channels.
         inner = [
-            [size[f"stage{stage}.block{block}"] for block in range(1, blocks + 1)]
+            [count for block in range(1, blocks + 1) if (count := size[f"stage{stage}.block{block}"])]
             for stage, blocks in enumerate(config.num_blocks, start=1)
         ]
         config = copy.deepcopy(config)
+        config.num_blocks = [len(blocks) for blocks in inner]
         config.stage_channels = stages
         config.inner_channels = None if inner == _as_wide_as_stage(config.num_blocks, stages) else inner
         return config

@@ -21,7 +21,8 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from neumeta_hf.space import Axis, Rule, Size
+from neumeta_hf.axes import Axis, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.image_processing import GrayscaleImageProcessor
 from neumeta_hf.targets.registry import TargetFamily, register_target
 

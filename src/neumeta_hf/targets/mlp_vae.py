@@ -12,7 +12,8 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 
-from neumeta_hf.space import Axis, Rule, Size
+from neumeta_hf.axes import Axis, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import register_target
 

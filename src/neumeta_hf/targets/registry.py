@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.batches import Inputs
 from neumeta_hf.checkpoints import (
     Checkpoint,
@@ -28,7 +29,8 @@ from neumeta_hf.checkpoints import (
 from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import CheckpointError, TargetError
 from neumeta_hf.images import height_and_width
-from neumeta_hf.space import Axis, Constraint, Rule, Size, SizeSpace, make_space
+from neumeta_hf.rules import Rule, make_space
+from neumeta_hf.space import SizeSpace
 
 
 class TargetFamily(abc.ABC):
@@ -183,6 +185,10 @@ class TargetFamily(abc.ABC):
         """What the counts of two axes must be to each other."""
         return ()
 
+    def depths(self, config: PreTrainedConfig) -> Sequence[Depth]:
+        """Stacks of blocks of which a size may leave some out: those that add to a stream and change no shape."""
+        return ()
+
     @abc.abstractmethod
     def config_at(self, config: PreTrainedConfig, size: Size) -> PreTrainedConfig:
         """The config of the same network at another size.
@@ -214,11 +220,19 @@ class TargetFamily(abc.ABC):
             with torch.device("meta"):
                 tensors = self.build(config).state_dict()
             shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        return make_space(self.axes(config), self.rules(config), shapes, self.constraints(config), name=self.name)
+        return make_space(
+            self.axes(config),
+            self.rules(config),
+            shapes,
+            self.constraints(config),
+            self.depths(config),
+            name=self.name,
+        )
 
     def size_of(self, config: PreTrainedConfig) -> Size:
         """The size that a config of the family says."""
-        return Size({axis.name: axis.full for axis in self.axes(config)})
+        depths = {depth.key: depth.full for depth in self.depths(config)}
+        return Size({axis.name: axis.full for axis in self.axes(config)} | depths)
 
     def fused_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
         """The config of the same network after its BatchNorm was fused into the convolutions.

@@ -21,8 +21,9 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.errors import TargetError
-from neumeta_hf.space import Axis, Constraint, Rule, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, register_target
 
 # The stock class has no word for it in its config.
@@ -190,14 +191,30 @@ class ResNetFamily(TargetFamily):
         stage, stem = f"{self.prefix}stage1", f"{self.prefix}embedding"
         return [Constraint(stage, stem, "differs", "the 1x1 convolution between the two would vanish")]
 
+    def depths(self, config: ResNetConfig) -> list[Depth]:
+        # The first block of a stage changes the stream's width or size.
+        return [
+            Depth(
+                f"{self.prefix}stage{stage}",
+                f"{self.path}.encoder.stages.{stage - 1}.layers",
+                fixed=(0,),
+                ranking=tuple(range(1, depth)),
+                inner={block: (f"{self.prefix}stage{stage}.block{block + 1}",) for block in range(1, depth)},
+            )
+            for stage, depth in enumerate(_depths(config), start=1)
+            if depth > 1
+        ]
+
     def config_at(self, config: ResNetConfig, size: Size) -> ResNetConfig:
         counts = {axis.removeprefix(self.prefix): count for axis, count in size.items()}
         stages = [counts[f"stage{stage}"] for stage in range(1, len(_depths(config)) + 1)]
+        # Blocks that the size leaves out have no channels.
         inner = [
-            [counts[f"stage{stage}.block{block}"] for block in range(1, depth + 1)]
+            [count for block in range(1, depth + 1) if (count := counts[f"stage{stage}.block{block}"])]
             for stage, depth in enumerate(_depths(config), start=1)
         ]
         resized = copy.deepcopy(config)
+        resized.depths = [len(blocks) for blocks in inner]
         resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])
         is_stock = inner == _stock_inner_sizes(resized)
         return (

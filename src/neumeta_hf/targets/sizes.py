@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedConfig
 
+from neumeta_hf.axes import Size
 from neumeta_hf.errors import SizeError
-from neumeta_hf.space import Size
 from neumeta_hf.targets.registry import find_target
 
 # What saving and loading write into a config, and into one that it contains; none of it belongs to the network.
@@ -88,8 +88,8 @@ def ratios(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> dict
         SizeError: As for `size_of`.
         TargetError: The reference belongs to no registered family.
     """
-    full = find_target(reference_config).size_of(reference_config)
-    return {axis: count / full[axis] for axis, count in size_of(config, reference_config).items()}
+    size = size_of(config, reference_config)
+    return {axis.name: size[axis.name] / axis.full for axis in find_target(reference_config).axes(reference_config)}
 
 
 def _network_fields(config: PreTrainedConfig) -> dict:

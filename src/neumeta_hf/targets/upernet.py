@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 from transformers import AutoModelForSemanticSegmentation, ResNetConfig, UperNetConfig
 
+from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.errors import TargetError
-from neumeta_hf.space import Axis, Constraint, Rule, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, load_complete, register_target
 from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
 
@@ -117,6 +118,9 @@ class UperNetFamily(TargetFamily):
 
     def constraints(self, config: UperNetConfig) -> list[Constraint]:
         return _BACKBONE.constraints(_backbone_config(config))
+
+    def depths(self, config: UperNetConfig) -> list[Depth]:
+        return _BACKBONE.depths(_backbone_config(config))
 
     def config_at(self, config: UperNetConfig, size: Size) -> UperNetConfig:
         counts = dict(size)

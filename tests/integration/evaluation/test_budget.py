@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from axes import num_channels
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation import count_macs, count_parameters, find_width
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.modeling_neumeta import NeuMetaModel
+from target_axes import num_channels
 
 
 def costs(family):

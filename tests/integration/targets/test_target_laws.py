@@ -13,11 +13,10 @@ import torch
 from torch import nn
 from transformers import ResNetConfig, UperNetConfig
 
-from axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 from neumeta_hf import NeuMetaModel
+from neumeta_hf.axes import scale_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques
-from neumeta_hf.space import scale_channels
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
     CifarResNetConfig,
@@ -31,6 +30,7 @@ from neumeta_hf.targets import (
     registry,
     resize,
 )
+from target_axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 
 GUIDE = Path(__file__).parents[3] / "docs" / "new_target.md"
 
@@ -240,11 +240,13 @@ def test_a_size_changes_parts_of_axes_in_step_with_their_group(config):
 
 
 def random_sizes(config, number):
-    """Sizes with a ratio of its own for each axis, of those that the architecture can have."""
+    """Sizes with a ratio of its own for each axis, and a depth for each stack, that the architecture can have."""
     space, random, found = find_target(config).space(config), np.random.default_rng(0), []
     while len(found) < number:
         with contextlib.suppress(SizeError):
-            found.append(space.size({axis: float(random.uniform(0.3, 1.5)) for axis in space.axes}))
+            width = {axis: float(random.uniform(0.3, 1.5)) for axis in space.axes}
+            depth = {name: int(random.integers(len(d.fixed), d.full + 1)) for name, d in space.depths.items()}
+            found.append(space.size(width, depth=depth))
     return found
 
 
@@ -255,10 +257,56 @@ def test_shapes_of_random_sizes_are_those_of_the_network_that_is_built(config):
     for size in random_sizes(config, 10):
         resized = family.config_at(config, size)
         assert space.shapes(size) == shapes(resized)
-        assert family.size_of(resized) == size
-        assert hash(family.size_of(resized)) == hash(size)
-        # From there to the full size and back, whatever class the config is of.
-        assert shapes(family.config_at(resized, space.full)) == space.shapes(space.full)
+        if space.is_whole(size):
+            assert family.size_of(resized) == size
+            assert hash(family.size_of(resized)) == hash(size)
+            # From there to the full size and back, whatever class the config is of.
+            assert shapes(family.config_at(resized, space.full)) == space.shapes(space.full)
+
+
+def test_a_block_that_adds_nothing_can_be_left_out(config):
+    family = find_target(config)
+    space = family.space(config)
+    torch.manual_seed(0)
+    for name, depth in space.depths.items():
+        for number in depth.ranking:
+            network = family.build(config).eval()
+            others = [other for other in depth.ranking if other != number]
+            ranked = space.with_ranking({name: [*others, number]})
+            size = ranked.size(depth={name: depth.full - 1})
+            path = f"{depth.stack}.{number}."
+            (stream,) = {axis for axis in space.axes if axis == name}
+            with torch.no_grad():
+                for tensor, parameter in network.named_parameters():
+                    # What the block adds to its stream is all that its last layers write.
+                    if tensor.startswith(path) and stream in space.axes_of(tensor)[0]:
+                        parameter.zero_()
+            state = {named: network.state_dict()[tensor] for tensor, named in ranked.names(size).items()}
+            shallow = family.build(family.config_at(config, size)).eval()
+            shallow.load_state_dict(state)
+            assert torch.allclose(answers(shallow, config), answers(network, config), atol=1e-6)
+            assert len(state) < len(network.state_dict())
+
+
+def test_depths_that_are_none_are_refused_and_say_what_is_possible(config):
+    space = find_target(config).space(config)
+    if not space.depths:
+        with pytest.raises(SizeError, match="no network of .* has blocks that can be left out"):
+            space.size(depth=0.5)
+        return
+    name, stack = next(iter(space.depths.items()))
+    for depth, says in (
+        (0, "give a ratio in"),
+        (1.5, "give a ratio in"),
+        (True, "give a ratio in"),
+        ({name: 0}, "give a number of blocks"),
+        ({name: stack.full + 1}, "give a number of blocks"),
+        ({name: 0.5}, "give a number of blocks"),
+        ({"nowhere": 1}, "choose among"),
+        (1e-3, "smallest possible ratio"),
+    ):
+        with pytest.raises(SizeError, match=says):
+            space.size(depth=depth)
 
 
 def axes_by_position(space):

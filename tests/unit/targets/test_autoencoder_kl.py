@@ -13,7 +13,6 @@ from torch import nn
 from torch.func import functional_call
 from transformers import AutoConfig
 
-from axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -25,6 +24,7 @@ from neumeta_hf.targets import (
     ratios,
     resize,
 )
+from target_axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
 
 FAMILY = find_target("autoencoder_kl")
 # The VAE of Stable Diffusion.

@@ -6,7 +6,6 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from torch import nn
 
-from axes import num_channels
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.targets import (
     CifarResNetConfig,
@@ -21,6 +20,7 @@ from neumeta_hf.targets import (
     load_cifar_checkpoint,
     resize,
 )
+from target_axes import num_channels
 
 IDENTITY = CifarResNetConfig(num_blocks=[1, 2, 1], stage_channels=[4, 8, 16], shortcut="identity", num_labels=3)
 PROJECTION = CifarResNetConfig(num_blocks=[1, 2, 1], stage_channels=[4, 8, 16], shortcut="projection", num_labels=3)

@@ -4,8 +4,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig
 
-from axes import num_channels
 from neumeta_hf.targets import MlpVae, MlpVaeTargetConfig, config_of, find_target, resize
+from target_axes import num_channels
 
 FAMILY = find_target("mlp_vae")
 

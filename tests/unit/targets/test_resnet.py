@@ -5,7 +5,6 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoBackbone, ResNetBackbone, ResNetConfig, ResNetForImageClassification
 
-from axes import num_channels, with_num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.targets import (
     NeuMetaResNetBackbone,
@@ -14,6 +13,7 @@ from neumeta_hf.targets import (
     find_target,
     resize,
 )
+from target_axes import num_channels, with_num_channels
 
 RESNET18 = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
 RESNET34 = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[3, 4, 6, 3], layer_type="basic")

@@ -4,9 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from axes import num_channels
+from neumeta_hf.axes import scale_channels, shortest_ratio
 from neumeta_hf.errors import SizeError
-from neumeta_hf.space import scale_channels, shortest_ratio
 from neumeta_hf.targets import (
     CifarResNetConfig,
     LeNetConfig,
@@ -16,6 +15,7 @@ from neumeta_hf.targets import (
     ratios,
     resize,
 )
+from target_axes import num_channels
 
 LENET = LeNetConfig(hidden_channels=[16, 32, 64], num_labels=10)
 RESNET = cifar_resnet20(10)

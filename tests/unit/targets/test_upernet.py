@@ -16,10 +16,10 @@ from transformers import (
 )
 from transformers.models.resnet.modeling_resnet import ResNetBackbone
 
-from axes import axis_parts, num_channels
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques, prepare
 from neumeta_hf.targets import NeuMetaResNetBackbone, config_of, find_target, ratios, resize
+from target_axes import axis_parts, num_channels
 
 FAMILY = find_target("upernet")
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

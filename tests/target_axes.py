@@ -3,7 +3,7 @@
 
 def num_channels(family, config):
     """Axis to count."""
-    return dict(family.size_of(config))
+    return {axis.name: axis.full for axis in family.axes(config)}
 
 
 def parents_of(family, config):
