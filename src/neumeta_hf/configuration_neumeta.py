@@ -157,8 +157,9 @@ class NeuMetaConfig(PreTrainedConfig):
             raise CheckpointError(
                 f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
             )
-        if len(self.trained_widths) > MAX_WIDTHS:
-            raise CheckpointError(f"trained_widths holds {len(self.trained_widths)} widths: at most {MAX_WIDTHS} are.")
+        for name in ("trained_widths", "trained_depths"):
+            if (count := len(getattr(self, name))) > MAX_WIDTHS:
+                raise CheckpointError(f"{name} holds {count} ratios: at most {MAX_WIDTHS} are.")
         for key in ("tv_before", "tv_after") if self.preparation else ():
             if not AMOUNT.holds(value := (self.preparation or {}).get(key)):
                 raise CheckpointError(

@@ -49,6 +49,19 @@ def format_width(width: float | Mapping[str, float] | None, *, exact: bool = Fal
     return str(width) if exact else f"{width:g}"
 
 
+def format_size(width: float | Mapping[str, float] | None, depth: float) -> str:
+    """A width and a depth, in as few words as say them.
+
+    Args:
+        width: As for `format_width`.
+        depth: Ratio of blocks.
+
+    Returns:
+        Such as "0.5", or "0.5 depth 0.67" where blocks are left out.
+    """
+    return format_width(width) if depth == 1 else f"{format_width(width)} depth {depth:g}"
+
+
 def _number(text: str) -> Decimal:
     number = Decimal(text.strip())
     if not number.is_finite():

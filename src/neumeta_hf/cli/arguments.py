@@ -127,6 +127,12 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         help="only widths with multiples of N channels in every group, such as 8: the largest that a budget allows, or "
         "the nearest to a uniform --width, within N channels of it; default: any",
     )
+    parser.add_argument(
+        "--depth",
+        default="1.0",
+        help="of networks of blocks: a ratio for all stacks (0.67), or a number of blocks by stack (stage3=2); "
+        "default: %(default)s",
+    )
     parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
     _add_sampling(parser)
     _add_device(parser, "the CPU")

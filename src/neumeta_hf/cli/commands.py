@@ -57,6 +57,33 @@ def parse_width(text: str) -> float | dict[str, float]:
         ) from error
 
 
+def parse_depth(text: str) -> float | dict[str, int]:
+    """Read the depth of a morph.
+
+    Args:
+        text: "0.67", or "stage3=2,stage2=1".
+
+    Returns:
+        A ratio, or a number of blocks per stack.
+
+    Raises:
+        SizeError: The text is neither.
+    """
+    try:
+        if "=" not in text:
+            return float(text)
+        blocks = [
+            (stack.strip(), int(number)) for stack, _, number in (part.partition("=") for part in text.split(","))
+        ]
+        if len(dict(blocks)) < len(blocks):
+            raise ValueError("a stack is named twice")
+        return dict(blocks)
+    except ValueError as error:
+        raise SizeError(
+            f"depth {text!r} is no depth: give a ratio such as 0.67, or a number of blocks per stack such as stage3=2."
+        ) from error
+
+
 def parse_budget(text: str, flag: str) -> float:
     """Read the most that a network may cost.
 
@@ -132,7 +159,8 @@ def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation.budget import nearest_width
     from neumeta_hf.hub import PROCESSOR, save_morph
 
-    width, budget, cost = parse_width(arguments.width), None, "macs"
+    width, depth = parse_width(arguments.width), parse_depth(arguments.depth)
+    budget, cost = None, "macs"
     if arguments.max_macs is not None:
         budget = parse_budget(arguments.max_macs, "--max-macs")
     elif arguments.max_parameters is not None:
@@ -150,7 +178,11 @@ def _morph(arguments: argparse.Namespace) -> None:
     elif not isinstance(width, dict) and arguments.multiple_of != 1:
         width = nearest_width(family, width, multiple_of=arguments.multiple_of)
     model = family.morph(
-        width, num_samples=arguments.num_samples, seed=arguments.seed, calibration=_calibration(arguments, family)
+        width,
+        depth=depth,
+        num_samples=arguments.num_samples,
+        seed=arguments.seed,
+        calibration=_calibration(arguments, family),
     )
     save_morph(model.cpu(), model.morph_origin, output)
     if not (output / PROCESSOR).is_file():

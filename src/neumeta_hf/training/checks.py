@@ -22,7 +22,7 @@ from neumeta_hf.training.loop import check_batch_size
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
 from neumeta_hf.training.run_folder import LOG, RECIPE, is_finished, leftovers
-from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
+from neumeta_hf.training.sampling import make_sampler, training_depths, training_widths, validation_widths
 from neumeta_hf.training.statistics import draw_calibration_sizes, resolve_calibration, statistics_widths
 
 logger = logging.getLogger(__name__)
@@ -162,6 +162,16 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
                 model.size_at(width)
             except NeuMetaError as error:
                 raise type(error)(f"{key}: {error}", command=f"{key}: {error.command}") from error
+    for depth in training_depths(recipe):
+        try:
+            model.size_at(depth=depth)
+        except NeuMetaError as error:
+            raise type(error)(f"sizes.depths: {error}", command=f"sizes.depths: {error.command}") from error
+    if len(training_depths(recipe)) > 1 and recipe.static_cache.augmentations:
+        raise RecipeError(
+            "static_cache.augmentations with sizes.depths: what lies before the generated part changes with the depth. "
+            "Set augmentations to 0, or train whole networks."
+        )
     if model.statistic_names:
         model.config.statistics_widths = stored
         model.config.validate_neumeta()
@@ -183,7 +193,8 @@ def meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMeta
     normalization = recipe.preparation.normalization
     if normalization == "fuse":
         config = find_target(recipe.target.family).fused_config(config)
-    fields = {"trained_widths": training_widths(recipe), **dataclasses.asdict(recipe.family)}
+    trained = {"trained_widths": training_widths(recipe), "trained_depths": training_depths(recipe)}
+    fields = {**trained, **dataclasses.asdict(recipe.family)}
     with torch.device("meta"):
         return family_class(task.name)(NeuMetaConfig(target_config=config, normalization=normalization, **fields))
 

@@ -21,6 +21,7 @@ from neumeta_hf.training.losses import detail_loss, reconstruction_loss, regular
 from neumeta_hf.training.recipe import LossesRecipe
 from neumeta_hf.training.sampling import Draw, SizeSampler
 from neumeta_hf.training.static_cache import Boundary
+from neumeta_hf.widths import format_size
 
 
 class ReferenceObjective(nn.Module):
@@ -134,6 +135,7 @@ class NeuMetaObjective(nn.Module):
             and "task/<width>", the task's loss per size.
         """
         draws = self.sampler.draw(step)
+        depths = self.sampler.draw_depths(step, len(draws))
         # All sizes and the teacher draw the same: what tells them apart is their weights.
         seed = _seed_of(self.seed, step, len(draws), self.rank)
         model = self.model
@@ -147,9 +149,11 @@ class NeuMetaObjective(nn.Module):
                     stack.enter_context(static_outputs.taken_by(self._teacher, model.static_modules))
                 teacher_outputs = model.target_family.forward(self._teacher, batch, seed=seed)
         parts: dict[str, list[Tensor]] = {}
-        for index, draw in enumerate(draws):
+        for index, (draw, depth) in enumerate(zip(draws, depths, strict=True)):
             noise_seed = _seed_of(self.seed, step, index, self.rank)
-            losses = self._losses_at(draw, batch, teacher_outputs, static_outputs, noise_seed=noise_seed, seed=seed)
+            losses = self._losses_at(
+                draw, depth, batch, teacher_outputs, static_outputs, noise_seed=noise_seed, seed=seed
+            )
             for name, value in losses.items():
                 parts.setdefault(name, []).append(value)
         means = {name: torch.stack(values).sum() / len(draws) for name, values in parts.items() if "/" not in name}
@@ -161,6 +165,7 @@ class NeuMetaObjective(nn.Module):
     def _losses_at(
         self,
         draw: Draw,
+        depth: float,
         batch: Mapping[str, Tensor],
         teacher_outputs: Any,
         static_outputs: StaticOutputs | KnownOutputs,
@@ -169,7 +174,7 @@ class NeuMetaObjective(nn.Module):
         seed: int,
     ) -> dict[str, Tensor]:
         model = self.model
-        size = model.size_at(draw)
+        size = model.size_at(draw, depth=depth)
         generated = model.generate(size, noise=model.config.coordinate_noise, seed=noise_seed)
         outputs = model.run(size, generated, batch, seed=seed, static_outputs=static_outputs)
         parts = {}
@@ -184,13 +189,11 @@ class NeuMetaObjective(nn.Module):
             parts["distillation"] = self.task.distillation(outputs, teacher_outputs, temperature=temperature)
         if self.losses.regularization:
             parts["regularization"] = regularization_loss(generated.values())
-        if self.losses.reconstruction and all(
-            generated[name].shape == tensor.shape for name, tensor in self._reference.items()
-        ):
+        if self.losses.reconstruction and size == model.space.full:
             parts["reconstruction"] = reconstruction_loss(generated, self._reference)
-        if self.losses.detail and draw == self.sampler.widths[0]:
+        if self.losses.detail and draw == self.sampler.widths[0] and model.space.is_whole(size):
             parts["detail"] = detail_loss(generated, model.varying_axes)
-        parts["task/random" if isinstance(draw, dict) else f"task/{draw:g}"] = task
+        parts["task/random" if isinstance(draw, dict) else f"task/{format_size(draw, depth)}"] = task
         return parts
 
 

@@ -180,6 +180,9 @@ class SizesRecipe:
 
     Attributes:
         widths: The uniform widths to draw from: a list, or a range "first:last:step".
+        depths: Ratios of blocks to draw from, likewise, for networks of which a size may leave blocks out; [1.0] trains
+            whole networks. A sandwich has the largest width at full and at smallest depth in turn, and the smallest
+            width the other way round; each other size draws its depth.
         sampler: "uniform" draws `num_random` widths per step (the paper: one); "sandwich" adds the largest and the
             smallest to them.
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
@@ -197,6 +200,7 @@ class SizesRecipe:
 
     __pydantic_config__ = _FORBID
     widths: Widths | str = "0.25:1.0:0.0625"
+    depths: Widths | str = dataclasses.field(default_factory=lambda: [1.0])
     sampler: Literal["uniform", "sandwich"] = "uniform"
     smallest_share: Fraction = 1.0
     turns: MaybeNoWidths = dataclasses.field(default_factory=list)

@@ -24,7 +24,7 @@ from neumeta_hf.files import write_beside, write_files_beside, write_folder_besi
 from neumeta_hf.kinds import AMOUNT
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import family_class
-from neumeta_hf.preparation import PreparationReport, prepare
+from neumeta_hf.preparation import PreparationReport, prepare, rank_blocks
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json
 from neumeta_hf.targets import TargetFamily, config_of, find_target, load_config
@@ -51,11 +51,12 @@ from neumeta_hf.training.run_folder import (
     tidy_up,
     what_is_left,
 )
-from neumeta_hf.training.sampling import make_sampler, training_widths, validation_widths
+from neumeta_hf.training.sampling import make_sampler, training_depths, training_widths, validation_widths
 from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.silence import check_silence
 from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, store_statistics
+from neumeta_hf.widths import format_size
 
 logger = logging.getLogger(__name__)
 
@@ -282,6 +283,8 @@ class _Run:
             reference,
             normalization=recipe.preparation.normalization,
             trained_widths=training_widths(recipe),
+            trained_depths=training_depths(recipe),
+            block_ranking=self._rank_blocks(reference),
             preparation=report.to_dict(),
             **dataclasses.asdict(recipe.family),
         )
@@ -312,7 +315,8 @@ class _Run:
             train_static=recipe.train_static,
             boundary=boundary,
         )
-        chosen = validation_widths(recipe)
+        depths = training_depths(recipe)
+        sizes = [(width, depth) for depth in sorted({depths[0], depths[-1]}) for width in validation_widths(recipe)]
         batches = None
         if model.statistic_names:
             batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
@@ -320,10 +324,10 @@ class _Run:
 
         def validate() -> tuple[float, dict[str, float]]:
             mine = {}
-            for width in chosen[accelerator.process_index :: accelerator.num_processes]:
+            for width, depth in sizes[accelerator.process_index :: accelerator.num_processes]:
                 with ignore_size_warnings():
-                    morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
-                mine[f"{first}@{width:g}"] = self.evaluate(morph, loop)[first]
+                    morph = model.morph(width, depth=depth, num_samples=recipe.num_samples, calibration=batches)
+                mine[f"{first}@{format_size(width, depth)}"] = self.evaluate(morph, loop)[first]
             values = {name: score for part in gather_object([mine]) for name, score in part.items()}
             mean = {first: sum(values.values()) / len(values)}
             return self.score(mean), {**mean, **values}
@@ -352,6 +356,17 @@ class _Run:
         batch = move_batch(data.train.__getitems__(range(min(8, len(data.train)))), accelerator.device)
         check_silence(best, reference, batch, (min(widths), max(widths)))
         return best, progress.seconds
+
+    def _rank_blocks(self, reference: nn.Module) -> dict[str, list[int]] | None:
+        """The order in which sizes leave blocks out, where the recipe has any do so."""
+        if min(training_depths(self.recipe)) == 1:
+            return None
+        family, config = find_target(config_of(reference)), config_of(reference)
+        (images, *_) = calibration_batches(self.data.train, 256)
+        batch = {family.input_names[0]: images.to(self.accelerator.device)}
+        ranking = rank_blocks(reference, family.space(config), batch)
+        logger.info("blocks by how much the output changes without them: %s", ranking)
+        return ranking
 
     def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
         """The training split, with what the static part puts out where the recipe asks for it."""

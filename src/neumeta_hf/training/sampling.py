@@ -23,6 +23,7 @@ class SizeSampler:
 
     Args:
         widths: Uniform widths to draw from.
+        depths: Ratios of blocks to draw from.
         sampler: "uniform" (the paper's: random widths only) or "sandwich" (Yu and Huang 2019, arXiv:1903.05134: the
             largest and the smallest at every step, then random ones).
         smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
@@ -50,6 +51,7 @@ class SizeSampler:
         self,
         widths: Sequence[float],
         *,
+        depths: Sequence[float] = (1.0,),
         sampler: str,
         smallest_share: float = 1.0,
         turns: Sequence[float] = (),
@@ -92,6 +94,7 @@ class SizeSampler:
         if num_per_group and not groups:
             raise RecipeError(f"sizes.num_per_group={num_per_group} draws for width groups, and there are none.")
         self.widths = sorted(widths)
+        self.depths = sorted(depths)
         self.sampler = sampler
         self.smallest_share = smallest_share
         self.turns = list(turns)
@@ -114,6 +117,24 @@ class SizeSampler:
             num_random, num_per_group = (num_random, 0) if step % 2 == 0 else (0, num_per_group)
         uniform: list[Draw] = [float(rng.choice(self.widths)) for _ in range(num_random)]
         return [*fixed, *self.always, *uniform, *(self._draw_per_group(rng) for _ in range(num_per_group))]
+
+    def draw_depths(self, step: int, number: int) -> list[float]:
+        """Depths of the sizes of step `step`.
+
+        Args:
+            step: Number of the step.
+            number: How many sizes it has.
+
+        Returns:
+            Ratios, in the order of the sizes.
+        """
+        if len(self.depths) == 1:
+            return self.depths * number
+        rng = np.random.default_rng((self.seed, step, 1))
+        extremes = (
+            [self.depths[-1], self.depths[0]][:: 1 if step % 2 == 0 else -1] if self.sampler == "sandwich" else []
+        )
+        return [*extremes, *(float(rng.choice(self.depths)) for _ in range(number - len(extremes)))]
 
     def _draw_smallest(self, rng: np.random.Generator) -> float:
         smallest = self.widths[0]
@@ -154,6 +175,19 @@ def training_widths(recipe: Recipe) -> list[float]:
     return sorted(parse_widths(widths) if isinstance(widths, str) else widths)
 
 
+def training_depths(recipe: Recipe) -> list[float]:
+    """The depths that a recipe trains at.
+
+    Args:
+        recipe: The run.
+
+    Returns:
+        Ratios in ascending order.
+    """
+    depths = recipe.sizes.depths
+    return sorted(parse_widths(depths) if isinstance(depths, str) else depths)
+
+
 def validation_widths(recipe: Recipe) -> list[float]:
     """The uniform widths that selection looks at.
 
@@ -181,6 +215,9 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Raises:
         RecipeError: The recipe names no widths, or a step would draw nothing.
     """
-    options = options or {name: value for name, value in vars(recipe.sizes).items() if name != "widths"}
+    options = options or {name: value for name, value in vars(recipe.sizes).items() if name not in ("widths", "depths")}
     groups = {group: model.space.axes[group].parent is not None for group in model.width_groups}
-    return SizeSampler(training_widths(recipe), groups=groups, is_possible=model.has_size, seed=recipe.seed, **options)
+    depths = training_depths(recipe)
+    return SizeSampler(
+        training_widths(recipe), depths=depths, groups=groups, is_possible=model.has_size, seed=recipe.seed, **options
+    )

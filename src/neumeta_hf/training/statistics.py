@@ -19,7 +19,7 @@ from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.stored_statistics import NEAR
 from neumeta_hf.training.recipe import CalibrationRecipe, Recipe
-from neumeta_hf.training.sampling import make_sampler, training_widths
+from neumeta_hf.training.sampling import make_sampler, training_depths, training_widths
 from neumeta_hf.training.synthesis import LIMIT, statistics_distance, synthesize_images
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def resolve_calibration(recipe: Recipe, model: NeuMetaModel) -> CalibrationRecip
     if images is None:
         _, height, width = model.target_family.image_shape(model.reference_config)
         images = min(_AUTOMATIC.images or 0, max(_FEWEST_IMAGES, _AUTOMATIC_PIXELS // (height * width)))
-        images = images if model.statistic_names and len(set(training_widths(recipe))) > 1 else 0
+        several = len(set(training_widths(recipe))) > 1 or len(set(training_depths(recipe))) > 1
+        images = images if model.statistic_names and several else 0
     return dataclasses.replace(
         asked, images=images, networks=asked.networks or defaults.networks, steps=asked.steps or defaults.steps
     )
@@ -181,8 +182,10 @@ def _calibration_images(
     """Synthesise images for the networks of many sizes, whose statistics are measured on real ones first."""
     assert calibration.images is not None
     assert calibration.steps is not None
-    sizes = progress_bar(draw_calibration_sizes(recipe, model), description="calibration networks", unit=" sizes")
-    networks = [model.morph(size, calibration=batches) for size in sizes]
+    sizes = draw_calibration_sizes(recipe, model)
+    depths = make_sampler(recipe, model, sampler="sandwich", num_random=0).draw_depths(0, len(sizes))
+    bar = progress_bar(sizes, description="calibration networks", unit=" sizes")
+    networks = [model.morph(size, depth=depth, calibration=batches) for size, depth in zip(bar, depths, strict=True)]
     images = synthesize_images(
         networks,
         model.target_family.image_shape(model.reference_config),
