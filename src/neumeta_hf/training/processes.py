@@ -56,7 +56,11 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         mixed_precision=precision,
         log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]
         project_dir=str(output),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True,
+            data_seed=recipe.seed,
+            non_blocking=device.type == "cuda",  # from pinned memory, while the step before is computed
+        ),
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:

@@ -12,11 +12,13 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.data.workers import make_loader
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
@@ -175,15 +177,21 @@ class _Run:
     def family(self) -> TargetFamily:
         return find_target(self.recipe.target.family)
 
-    def evaluate(self, network: nn.Module, loop: LoopRecipe) -> dict[str, float]:
-        """Scores on the validation split, loaded as the loop loads; all that are no number of images."""
+    def validation_loader(self, loop: LoopRecipe) -> DataLoader:
+        """Loads the validation split with as many processes as the loop has, and keeps them."""
+        return make_loader(
+            self.data.validation, batch_size=512, num_workers=loop.num_workers, device=self.accelerator.device
+        )
+
+    def evaluate(self, network: nn.Module, loader: DataLoader) -> dict[str, float]:
+        """Scores on the validation split; all that are no number of images."""
         scores = evaluate_network(
             network,
             self.data.validation,
             task=self.task,
             family=self.family,
             device=self.accelerator.device,
-            num_workers=loop.num_workers,
+            loader=loader,
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
@@ -234,10 +242,11 @@ class _Run:
     def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
         best, state = self.output / PRETRAINED, self.output / PRETRAIN_STATE
+        loader = self.validation_loader(loop)
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
-            mine = self.evaluate(target, loop) if accelerator.is_main_process else {}
+            mine = self.evaluate(target, loader) if accelerator.is_main_process else {}
             values = next(entry for entry in gather_object([mine]) if entry)
             return self.score(values), values
 
@@ -310,7 +319,7 @@ class _Run:
             train_static=recipe.train_static,
             boundary=boundary,
         )
-        chosen = validation_widths(recipe)
+        chosen, loader = validation_widths(recipe), self.validation_loader(loop)
         batches = None
         if model.statistic_names:
             batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
@@ -321,7 +330,7 @@ class _Run:
             for width in chosen[accelerator.process_index :: accelerator.num_processes]:
                 with ignore_size_warnings():
                     morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
-                mine[f"{first}@{width:g}"] = self.evaluate(morph, loop)[first]
+                mine[f"{first}@{width:g}"] = self.evaluate(morph, loader)[first]
             values = {name: score for part in gather_object([mine]) for name, score in part.items()}
             mean = {first: sum(values.values()) / len(values)}
             return self.score(mean), {**mean, **values}

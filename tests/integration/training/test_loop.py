@@ -1,5 +1,6 @@
 """The loop on a linear model, where every step can be followed by hand."""
 
+import contextlib
 import copy
 import itertools
 import math
@@ -221,6 +222,36 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, monkeypatch, sto
     assert first.plain_objective.seen + second.plain_objective.seen == whole.plain_objective.seen
     assert [best for best, _ in first.kept + second.kept] == [best for best, _ in whole.kept]
     assert second.schedule.get_last_lr() == whole.schedule.get_last_lr()
+
+
+class DrawingObjective(Objective):
+    """Draws from the global random numbers at every step."""
+
+    def forward(self, pixel_values, labels, *, step):
+        return super().forward(F.dropout(pixel_values, 0.5), labels, step=step)
+
+
+def train_drawing(make_loop, **options):
+    """What three epochs of augmented images, with random numbers in every step, end with."""
+    loop = make_loop(objective=DrawingObjective(), epochs=3, **options)
+    torch.manual_seed(3)
+    with contextlib.suppress(StoppedEarly):
+        loop.run()
+    return loop
+
+
+def test_workers_that_live_on_change_no_bit(make_loop):
+    alone = train_drawing(make_loop, name="alone")
+    assert_equal(weights(train_drawing(make_loop, name="helped", num_workers=2)), weights(alone))
+
+
+@pytest.mark.parametrize("stop", [3, 5, 7])
+def test_stopping_anywhere_and_resuming_with_workers_is_bit_equal(make_loop, stop):
+    whole = train_drawing(make_loop, name="whole")
+    train_drawing(make_loop, name="parts", stop_after_steps=stop, num_workers=1)
+    rest = make_loop(objective=DrawingObjective(), name="parts", epochs=3, num_workers=1)
+    rest.run(resume=True)
+    assert_equal(weights(rest), weights(whole))
 
 
 def test_a_stop_at_the_last_step_is_the_end(make_loop):
