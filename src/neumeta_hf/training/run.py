@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers.image_processing_utils import BaseImageProcessor
@@ -33,7 +33,7 @@ from neumeta_hf.training.agreement import resolve_recipe
 from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
-from neumeta_hf.training.processes import make_accelerator, on_main
+from neumeta_hf.training.processes import make_accelerator, on_main, share
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.reference import load_checkpoint, match_labels, start_target, task_of
 from neumeta_hf.training.run_folder import (
@@ -152,6 +152,8 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         model = None
         if recipe.train is not None:
             model, seconds["train"] = run.train_family(recipe.train, reference, report)
+            if model.statistic_names:
+                store_statistics(recipe, model, data.train, accelerator)
         on_main(accelerator, lambda: run.write_result(reference, model, seconds))
         accelerator.end_training()  # after all have waited, since it takes the processes' connection down
         return output
@@ -246,8 +248,7 @@ class _Run:
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
-            mine = self.evaluate(target, loader) if accelerator.is_main_process else {}
-            values = next(entry for entry in gather_object([mine]) if entry)
+            values = on_main(accelerator, lambda: self.evaluate(target, loader))
             return self.score(values), values
 
         def keep(is_best: bool) -> None:
@@ -325,13 +326,14 @@ class _Run:
             batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
         first = self.task.scores[0].name
 
+        def measure(width: float) -> float:
+            with ignore_size_warnings():
+                morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
+            return self.evaluate(morph, loader)[first]
+
         def validate() -> tuple[float, dict[str, float]]:
-            mine = {}
-            for width in chosen[accelerator.process_index :: accelerator.num_processes]:
-                with ignore_size_warnings():
-                    morph = model.morph(width, num_samples=recipe.num_samples, calibration=batches)
-                mine[f"{first}@{width:g}"] = self.evaluate(morph, loader)[first]
-            values = {name: score for part in gather_object([mine]) for name, score in part.items()}
+            scores = share(accelerator, chosen, lambda mine: [measure(width) for width in mine])
+            values = {f"{first}@{width:g}": score for width, score in zip(chosen, scores, strict=True)}
             mean = {first: sum(values.values()) / len(values)}
             return self.score(mean), {**mean, **values}
 
@@ -417,8 +419,6 @@ class _Run:
             remove_state(self.output)
 
     def _save_family(self, model: NeuMetaModel) -> None:
-        if model.statistic_names:
-            store_statistics(self.recipe, model, self.data.train)
         # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the
         # checksum in its config is not that of its weights, and resuming once more mends it.
         self.before_saving()
