@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import gather_object
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from neumeta_hf.batches import move_batch
@@ -23,6 +22,7 @@ from neumeta_hf.data.workers import WithSharedEpoch, begin_pass, make_loader
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.progress import Bar, progress_bar
+from neumeta_hf.training.average import WeightAverage
 from neumeta_hf.training.divergence import batches_between, check_start, explain, find_broken
 from neumeta_hf.training.layout import suited_to
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
@@ -136,7 +136,7 @@ class TrainingLoop:
         self.random: RandomState | None = None  # of the state that was loaded
         self.average = None
         if recipe.ema_decay is not None:
-            self.average = EMAModel(self.parameters, decay=recipe.ema_decay, foreach=True)
+            self.average = WeightAverage(self.parameters, decay=recipe.ema_decay)
         self.state = LoopState(
             module=objective, optimizer=self.optimizer.optimizer, schedule=self.schedule, average=self.average
         )

@@ -59,8 +59,7 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
     device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=LONGEST_WAIT).device
     precision = choose_precision(recipe.mixed_precision, device)
     # Accelerate keeps the precision of the first run for good and refuses another: forget it, as transformers does.
-    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
-        AcceleratorState._reset_state()
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]

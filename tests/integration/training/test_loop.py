@@ -144,15 +144,15 @@ def test_the_average_by_hand(make_loop):
     loop.average.step = follow
     loop.run()
     assert steps == 10
-    for average, value in zip(loop.average.shadow_params, expected, strict=True):
+    for average, value in zip(loop.average.tensors, expected, strict=True):
         assert torch.allclose(average, value, atol=1e-6)
-    assert torch.equal(loop.kept[-1][1], loop.average.shadow_params[0])
+    assert torch.equal(loop.kept[-1][1], loop.average.tensors[0])
 
 
 def test_averaged_weights_are_put_in_place_and_taken_back_whatever_happens(make_loop):
     loop = make_loop(ema_decay=0.9)
     loop.run()
-    trained, average = weights(loop), [tensor.clone() for tensor in loop.average.shadow_params]
+    trained, average = weights(loop), [tensor.clone() for tensor in loop.average.tensors]
     assert not torch.equal(trained[0], average[0])
     with loop.averaged_weights():
         assert_equal(weights(loop), average)
@@ -168,11 +168,11 @@ def test_averaged_weights_are_put_in_place_and_taken_back_whatever_happens(make_
 def test_averaged_weights_are_copies(make_loop):
     loop = make_loop(ema_decay=0.9)
     loop.run()
-    average = [tensor.clone() for tensor in loop.average.shadow_params]
+    average = [tensor.clone() for tensor in loop.average.tensors]
     with loop.averaged_weights():
         for parameter in loop.plain_objective.parameters():
             parameter.data.fill_(7)
-    assert_equal(loop.average.shadow_params, average)
+    assert_equal(loop.average.tensors, average)
 
 
 def test_without_an_average_the_weights_are_their_own(make_loop):
@@ -216,7 +216,7 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, monkeypatch, sto
     second = make_loop(name="parts", **{**options, "scores": options["scores"][len(first.kept) :]})
     progress = second.run(resume=True)
     assert_equal(weights(second), weights(whole))
-    assert_equal(second.average.shadow_params, whole.average.shadow_params)
+    assert_equal(second.average.tensors, whole.average.tensors)
     assert vars(progress) == vars(whole.progress)
     assert progress.seconds == progress.batch
     assert first.plain_objective.seen + second.plain_objective.seen == whole.plain_objective.seen

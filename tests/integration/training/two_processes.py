@@ -65,7 +65,7 @@ def make_loop(folder: Path, accelerator: Accelerator, *, name: str, epochs: int 
 def save_weights(loop: TrainingLoop, path: Path) -> None:
     """Every process's weights, trained and averaged."""
     tensors = {name: tensor.contiguous() for name, tensor in loop.plain_objective.model.state_dict().items()}
-    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(loop.average.shadow_params)}
+    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(loop.average.tensors)}
     save_file(tensors, path)
 
 
