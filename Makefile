@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit fuzz lint format clean
+.PHONY: demo test unit test-lowest fuzz lint format clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -25,6 +25,18 @@ test: $(VENV)/.installed
 unit: $(VENV)/.installed
 	$(PYTEST) tests/unit
 
+# As unit, with the lowest versions that pyproject.toml declares, in an environment of their own.
+LOWEST := .venv-lowest
+
+$(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --upgrade pip
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable . pytest pytest-xdist
+	touch $@
+
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n logical --dist loadfile tests/unit
+
 # Damages what the command reads, 2,000 times from a seed; some ten minutes, and one mutation in 50 is in `make test`.
 fuzz: $(VENV)/.installed
 	$(BIN)/python tests/fuzz/fuzz.py
@@ -40,4 +52,4 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo outputs build dist
+	rm -rf $(VENV) $(LOWEST) demo outputs build dist

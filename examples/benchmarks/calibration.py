@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from accelerate import Accelerator
 from matplotlib.figure import Figure
 
 from neumeta_hf import NeuMetaModel, load_recipe, train
@@ -104,7 +105,7 @@ def main() -> None:
     for name, calibration in SETTINGS.items():
         recipe.calibration = calibration
         start = time.perf_counter()
-        store_statistics(recipe, family, data.train)
+        store_statistics(recipe, family, data.train, Accelerator(cpu=True))
         seconds = round(time.perf_counter() - start, 1)
         rows[name] = {"accuracy": score(None), "seconds": seconds}
         print(name, f"{100 * np.mean(rows[name]['accuracy']):.2f} %, {seconds} s to make", flush=True)

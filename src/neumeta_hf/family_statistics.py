@@ -46,6 +46,14 @@ class FamilyStatistics(FamilySizes):
         nested = self.hypernetwork.positions == "absolute"
         return StoredStatistics(self.space, widths, free=self.width_groups, are_nested=nested)
 
+    def hold_statistics(self, measured: Mapping[float, Mapping[str, Tensor]]) -> None:
+        """Keep statistics in the checkpoint, in the place of those that were stored.
+
+        Args:
+            measured: Uniform width to its statistics, by tensor name.
+        """
+        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
+
     def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
         """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
 
@@ -83,7 +91,7 @@ class FamilyStatistics(FamilySizes):
             measured[float(width)] = {name: state[name] for name in self.statistic_names}
         if not measured:
             raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
-        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
+        self.hold_statistics(measured)
 
     def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
         return ImageBatches(batches, self.target_family.image_shape(self.reference_config))

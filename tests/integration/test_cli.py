@@ -543,11 +543,11 @@ def test_evaluate_takes_overrides_of_the_recipe(family, capsys):
 def test_evaluate_loads_with_the_workers_of_the_recipe(recipe, expected, changed, monkeypatch):
     folder, asked = changed(), []
 
-    def spy(*args, num_workers, **options):
+    def spy(*args, num_workers, persistent_workers, **options):
         asked.append(num_workers)
         return DataLoader(*args, **options)
 
-    monkeypatch.setattr("neumeta_hf.evaluation.network.DataLoader", spy)
+    monkeypatch.setattr("neumeta_hf.data.workers.DataLoader", spy)
     (folder / "recipe.yaml").write_text(recipe)
     assert cli.main(["-q", "evaluate", str(folder), "--widths", "0.5"]) == 0
     assert asked == [expected] * 2  # the reference and the morph

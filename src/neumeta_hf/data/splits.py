@@ -246,7 +246,7 @@ class ImageSplit(Dataset):
         """Choose the epoch whose augmentation images get.
 
         Args:
-            epoch: From 0. Worker processes learn of it when the next pass over a `DataLoader` starts them.
+            epoch: From 0. Worker processes learn of it when they start; by `workers.WithSharedEpoch` whenever it is.
         """
         self.epoch = epoch
 

@@ -26,6 +26,7 @@ def evaluate_network(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     num_workers: int = 0,
+    loader: DataLoader | None = None,
     progress: bool = False,
 ) -> dict[str, float]:
     """Measure a network, in evaluation mode and its own precision; the mode of every module is restored.
@@ -38,6 +39,8 @@ def evaluate_network(
         batch_size: Images per forward pass.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
+        loader: Of the split, by `make_loader`, for many passes with the same processes; it then has its own batch size
+            and workers. None: one for this pass.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -48,8 +51,7 @@ def evaluate_network(
             such number.
         TargetError: There is no `family`, and none has such a network.
     """
-    from neumeta_hf.data import collate
-    from neumeta_hf.data.workers import leave_signals_to_parent
+    from neumeta_hf.data.workers import begin_pass, make_loader
 
     for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
         if not kind.holds(value):
@@ -66,13 +68,9 @@ def evaluate_network(
     # Convolutions are about twice as fast so; anything else may count on the usual layout.
     has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
     layout = torch.channels_last if has_convolutions else torch.contiguous_format
-    loader = DataLoader(
-        split,
-        batch_size=batch_size,
-        collate_fn=collate,
-        num_workers=num_workers,
-        worker_init_fn=leave_signals_to_parent,
-    )
+    if loader is None:
+        loader = make_loader(split, batch_size=batch_size, num_workers=num_workers, device=device)
+    begin_pass()
     was_training = {module: module.training for module in network.modules()}
     network.to(device).eval()
     meter = task.make_meter(family, network, split.name)

@@ -1,6 +1,8 @@
 """The memory layout that training computes in, and what of it CPUs are slow at or fail at."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +22,19 @@ def to_channels_last(images: Tensor) -> Tensor:
         The same values.
     """
     return images.contiguous(memory_format=torch.channels_last)
+
+
+def suited_to(device: torch.device) -> AbstractContextManager[Any]:
+    """Make what a forward pass on a device is to run in.
+
+    Args:
+        device: Where the network is.
+
+    Returns:
+        `CpuConvolutions` on CPUs, else a context of nothing: a mode costs every call of torch time, and breaks the
+        graphs of `torch.compile`.
+    """
+    return CpuConvolutions() if device.type == "cpu" else contextlib.nullcontext()
 
 
 class CpuConvolutions(TorchFunctionMode):

@@ -14,24 +14,24 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import SeedableRandomSampler
 from accelerate.utils import gather_object
-from diffusers.training_utils import EMAModel
 from torch import nn
-from torch.utils.data import DataLoader
 
 from neumeta_hf.batches import move_batch
-from neumeta_hf.data import ImageSplit, collate
-from neumeta_hf.data.workers import leave_signals_to_parent
+from neumeta_hf.data import ImageSplit
+from neumeta_hf.data.workers import WithSharedEpoch, begin_pass, make_loader
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.progress import Bar, progress_bar
+from neumeta_hf.training.average import WeightAverage
 from neumeta_hf.training.divergence import batches_between, check_start, explain, find_broken
-from neumeta_hf.training.layout import CpuConvolutions
+from neumeta_hf.training.layout import suited_to
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
 from neumeta_hf.training.processes import on_main
 from neumeta_hf.training.randomness import RandomState
 from neumeta_hf.training.recipe import LoopRecipe
 from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.state import LoopState, Manifest, Progress, read_manifest
+from neumeta_hf.training.static_cache import CachedSplit
 
 logger = logging.getLogger(__name__)
 
@@ -108,14 +108,17 @@ class TrainingLoop:
         self.plain_objective = objective
         accelerator.free_memory()  # of an earlier loop on this accelerator, and its count of accumulated batches
         accelerator.gradient_accumulation_steps = recipe.gradient_accumulation_steps
-        loader = DataLoader(
-            split,
+        # What a cached split computes between epochs is known only to workers that start after it.
+        kept = recipe.num_workers > 0 and not isinstance(split, CachedSplit)
+        self.epochs = WithSharedEpoch(split) if kept else split
+        loader = make_loader(
+            self.epochs,
+            num_workers=recipe.num_workers,
+            device=accelerator.device,
+            keep_workers=kept,
             batch_size=recipe.batch_size,
             sampler=SeedableRandomSampler(split, data_seed=seed),  # an order by epoch: no state to lose in a resume
             drop_last=True,
-            collate_fn=collate,
-            num_workers=recipe.num_workers,
-            worker_init_fn=leave_signals_to_parent,
         )
         optimizer = build_optimizer(objective, recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -133,7 +136,7 @@ class TrainingLoop:
         self.random: RandomState | None = None  # of the state that was loaded
         self.average = None
         if recipe.ema_decay is not None:
-            self.average = EMAModel(self.parameters, decay=recipe.ema_decay, foreach=True)
+            self.average = WeightAverage(self.parameters, decay=recipe.ema_decay)
         self.state = LoopState(
             module=objective, optimizer=self.optimizer.optimizer, schedule=self.schedule, average=self.average
         )
@@ -185,7 +188,7 @@ class TrainingLoop:
 
     def _run_epoch(self, epoch: int, skip: int, bar: Bar) -> None:
         accelerator, recipe = self.accelerator, self.recipe
-        self.split.set_epoch(epoch)
+        self.epochs.set_epoch(epoch)
         self.loader.set_epoch(epoch)
         loader: Any = accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
         if skip:
@@ -193,14 +196,14 @@ class TrainingLoop:
         self.objective.train()
         losses, batch = {}, {}
         started = time.monotonic() - self.progress.seconds
-        random = self.random if skip else None
+        if skip and self.random is not None:
+            self.random.restore(accelerator.device)  # this pass was begun before it was stopped
+        else:
+            begin_pass()
         for batch in loader:
-            if random is not None:  # the loader has drawn its seed anew, which the epoch had before it was stopped
-                random.restore(accelerator.device)
-                random = None
             batch = move_batch(batch, memory_format=torch.channels_last)  # that of fast convolutions
             with accelerator.accumulate(self.objective):
-                with CpuConvolutions():
+                with suited_to(accelerator.device):
                     losses = self.objective(**batch, step=self.progress.batch)
                 if self.progress.batch == 0:  # while the weights are what training starts from
                     self._check_finite(losses, batch, before_step=True)

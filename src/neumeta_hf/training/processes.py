@@ -2,13 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
 
 from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.training.precision import choose_precision
@@ -25,6 +26,14 @@ _SHARDING = {
 }
 """What `accelerate launch` sets, and what it means."""
 
+LONGEST_WAIT = timedelta(hours=4)
+"""How long processes wait for another one; NCCL gives up after ten minutes unless told.
+
+The main process alone prepares the reference, makes calibration images and writes. Of large networks either may take
+longer than that, and a launcher ends the others at once where one process fails.
+"""
+
+_Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
@@ -47,16 +56,19 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         if parse_flag_from_env(variable):
             raise RecipeError(_unknown_sharing(name))
     # Made here as Accelerator would make it, since the precision depends on the device.
-    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    device: Any = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=LONGEST_WAIT).device
     precision = choose_precision(recipe.mixed_precision, device)
     # Accelerate keeps the precision of the first run for good and refuses another: forget it, as transformers does.
-    if AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
-        AcceleratorState._reset_state()
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         mixed_precision=precision,
         log_with=[*recipe.trackers, JSONLTracker(output / "log.jsonl")],  # pyright: ignore[reportArgumentType]
         project_dir=str(output),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=recipe.seed),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True,
+            data_seed=recipe.seed,
+            non_blocking=device.type == "cuda",  # from pinned memory, while the step before is computed
+        ),
     )
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
@@ -104,3 +116,35 @@ def on_main(accelerator: Accelerator, function: Callable[[], _Result]) -> _Resul
     if error is not None:
         raise error
     return result
+
+
+def share(
+    accelerator: Accelerator, items: Sequence[_Item], function: Callable[[list[_Item]], list[_Result]]
+) -> list[_Result]:
+    """Spread work over the processes; if it fails on one, all fail with its error.
+
+    Args:
+        accelerator: Of the run; all its processes have to call this.
+        items: The same on all processes; each gets every so many of them, perhaps none.
+        function: From the items of a process to a result of each, which can be pickled and is on no device.
+
+    Returns:
+        The results of all items, in their order, on all processes.
+
+    Raises:
+        NeuMetaError: As the function does.
+        OSError: As the function does.
+    """
+    rank, count = accelerator.process_index, accelerator.num_processes
+    results, error = [], None
+    try:
+        results = function(list(items[rank::count]))
+    except (NeuMetaError, OSError) as caught:
+        if count == 1:
+            raise
+        error = caught
+    gathered = gather_object([(results, error)])
+    for _, error in gathered:
+        if error is not None:
+            raise error
+    return [gathered[index % count][0][index // count] for index in range(len(items))]

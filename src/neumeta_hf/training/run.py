@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.data.workers import make_loader
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.family_sizes import ignore_size_warnings
@@ -33,7 +35,7 @@ from neumeta_hf.training.agreement import resolve_recipe
 from neumeta_hf.training.checks import check_data, check_output, check_run, recipe_text
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
 from neumeta_hf.training.objectives import NeuMetaObjective, ReferenceObjective, fit_to_reference
-from neumeta_hf.training.processes import make_accelerator, on_main
+from neumeta_hf.training.processes import make_accelerator, on_main, share
 from neumeta_hf.training.recipe import LoopRecipe, Recipe
 from neumeta_hf.training.reference import load_checkpoint, match_labels, start_target, task_of
 from neumeta_hf.training.run_folder import (
@@ -153,6 +155,8 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         model = None
         if recipe.train is not None:
             model, seconds["train"] = run.train_family(recipe.train, reference, report)
+            if model.statistic_names:
+                store_statistics(recipe, model, data.train, accelerator)
         on_main(accelerator, lambda: run.write_result(reference, model, seconds))
         accelerator.end_training()  # after all have waited, since it takes the processes' connection down
         return output
@@ -178,15 +182,21 @@ class _Run:
     def family(self) -> TargetFamily:
         return find_target(self.recipe.target.family)
 
-    def evaluate(self, network: nn.Module, loop: LoopRecipe) -> dict[str, float]:
-        """Scores on the validation split, loaded as the loop loads; all that are no number of images."""
+    def validation_loader(self, loop: LoopRecipe) -> DataLoader:
+        """Loads the validation split with as many processes as the loop has, and keeps them."""
+        return make_loader(
+            self.data.validation, batch_size=512, num_workers=loop.num_workers, device=self.accelerator.device
+        )
+
+    def evaluate(self, network: nn.Module, loader: DataLoader) -> dict[str, float]:
+        """Scores on the validation split; all that are no number of images."""
         scores = evaluate_network(
             network,
             self.data.validation,
             task=self.task,
             family=self.family,
             device=self.accelerator.device,
-            num_workers=loop.num_workers,
+            loader=loader,
         )
         return {name: value for name, value in scores.items() if name != "num_samples"}
 
@@ -237,11 +247,11 @@ class _Run:
     def _pretrain(self, loop: LoopRecipe, target: nn.Module) -> tuple[nn.Module, float]:
         accelerator = self.accelerator
         best, state = self.output / PRETRAINED, self.output / PRETRAIN_STATE
+        loader = self.validation_loader(loop)
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
-            mine = self.evaluate(target, loop) if accelerator.is_main_process else {}
-            values = next(entry for entry in gather_object([mine]) if entry)
+            values = on_main(accelerator, lambda: self.evaluate(target, loader))
             return self.score(values), values
 
         def keep(is_best: bool) -> None:
@@ -316,19 +326,21 @@ class _Run:
             boundary=boundary,
         )
         depths = training_depths(recipe)
-        sizes = [(width, depth) for depth in sorted({depths[0], depths[-1]}) for width in validation_widths(recipe)]
+        chosen = [(width, depth) for depth in sorted({depths[0], depths[-1]}) for width in validation_widths(recipe)]
+        loader = self.validation_loader(loop)
         batches = None
         if model.statistic_names:
             batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
         first = self.task.scores[0].name
 
+        def measure(width: float, depth: float) -> float:
+            with ignore_size_warnings():
+                morph = model.morph(width, depth=depth, num_samples=recipe.num_samples, calibration=batches)
+            return self.evaluate(morph, loader)[first]
+
         def validate() -> tuple[float, dict[str, float]]:
-            mine = {}
-            for width, depth in sizes[accelerator.process_index :: accelerator.num_processes]:
-                with ignore_size_warnings():
-                    morph = model.morph(width, depth=depth, num_samples=recipe.num_samples, calibration=batches)
-                mine[f"{first}@{format_size(width, depth)}"] = self.evaluate(morph, loop)[first]
-            values = {name: score for part in gather_object([mine]) for name, score in part.items()}
+            scores = share(accelerator, chosen, lambda mine: [measure(*size) for size in mine])
+            values = {f"{first}@{format_size(*size)}": score for size, score in zip(chosen, scores, strict=True)}
             mean = {first: sum(values.values()) / len(values)}
             return self.score(mean), {**mean, **values}
 
@@ -425,8 +437,6 @@ class _Run:
             remove_state(self.output)
 
     def _save_family(self, model: NeuMetaModel) -> None:
-        if model.statistic_names:
-            store_statistics(self.recipe, model, self.data.train)
         # The output folder may hold the family already, from before this was resumed: of a half-replaced one, the
         # checksum in its config is not that of its weights, and resuming once more mends it.
         self.before_saving()

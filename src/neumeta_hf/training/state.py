@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from diffusers.training_utils import EMAModel
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from neumeta_hf.errors import CheckpointError, one_line
+from neumeta_hf.training.average import WeightAverage
 from neumeta_hf.training.optimization import state_names
 from neumeta_hf.training.randomness import RandomNumbers, RandomState
 
@@ -165,7 +165,7 @@ class LoopState:
     module: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    average: EMAModel | None
+    average: WeightAverage | None
 
     def save(self, folder: Path, progress: Progress, random: list[RandomState]) -> None:
         """Write the state into an empty folder.
@@ -181,7 +181,7 @@ class LoopState:
         """
         contents = {_MODEL: self._module_tensors(), _OPTIMIZER: self._optimizer_tensors(), _RANDOM: {}}
         if self.average is not None:
-            contents[_AVERAGE] = _numbered(self.average.shadow_params)
+            contents[_AVERAGE] = _numbered(self.average.tensors)
         for rank, state in enumerate(random):
             contents[_RANDOM] |= {f"{rank}.{name}": tensor for name, tensor in state.tensors.items()}
         files = {}
@@ -195,7 +195,7 @@ class LoopState:
             format=FORMAT,
             progress=progress,
             optimizer=self._optimizer_numbers(),
-            average=None if self.average is None else _numbers(self.average.state_dict()),
+            average=None if self.average is None else self.average.numbers(),
             random=[state.numbers for state in random],
             files=files,
         )
@@ -219,7 +219,7 @@ class LoopState:
         path = folder / MANIFEST
         expected = {_MODEL: self._module_tensors(), _OPTIMIZER: self._optimizer_tensors(whole=True), _RANDOM: {}}
         if self.average is not None:
-            expected[_AVERAGE] = _numbered(self.average.shadow_params)
+            expected[_AVERAGE] = _numbered(self.average.tensors)
         for name in sorted(expected.keys() ^ manifest.files.keys()):
             raise CheckpointError(
                 f"{path} {'lacks' if name in expected else 'names'} {name}, unlike the recipe's loop."
@@ -246,7 +246,7 @@ class LoopState:
                 for key, tensor in tensors.get(name, {}).items():
                     expected[name][key].copy_(tensor)
         if self.average is not None:
-            self.average.optimization_step = step
+            self.average.steps = step
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors[_OPTIMIZER].items():
             index, _, name = key.partition(".")
@@ -264,7 +264,7 @@ class LoopState:
     def _check_numbers(self, path: Path, manifest: Manifest) -> None:
         """Refuse plain numbers other than those of these objects, which are of the recipe and stay.
 
-        Versions of torch and diffusers may differ in what else they have.
+        Versions of torch differ in what else they have, and earlier states have more of the average.
         """
         step, found, expected = manifest.progress.step, [*manifest.optimizer], [*self._optimizer_numbers()]
         if len(found) == len(expected):
@@ -273,7 +273,7 @@ class LoopState:
         if manifest.average is not None:
             found.append(manifest.average)
         if self.average is not None:
-            expected.append({**_numbers(self.average.state_dict()), "optimization_step": step})
+            expected.append({**self.average.numbers(), "optimization_step": step})
         if len(found) != len(expected) or any("lr" not in group for group in manifest.optimizer):
             raise CheckpointError(f"{path} has other groups of parameters than the recipe's loop.")
         for numbers, live in zip(found, expected, strict=True):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from neumeta_hf.configuration_neumeta import MAX_STATISTICS
 from neumeta_hf.data import ImageSplit
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.evaluation import parse_widths
@@ -18,6 +20,7 @@ from neumeta_hf.image_batches import NormalizedImages
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.stored_statistics import NEAR
+from neumeta_hf.training.processes import on_main, share
 from neumeta_hf.training.recipe import CalibrationRecipe, Recipe
 from neumeta_hf.training.sampling import make_sampler, training_depths, training_widths
 from neumeta_hf.training.synthesis import LIMIT, statistics_distance, synthesize_images
@@ -136,22 +139,54 @@ def draw_calibration_sizes(recipe: Recipe, model: NeuMetaModel) -> list[Any]:
         ) from error
 
 
-def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit) -> None:
+def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, accelerator: Accelerator) -> None:
     """Measure the statistics of a family's BatchNorm, and make images for the sizes that have none.
 
     Args:
         recipe: The run.
-        model: Its family; it then holds both.
+        model: Its family; it then holds the statistics, and on the main process the images.
         split: The training split.
+        accelerator: Of the run; its processes share the statistics, and all have to call this.
+
+    Raises:
+        RecipeError: There are more widths than a checkpoint stores, or no sizes to make images for.
+        CheckpointError: The statistics of a network are not finite.
     """
     widths = statistics_widths(recipe, model)
+    if len(set(widths)) > MAX_STATISTICS:
+        raise RecipeError(
+            f"statistics_widths gives {len(set(widths))} widths: at most {MAX_STATISTICS} are stored. Give fewer."
+        )
     batches = calibration_batches(split, recipe.statistics_images)
     logger.info(
         "statistics of BatchNorm: %d networks on %d images each (statistics_widths, statistics_images)",
         len(widths),
         sum(map(len, batches)),
     )
-    model.calibrate(batches, progress_bar(widths, description="statistics", unit=" sizes"))
+    _measure_statistics(model, batches, widths, accelerator)
+    on_main(accelerator, lambda: _store_images(recipe, model, split, batches))
+
+
+def _measure_statistics(
+    model: NeuMetaModel, batches: NormalizedImages, widths: list[float], accelerator: Accelerator
+) -> None:
+    """As `NeuMetaModel.calibrate`, each process some of the widths."""
+
+    def measure(mine: list[float]) -> list[dict[str, Tensor]]:
+        if mine:
+            shown = accelerator.is_local_main_process
+            model.calibrate(batches, progress_bar(mine, description="statistics", unit=" sizes", shown=shown))
+        found: list[Any] = [model.statistics.at(model.size_at(width)) for width in mine]
+        return [{name: statistic.cpu() for name, statistic in statistics.items()} for statistics in found]
+
+    measured = share(accelerator, widths, measure)
+    if accelerator.num_processes > 1:
+        model.hold_statistics(dict(zip(map(float, widths), measured, strict=True)))
+        model.statistics.to(model.device)
+
+
+def _store_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, batches: NormalizedImages) -> None:
+    """Make calibration images where the recipe has some."""
     calibration = resolve_calibration(recipe, model)
     if not calibration.images:
         return

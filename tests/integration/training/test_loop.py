@@ -1,5 +1,6 @@
 """The loop on a linear model, where every step can be followed by hand."""
 
+import contextlib
 import copy
 import itertools
 import math
@@ -143,15 +144,15 @@ def test_the_average_by_hand(make_loop):
     loop.average.step = follow
     loop.run()
     assert steps == 10
-    for average, value in zip(loop.average.shadow_params, expected, strict=True):
+    for average, value in zip(loop.average.tensors, expected, strict=True):
         assert torch.allclose(average, value, atol=1e-6)
-    assert torch.equal(loop.kept[-1][1], loop.average.shadow_params[0])
+    assert torch.equal(loop.kept[-1][1], loop.average.tensors[0])
 
 
 def test_averaged_weights_are_put_in_place_and_taken_back_whatever_happens(make_loop):
     loop = make_loop(ema_decay=0.9)
     loop.run()
-    trained, average = weights(loop), [tensor.clone() for tensor in loop.average.shadow_params]
+    trained, average = weights(loop), [tensor.clone() for tensor in loop.average.tensors]
     assert not torch.equal(trained[0], average[0])
     with loop.averaged_weights():
         assert_equal(weights(loop), average)
@@ -167,11 +168,11 @@ def test_averaged_weights_are_put_in_place_and_taken_back_whatever_happens(make_
 def test_averaged_weights_are_copies(make_loop):
     loop = make_loop(ema_decay=0.9)
     loop.run()
-    average = [tensor.clone() for tensor in loop.average.shadow_params]
+    average = [tensor.clone() for tensor in loop.average.tensors]
     with loop.averaged_weights():
         for parameter in loop.plain_objective.parameters():
             parameter.data.fill_(7)
-    assert_equal(loop.average.shadow_params, average)
+    assert_equal(loop.average.tensors, average)
 
 
 def test_without_an_average_the_weights_are_their_own(make_loop):
@@ -215,12 +216,42 @@ def test_stopping_anywhere_and_resuming_is_bit_equal(make_loop, monkeypatch, sto
     second = make_loop(name="parts", **{**options, "scores": options["scores"][len(first.kept) :]})
     progress = second.run(resume=True)
     assert_equal(weights(second), weights(whole))
-    assert_equal(second.average.shadow_params, whole.average.shadow_params)
+    assert_equal(second.average.tensors, whole.average.tensors)
     assert vars(progress) == vars(whole.progress)
     assert progress.seconds == progress.batch
     assert first.plain_objective.seen + second.plain_objective.seen == whole.plain_objective.seen
     assert [best for best, _ in first.kept + second.kept] == [best for best, _ in whole.kept]
     assert second.schedule.get_last_lr() == whole.schedule.get_last_lr()
+
+
+class DrawingObjective(Objective):
+    """Draws from the global random numbers at every step."""
+
+    def forward(self, pixel_values, labels, *, step):
+        return super().forward(F.dropout(pixel_values, 0.5), labels, step=step)
+
+
+def train_drawing(make_loop, **options):
+    """What three epochs of augmented images, with random numbers in every step, end with."""
+    loop = make_loop(objective=DrawingObjective(), epochs=3, **options)
+    torch.manual_seed(3)
+    with contextlib.suppress(StoppedEarly):
+        loop.run()
+    return loop
+
+
+def test_workers_that_live_on_change_no_bit(make_loop):
+    alone = train_drawing(make_loop, name="alone")
+    assert_equal(weights(train_drawing(make_loop, name="helped", num_workers=2)), weights(alone))
+
+
+@pytest.mark.parametrize("stop", [3, 5, 7])
+def test_stopping_anywhere_and_resuming_with_workers_is_bit_equal(make_loop, stop):
+    whole = train_drawing(make_loop, name="whole")
+    train_drawing(make_loop, name="parts", stop_after_steps=stop, num_workers=1)
+    rest = make_loop(objective=DrawingObjective(), name="parts", epochs=3, num_workers=1)
+    rest.run(resume=True)
+    assert_equal(weights(rest), weights(whole))
 
 
 def test_a_stop_at_the_last_step_is_the_end(make_loop):

@@ -15,8 +15,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from two_processes import make_loop, three_steps
 
+from neumeta_hf import NeuMetaModel, load_recipe
+from neumeta_hf.data import load_image_data
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.training.state import read_manifest
+from neumeta_hf.training.statistics import store_statistics
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -103,3 +106,19 @@ def test_one_log_and_every_width_once(folder):
     validations = [entry for entry in entries if "train/validation/accuracy" in entry]
     assert [entry["step"] for entry in validations] == [6]
     assert {f"train/validation/accuracy@{width}" for width in ("0.5", "0.75", "1")} <= set(validations[0])
+
+
+def test_shared_work_is_whole_and_in_order_everywhere_and_fails_as_one(folder):
+    first, second = (json.loads((folder / f"shared-{rank}.json").read_text()) for rank in (0, 1))
+    letters = [["a", 0], ["b", 1], ["c", 0], ["d", 1], ["e", 0]]
+    assert first == second == [letters, letters[:1], [], "of the second process"]
+
+
+def test_two_processes_store_the_statistics_and_images_that_one_would(folder):
+    recipe = load_recipe(folder / "run" / "recipe.yaml")
+    one, two = (NeuMetaModel.from_pretrained(folder / "run" / name) for name in ("best", "."))
+    store_statistics(recipe, one, load_image_data(recipe.data).train, Accelerator(cpu=True))
+    assert len(one.config.statistics_widths) == 3
+    assert two.config.statistics_widths == one.config.statistics_widths
+    assert_equal(one.state_dict(), two.state_dict())
+    assert {name.partition(".")[0] for name in two.state_dict()} >= {"statistics", "calibration"}

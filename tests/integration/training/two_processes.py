@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from tiny_runs import DATA, RECIPE, reset_accelerate
 
 from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.errors import DataError
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, find_target
 from neumeta_hf.training import NeuMetaObjective, SizeSampler, recipe_from_dict, run, train
 from neumeta_hf.training.loop import StoppedEarly, TrainingLoop
+from neumeta_hf.training.processes import share
 from neumeta_hf.training.recipe import LoopRecipe, LossesRecipe, OptimizerRecipe, ScheduleRecipe
 from neumeta_hf.training.signals import StopSignals
 
@@ -63,7 +65,7 @@ def make_loop(folder: Path, accelerator: Accelerator, *, name: str, epochs: int 
 def save_weights(loop: TrainingLoop, path: Path) -> None:
     """Every process's weights, trained and averaged."""
     tensors = {name: tensor.contiguous() for name, tensor in loop.plain_objective.model.state_dict().items()}
-    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(loop.average.shadow_params)}
+    tensors |= {f"average.{index}": tensor for index, tensor in enumerate(loop.average.tensors)}
     save_file(tensors, path)
 
 
@@ -98,6 +100,23 @@ def one_is_told_to_stop(folder: Path, accelerator: Accelerator) -> None:
     save_weights(again, folder / f"parts-{rank}.safetensors")
 
 
+def work_is_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Share work that differs by process, that is too little for all, and that fails on one alone."""
+    rank = accelerator.process_index
+    found = [share(accelerator, items, lambda mine: [[item, rank] for item in mine]) for items in ("abcde", "a", "")]
+
+    def fail(mine: list[int]) -> list[int]:
+        if rank == 1:
+            raise DataError("of the second process")
+        return mine
+
+    try:
+        share(accelerator, [1, 2, 3], fail)
+    except DataError as error:
+        found.append(str(error))
+    (folder / f"shared-{rank}.json").write_text(json.dumps(found))
+
+
 def whole_run(folder: Path, rank: int) -> None:
     """A run from data to checkpoint, and what every process drew and ended with."""
     draws = []
@@ -119,6 +138,9 @@ def whole_run(folder: Path, rank: int) -> None:
     run.TrainingLoop.run = keep_loop
     values = copy.deepcopy({**RECIPE, "output_dir": str(folder / "run")})
     values["train"] |= {"epochs": 1, "batch_size": 100}
+    values["target"]["config"]["batch_norm"] = True
+    values["preparation"] = {"normalization": "keep"}
+    values["calibration"] = {"images": 8, "networks": 3, "steps": 2}
     reset_accelerate()
     assert train(recipe_from_dict(values)) is not None
     (folder / f"draws-{rank}.json").write_text(json.dumps(draws))
@@ -134,4 +156,5 @@ if __name__ == "__main__":
     assert accelerator.num_processes == 2
     three_steps(output, accelerator)
     one_is_told_to_stop(output, accelerator)
+    work_is_shared(output, accelerator)
     whole_run(output, accelerator.process_index)

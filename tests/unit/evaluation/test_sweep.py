@@ -141,11 +141,11 @@ def test_the_arguments_reach_every_morph_and_the_facts(split):
 def test_every_network_is_measured_with_the_workers_asked_for(split, reference, monkeypatch):
     asked = []
 
-    def spy(*args, num_workers, **options):
+    def spy(*args, num_workers, persistent_workers, **options):
         asked.append(num_workers)
         return DataLoader(*args, **options)
 
-    monkeypatch.setattr("neumeta_hf.evaluation.network.DataLoader", spy)
+    monkeypatch.setattr("neumeta_hf.data.workers.DataLoader", spy)
     sweep(Family(), split, [0.5, 1.0], reference=reference, num_workers=3, progress=False)
     sweep(Family(), split, [0.5], progress=False)
     assert asked == [3, 3, 3, 0]

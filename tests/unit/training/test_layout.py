@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from neumeta_hf.training import CpuConvolutions, to_channels_last
+from neumeta_hf.training.layout import suited_to
 
 
 def strides_in(output):
@@ -91,3 +93,9 @@ def test_other_channels_are_contiguous_from_there_on(channels):
 def test_bfloat16_stays_channels_last():
     with torch.autocast("cpu", torch.bfloat16), CpuConvolutions():
         assert is_channels_last(nn.Conv2d(3, 11, 3)(to_channels_last(torch.randn(2, 3, 9, 9))))
+
+
+def test_only_on_cpus_every_call_goes_through_a_mode():
+    assert isinstance(suited_to(torch.device("cpu")), CpuConvolutions)
+    for device in ("cuda", "mps", "xpu"):
+        assert not isinstance(suited_to(torch.device(device)), TorchFunctionMode)

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from neumeta_hf.errors import CheckpointError
+from neumeta_hf.training.average import WeightAverage
 from neumeta_hf.training.optimization import build_optimizer, build_schedule
 from neumeta_hf.training.randomness import RandomState
 from neumeta_hf.training.recipe import OptimizerRecipe, ScheduleRecipe
@@ -55,7 +55,7 @@ def make_state(optimizer="adamw", *, average=True, seed=0, schedule="cosine", ch
         module=module,
         optimizer=made,
         schedule=build_schedule(made, ScheduleRecipe(name=schedule, warmup=0.2), total_steps=10),
-        average=EMAModel(parameters, decay=0.9, foreach=True) if average else None,
+        average=WeightAverage(parameters, decay=0.9) if average else None,
     )
 
 
@@ -79,7 +79,7 @@ def everything(state):
         "module": state.module.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "schedule": {key: value for key, value in state.schedule.state_dict().items() if "called" not in key},
-        "average": state.average and state.average.state_dict(),
+        "average": state.average and {**state.average.numbers(), "tensors": state.average.tensors},
     }
     return json.dumps(values, default=lambda tensor: [str(tensor.dtype), tensor.tolist()], sort_keys=True)
 
@@ -366,6 +366,15 @@ def test_a_forged_manifest_is_read_if_all_is_right(saved):
 def test_what_a_manifest_says_is_checked(saved, path, value, message):
     forge(saved, setter(*path, value=value))
     refused(saved, message)
+
+
+def test_a_state_with_the_numbers_of_the_average_of_diffusers_is_read(saved):
+    """As versions before this one wrote it."""
+    more = {"min_decay": 0.0, "update_after_step": 0, "use_ema_warmup": False, "inv_gamma": 1.0, "power": 2 / 3}
+    forge(saved, lambda values: values["average"].update(more))
+    state = make_state(seed=1)
+    load(state, saved)
+    assert state.average.steps == 3
 
 
 @pytest.mark.parametrize(
