@@ -142,7 +142,7 @@ def main() -> None:
             "silent": [row["silent"] for row in found],
         }
         print(name, mean, "silent" if all(rows[name]["silent"]) else "", flush=True)
-        facts |= {"num_images": found[0]["num_images"], "split": "validation", "seeds": list(range(arguments.seeds))}
+        facts |= {"num_images": found[0]["num_images"], "split": "validation", "seed": list(range(arguments.seeds))}
         write(Path(arguments.output or ROOT / f"docs/results/inr_{arguments.part}"), {"facts": facts, "rows": rows})
 
 

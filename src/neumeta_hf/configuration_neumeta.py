@@ -49,7 +49,8 @@ class NeuMetaConfig(PreTrainedConfig):
             sizes between two of them at most 7 % apart are read between theirs.
         calibration_images: With "keep", how many images the checkpoint carries to measure the statistics of any other
             size on. They are synthetic: see `neumeta_hf.training.synthesize_images`.
-        coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the reference.
+        coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the
+            reference, as checkpoints of earlier versions have it; new ones take that of the axes that vary.
         coordinate_noise: Noise of training in channels, which the mean of several samples uses again.
         alignment: "corner" (`c / C`, the paper's) or "center" (`(c + 0.5) / C`).
         trained_depths: Ratios of blocks that training drew; 1.0 alone where it drew none.

@@ -171,6 +171,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         config = NeuMetaConfig(target_config=target_config, **names, **fields)
         model = cls(config)
         config.width_groups = model.width_groups
+        if config.coordinate_scale is None:
+            config.coordinate_scale = model.widest_axis
         tensors = reference.state_dict()
         for name, value in model.constants.items():
             if not name.endswith("num_batches_tracked") and (tensors[name] - value).abs().max() > 1e-3:
@@ -252,6 +254,16 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         if self.config.coordinate_scale is not None:
             return self.config.coordinate_scale
         return max(max(shape[:2]) for shape in self._generated_shapes(self.space.full).values())
+
+    @property
+    def widest_axis(self) -> int:
+        """The largest number of channels, at full size, that a size may change: no vocabulary, and no classes."""
+        return max(
+            count
+            for name, shape in self._generated_shapes(self.space.full).items()
+            for count, varies in zip(shape[:2], self.varying_axes[name], strict=False)
+            if varies
+        )
 
     def coordinates_at(
         self, size: Size, *, device: torch.device | str | None = None

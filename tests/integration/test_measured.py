@@ -195,3 +195,21 @@ def test_whole_networks_were_measured_by_the_commands_that_stand_there(monkeypat
         recipe = script.recipe_of(parsed)
         assert script.choose_parts(parsed.parts, task_of(recipe).name) == parsed.parts.split(",")
         assert recipe.data.dataset == (parsed.data or "digits")
+
+
+def test_the_table_of_settings_of_the_inr_is_what_was_measured():
+    path, lines = marked("settings")
+    rows = read(path)["rows"]
+    assert [name for name, *_ in lines] == list(rows)
+    for name, *values, said in lines:
+        assert values == [f"{rows[name]['mean'][width]:.2f} %" for width in ("1", "0.5", "0.25")]
+        assert (said == "silent") == all(rows[name]["silent"])
+
+
+def test_the_table_of_depths_is_what_was_measured():
+    path, lines = marked("depth")
+    means = read(path)["means"]
+    assert [line[:1] + line[2:] for line in lines] == [
+        [f"{mean['width']:g}", f"{mean['family']:.2f} %", f"{mean['alone']:.2f} %"] for mean in means
+    ]
+    assert [int(line[1].split()[0]) for line in lines] == [mean["blocks"] for mean in means]

@@ -470,6 +470,15 @@ def test_a_family_that_was_never_trained_says_so(lenet_case):
         family.morph(1.0)
 
 
+def test_sizes_are_divided_by_the_widest_axis_that_varies(make_case):
+    torch.manual_seed(0)
+    config = LeNetConfig(hidden_channels=[4, 6, 8], kernel_size=3, image_size=8, num_labels=100)
+    family = NeuMetaForImageClassification.from_reference(find_target(config).build(config).eval())
+    assert family.coordinate_scale == family.config.coordinate_scale == 8
+    with_none = NeuMetaForImageClassification(NeuMetaConfig(target_config=config))  # as an earlier checkpoint says it
+    assert with_none.coordinate_scale == 100
+
+
 def test_clamping_holds_size_coordinates_outside_the_range_alone(lenet_case):
     for clamp in (True, False):
         family = lenet_case.family(clamp_sizes=clamp)
