@@ -77,6 +77,9 @@ def family_facts(family: "NeuMetaModel") -> dict[str, Any]:
         "widths with stored BatchNorm statistics": list(config.statistics_widths),
         "coordinate noise (channels)": config.coordinate_noise,
     }
+    if min(config.trained_depths) < 1:
+        facts["blocks"] = {name: stack.full for name, stack in family.space.depths.items()}
+        facts["trained depths"] = list(config.trained_depths)
     if config.preparation:
         facts["total variation before, after preparation"] = [
             round(config.preparation["tv_before"], 2),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from neumeta_hf import NeuMetaModel
+from neumeta_hf.cli.description import family_facts
 from neumeta_hf.errors import RecipeError, SizeError
 from neumeta_hf.preparation import rank_blocks
 from neumeta_hf.targets import CifarResNetConfig, find_target
@@ -56,6 +57,7 @@ def test_a_run_draws_depths_and_its_family_morphs_to_them(make_recipe, tmp_path,
         assert (
             morph(family.target_family.example_batch(family.reference_config)["pixel_values"]).logits.isfinite().all()
         )
+    assert family_facts(family)["blocks"] == {"stage2": 2, "stage3": 3}
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     keys = {key for line in lines for key in line}
     assert {"train/validation/accuracy@0.5 depth 0.34", "train/validation/accuracy@1"} <= keys
