@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.hypernetworks.inr import INR
 from neumeta_hf.training import train
 from neumeta_hf.training.silence import check_silence, find_silent
 
@@ -44,9 +45,17 @@ def test_one_shut_layer_is_named(make_case, caplog):
     assert "layer3.0.conv1.weight, layer3.0.conv2.weight" in caplog.text
 
 
-def test_a_run_that_ends_silent_says_so_and_keeps_its_best(make_recipe, tmp_path):
-    recipe = make_recipe(train={"optimizer": {"learning_rate": 0.1}})
+def test_a_run_that_ends_silent_says_so_and_keeps_its_best(make_recipe, tmp_path, monkeypatch):
+    start_at = INR.start_at
+
+    def start_shut(self, values):
+        for mlp, tensor in zip(self.mlps, values, strict=True):
+            if tensor.ndim == 1:
+                mlp.last.bias.data.fill_(-1e4)
+        return start_at(self, values)
+
+    monkeypatch.setattr(INR, "start_at", start_shut)
     with pytest.raises(RecipeError, match="fell silent"):
-        train(recipe)
+        train(make_recipe(train={"optimizer": {"learning_rate": 1e-6}}))
     assert (tmp_path / "run/best/model.safetensors").is_file()
     assert not (tmp_path / "run/model.safetensors").exists()
