@@ -91,6 +91,11 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         if cls.task is not None:
             NeuMetaModel._classes.setdefault(cls.task, cls)
 
+    @classmethod
+    def class_for(cls, task: str) -> Any:
+        """The class of families for a task; `NeuMetaModel` itself for tasks that have none of their own."""
+        return NeuMetaModel._classes.get(task, NeuMetaModel)
+
     def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
         super().__init__(config)
         self.target_family = find_target(self.reference_config)
@@ -98,7 +103,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         if self.task not in (None, task):
             raise TargetError(
                 f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
-                f"{self._classes.get(task, NeuMetaModel).__name__}."
+                f"{self.class_for(task).__name__}."
             )
         self.main_input_name = self.target_family.input_names[0]
         with limit_building() as num_built:
@@ -447,7 +452,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             self._require_statistics(size)
         generated = self.generate(size, noise=noise, seed=seed)
         outputs = self.run(size, generated, batch)
-        with_loss = self._classes.get(self.target_family.task, NeuMetaModel).with_loss
+        with_loss = self.class_for(self.target_family.task).with_loss
         return outputs if with_loss is None or "labels" not in batch else with_loss(outputs, batch["labels"])
 
     def _batch_of(self, inputs: Tensor | None, named: Mapping[str, Any]) -> dict[str, Any]:
@@ -460,7 +465,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             if names[0] in batch:
                 raise TargetError(f"{names[0]} was given twice, by its name and without: give it once.")
             batch = {names[0]: inputs, **batch}
-        has_loss = self._classes.get(self.target_family.task, NeuMetaModel).with_loss is not None
+        has_loss = self.class_for(self.target_family.task).with_loss is not None
         known = (*names, "labels") if has_loss else names
         if unknown := [name for name in batch if name not in known]:
             raise TargetError(

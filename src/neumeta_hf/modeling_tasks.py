@@ -119,7 +119,7 @@ class NeuMetaForImageGeneration(NeuMetaModel):
 
         Args:
             pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
-            width: A ratio for all width groups, a ratio per group, or a config of the family.
+            width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
             seed: Of the noise.
             **inputs: Further inputs of the target's forward pass.
@@ -144,7 +144,7 @@ def family_class(task: str) -> type[NeuMetaModel]:
     Returns:
         `NeuMetaModel` itself for tasks that have none of their own.
     """
-    return NeuMetaModel._classes.get(task, NeuMetaModel)
+    return NeuMetaModel.class_for(task)
 
 
 AutoModelForImageClassification.register(NeuMetaConfig, NeuMetaForImageClassification)

@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from neumeta_hf.cli.description import disk_facts, family_facts, say_unfinished, show_description, size_facts
 from neumeta_hf.cli.devices import find_device
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+_Number = TypeVar("_Number", int, float)
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9}
 """What may stand after a budget, in either case."""
@@ -42,14 +45,7 @@ def parse_width(text: str) -> float | dict[str, float]:
         SizeError: The text is neither.
     """
     try:
-        if "=" not in text:
-            return float(text)
-        ratios = [
-            (group.strip(), float(ratio)) for group, _, ratio in (part.partition("=") for part in text.split(","))
-        ]
-        if len(dict(ratios)) < len(ratios):
-            raise ValueError("a group is named twice")
-        return dict(ratios)
+        return _one_or_by_name(text, float)
     except ValueError as error:
         raise SizeError(
             f"width {text!r} is no size: give a ratio such as 0.5, or one per width group such as "
@@ -70,18 +66,21 @@ def parse_depth(text: str) -> float | dict[str, int]:
         SizeError: The text is neither.
     """
     try:
-        if "=" not in text:
-            return float(text)
-        blocks = [
-            (stack.strip(), int(number)) for stack, _, number in (part.partition("=") for part in text.split(","))
-        ]
-        if len(dict(blocks)) < len(blocks):
-            raise ValueError("a stack is named twice")
-        return dict(blocks)
+        return _one_or_by_name(text, int)
     except ValueError as error:
         raise SizeError(
             f"depth {text!r} is no depth: give a ratio such as 0.67, or a number of blocks per stack such as stage3=2."
         ) from error
+
+
+def _one_or_by_name(text: str, kind: Callable[[str], _Number]) -> float | dict[str, _Number]:
+    """One ratio, or a number of a kind by name; a ValueError where it is neither, or names something twice."""
+    if "=" not in text:
+        return float(text)
+    numbers = [(name.strip(), kind(number)) for name, _, number in (part.partition("=") for part in text.split(","))]
+    if len(dict(numbers)) < len(numbers):
+        raise ValueError("a name stands there twice")
+    return dict(numbers)
 
 
 def parse_budget(text: str, flag: str) -> float:

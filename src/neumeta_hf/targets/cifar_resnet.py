@@ -26,6 +26,7 @@ from neumeta_hf.checkpoints import check_weights, limit_building, open_weights
 from neumeta_hf.errors import CheckpointError
 from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, register_target
+from neumeta_hf.targets.stages import inner_counts, stage_axes, stage_depths
 
 NUM_STAGES = 3
 
@@ -245,14 +246,7 @@ class CifarResNetFamily(TargetFamily):
         return super().load(name, **options)
 
     def axes(self, config: CifarResNetConfig) -> list[Axis]:
-        axes = []
-        for stage, (width, inner) in enumerate(
-            zip(config.stage_channels, _inner_channels(config), strict=True), start=1
-        ):
-            stream = f"stage{stage}"
-            axes.append(Axis(stream, width))
-            axes += [Axis(f"{stream}.block{block}", count, parent=stream) for block, count in enumerate(inner, start=1)]
-        return axes
+        return stage_axes(config.stage_channels, _inner_channels(config))
 
     def rules(self, config: CifarResNetConfig) -> dict[str, Rule]:
         rules: dict[str, Rule] = {"conv1": ("stage1", None), "bn1": ("stage1",), "linear": (None, f"stage{NUM_STAGES}")}
@@ -282,26 +276,11 @@ class CifarResNetFamily(TargetFamily):
         ]
 
     def depths(self, config: CifarResNetConfig) -> list[Depth]:
-        # The first block of a stage changes the stream's width or size.
-        return [
-            Depth(
-                f"stage{stage}",
-                f"layer{stage}",
-                fixed=(0,),
-                ranking=tuple(range(1, num_blocks)),
-                inner={block: (f"stage{stage}.block{block + 1}",) for block in range(1, num_blocks)},
-            )
-            for stage, num_blocks in enumerate(config.num_blocks, start=1)
-            if num_blocks > 1
-        ]
+        return stage_depths(config.num_blocks, lambda stage: f"layer{stage}")
 
     def config_at(self, config: CifarResNetConfig, size: Size) -> CifarResNetConfig:
         stages = [size[f"stage{stage}"] for stage in range(1, NUM_STAGES + 1)]
-        # Blocks that the size leaves out have no channels.
-        inner = [
-            [count for block in range(1, blocks + 1) if (count := size[f"stage{stage}.block{block}"])]
-            for stage, blocks in enumerate(config.num_blocks, start=1)
-        ]
+        inner = inner_counts(size, config.num_blocks)
         config = copy.deepcopy(config)
         config.num_blocks = [len(blocks) for blocks in inner]
         config.stage_channels = stages

@@ -25,6 +25,7 @@ from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.errors import TargetError
 from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, register_target
+from neumeta_hf.targets.stages import inner_counts, stage_axes, stage_depths
 
 # The stock class has no word for it in its config.
 BOTTLENECK_REDUCTION = 4
@@ -161,12 +162,8 @@ class ResNetFamily(TargetFamily):
     path = "resnet"
 
     def axes(self, config: ResNetConfig) -> list[Axis]:
-        axes = [] if _stem_is_tied(config) else [Axis(f"{self.prefix}embedding", config.embedding_size)]
-        for stage, (width, inner) in enumerate(zip(_stage_sizes(config), _inner_sizes(config), strict=True), start=1):
-            stream = f"{self.prefix}stage{stage}"
-            axes.append(Axis(stream, width))
-            axes += [Axis(f"{stream}.block{block}", count, parent=stream) for block, count in enumerate(inner, start=1)]
-        return axes
+        stem = [] if _stem_is_tied(config) else [Axis(f"{self.prefix}embedding", config.embedding_size)]
+        return [*stem, *stage_axes(_stage_sizes(config), _inner_sizes(config), prefix=self.prefix)]
 
     def rules(self, config: ResNetConfig) -> dict[str, Rule]:
         path, last = self.path, f"{self.prefix}stage{len(_depths(config))}"
@@ -192,27 +189,13 @@ class ResNetFamily(TargetFamily):
         return [Constraint(stage, stem, "differs", "the 1x1 convolution between the two would vanish")]
 
     def depths(self, config: ResNetConfig) -> list[Depth]:
-        # The first block of a stage changes the stream's width or size.
-        return [
-            Depth(
-                f"{self.prefix}stage{stage}",
-                f"{self.path}.encoder.stages.{stage - 1}.layers",
-                fixed=(0,),
-                ranking=tuple(range(1, depth)),
-                inner={block: (f"{self.prefix}stage{stage}.block{block + 1}",) for block in range(1, depth)},
-            )
-            for stage, depth in enumerate(_depths(config), start=1)
-            if depth > 1
-        ]
+        stages = f"{self.path}.encoder.stages"
+        return stage_depths(_depths(config), lambda stage: f"{stages}.{stage - 1}.layers", prefix=self.prefix)
 
     def config_at(self, config: ResNetConfig, size: Size) -> ResNetConfig:
         counts = {axis.removeprefix(self.prefix): count for axis, count in size.items()}
         stages = [counts[f"stage{stage}"] for stage in range(1, len(_depths(config)) + 1)]
-        # Blocks that the size leaves out have no channels.
-        inner = [
-            [count for block in range(1, depth + 1) if (count := counts[f"stage{stage}.block{block}"])]
-            for stage, depth in enumerate(_depths(config), start=1)
-        ]
+        inner = inner_counts(counts, _depths(config))
         resized = copy.deepcopy(config)
         resized.depths = [len(blocks) for blocks in inner]
         resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])

@@ -171,8 +171,7 @@ def training_widths(recipe: Recipe) -> list[float]:
     Returns:
         Ratios in ascending order.
     """
-    widths = recipe.sizes.widths
-    return sorted(parse_widths(widths) if isinstance(widths, str) else widths)
+    return _ascending(recipe.sizes.widths)
 
 
 def training_depths(recipe: Recipe) -> list[float]:
@@ -184,8 +183,11 @@ def training_depths(recipe: Recipe) -> list[float]:
     Returns:
         Ratios in ascending order.
     """
-    depths = recipe.sizes.depths
-    return sorted(parse_widths(depths) if isinstance(depths, str) else depths)
+    return _ascending(recipe.sizes.depths)
+
+
+def _ascending(ratios: list[float] | str) -> list[float]:
+    return sorted(parse_widths(ratios) if isinstance(ratios, str) else ratios)
 
 
 def validation_widths(recipe: Recipe) -> list[float]:

@@ -71,8 +71,8 @@ def check_silence(model: NeuMetaModel, reference: nn.Module, batch: Inputs, widt
             raise RecipeError(
                 f"train: the family fell silent: at width {width:g} the generated weights ({named}) change nothing in "
                 "what the network makes of an image, as a ReLU behind them is shut at every one. Lower the learning "
-                "rate (train.optimizer), add warm-up (train.schedule.warmup), fit the reference first (fit.steps), or "
-                "leave the hypernetwork's options at their defaults."
+                "rate (train.optimizer), add warm-up (train.schedule.warmup), or leave the hypernetwork's options at "
+                "their defaults."
             )
         logger.warning(
             "at width %g %d of %d generated tensors (%s) change nothing in what the network puts out",
