@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedConfig, ResNetConfig, UperNetConfig
+from transformers import (
+    Dinov2WithRegistersConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen3Config,
+    ResNetConfig,
+    UperNetConfig,
+    ViTConfig,
+)
 
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -48,6 +56,19 @@ def mlp_vae() -> MlpVaeTargetConfig:
     return MlpVaeTargetConfig(image_size=8, num_channels=1, **sizes)
 
 
+def vit(cls=ViTConfig, **options) -> PreTrainedConfig:
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2, "image_size": 8, "patch_size": 4}
+    mlp = {"intermediate_size": 20} if cls is ViTConfig else {"mlp_ratio": 2}
+    return cls(**{**sizes, **mlp, "num_labels": 3, **options})
+
+
+def llama(cls=LlamaConfig, **options) -> PreTrainedConfig:
+    sizes = {"hidden_size": 18, "num_attention_heads": 6, "num_key_value_heads": 3, "num_hidden_layers": 2}
+    fields = {"vocab_size": 11, "intermediate_size": 20, "head_dim": 4, "tie_word_embeddings": True}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 32}
+    return cls(**{**sizes, **fields, **tokens, **options})
+
+
 TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "lenet": lenet,
     "lenet_batch_norm": lambda: lenet(batch_norm=True),
@@ -58,6 +79,10 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "upernet": upernet,
     "autoencoder_kl": autoencoder_kl,
     "mlp_vae": mlp_vae,
+    "vit": vit,
+    "dinov2": lambda: vit(Dinov2WithRegistersConfig),
+    "llama": llama,
+    "qwen3": lambda: llama(Qwen3Config, tie_word_embeddings=False),
 }
 
 

@@ -68,6 +68,11 @@ class Depth:
         return f"{self.name}.depth"
 
     @property
+    def least(self) -> int:
+        """Blocks of the smallest size: a stack is never empty."""
+        return max(len(self.fixed), 1)
+
+    @property
     def full(self) -> int:
         """Blocks of the reference."""
         return len(self.fixed) + len(self.ranking)
@@ -113,21 +118,47 @@ class Size(Mapping[str, int]):
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A stretch of one dimension of a tensor: `parts` equal parts, one behind the other.
+    """A stretch of one dimension of a tensor: `parts` equal parts of channels, each of `inner` positions.
 
     Attributes:
-        axis: Whose count it has; None: a constant.
-        count: Of the reference; where there is an axis, what the axis has there.
+        axis: Whose channels it has; None: a constant.
+        count: Positions in the reference; where there is an axis, `inner` times what the axis has there.
         parts: A size shortens each part by itself, as where a GroupNorm normalises channels in groups.
+        inner: Positions that each channel owns, one behind the other, and that no size changes: an attention head has
+            as many as its `head_dim`.
     """
 
     axis: str | None
     count: int
     parts: int = 1
+    inner: int = 1
 
 
 Dim = tuple[Segment, ...]
 """One dimension of a tensor; several segments are concatenated features."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a tensor lies beside its canonical form, `[output channels, input channels, ...]`.
+
+    Attributes:
+        order: Which dimension of the tensor each of the canonical form is: those that sizes change come first.
+        dims: Of the canonical form; each in the canonical order of `parts_of`.
+    """
+
+    order: tuple[int, ...]
+    dims: tuple[Dim, ...]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the two are the same."""
+        return self.order == tuple(range(len(self.order))) and not self.reordered
+
+    @property
+    def reordered(self) -> list[int]:
+        """Dimensions whose canonical order is another."""
+        return [place for place, dim in enumerate(self.dims) if any(segment.inner > 1 for segment in dim)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +181,13 @@ class Constraint:
 
 
 def parts_of(dim: Dim, size: Size) -> list[int]:
-    """Channels of each part of a dimension at a size."""
+    """Channels of each part of a dimension at a size, in its canonical order.
+
+    That order takes the first position of all channels of a segment's part, then the second, and so on: each of the
+    `inner` positions is a part of its own, so that whatever merges or leaves out channels keeps whole ones.
+    """
     found = []
     for segment in dim:
-        count = segment.count if segment.axis is None else size[segment.axis]
-        found += [count // segment.parts] * segment.parts
+        count = segment.count // segment.inner if segment.axis is None else size[segment.axis]
+        found += [count // segment.parts] * (segment.parts * segment.inner)
     return found

@@ -86,7 +86,8 @@ class TensorCoordinates:
 
     @property
     def kernel_size(self) -> tuple[int, int]:
-        return (self.shape[2], self.shape[3]) if len(self.shape) == 4 else (1, 1)
+        height, width = (1, 1, *self.shape[2:])[-2:]
+        return height, width
 
     @property
     def num_weights(self) -> int:
@@ -119,7 +120,7 @@ def make_coordinates(
     """Coordinates of every tensor in `shapes`, numbered in the order given.
 
     Args:
-        shapes: Name to shape of each generated tensor: vectors, matrices or two-dimensional kernels.
+        shapes: Name to shape of each generated tensor: vectors, matrices, or kernels of one or two dimensions.
         scale: The constant `N` that sizes are divided by.
         layers: Names of all tensors of the reference that are generated, whose order numbers them. None: `shapes` has
             all of them.
@@ -139,8 +140,8 @@ def make_coordinates(
         Name to coordinates, in the order of `shapes`.
 
     Raises:
-        HypernetworkError: A tensor is neither vector, matrix nor two-dimensional kernel, or has an empty axis; its
-            parts do not sum up to an axis, one is empty, or the reference has another number of them.
+        HypernetworkError: A tensor is neither vector, matrix nor kernel of one or two dimensions, or has an empty axis;
+            its parts do not sum up to an axis, one is empty, or the reference has another number of them.
     """
     offset = 0.5 if alignment == "center" else 0.0
     make_positions = functools.cache(_make_positions)  # a network has many axes, but few different ones
@@ -148,10 +149,10 @@ def make_coordinates(
     number_of = {name: number for number, name in enumerate(shapes if layers is None else layers)}
     for name, shape in shapes.items():
         layer = number_of[name]
-        if len(shape) not in (1, 2, 4) or 0 in shape:
+        if not 1 <= len(shape) <= 4 or 0 in shape:
             raise HypernetworkError(
-                f"{name} has shape {tuple(shape)}: only vectors, matrices and two-dimensional kernels with no empty "
-                "axis can be generated. Leave it out of `generated`, then it stays static."
+                f"{name} has shape {tuple(shape)}: only vectors, matrices and kernels of one or two dimensions, with "
+                "no empty axis, can be generated. Leave it out of `generated`, then it stays static."
             )
         num_out, num_in = shape[0], shape[1] if len(shape) > 1 else 1
         out_size, in_size = num_out, num_in

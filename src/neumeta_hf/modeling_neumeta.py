@@ -15,6 +15,7 @@ from transformers import initialization as init
 
 from neumeta_hf.axes import Size
 from neumeta_hf.batches import Inputs
+from neumeta_hf.building import fill, own_tensors
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
@@ -24,6 +25,7 @@ from neumeta_hf.family_sizes import Width
 from neumeta_hf.family_statistics import FamilyStatistics
 from neumeta_hf.hub import FamilyPush, MorphOrigin, RunSource, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
+from neumeta_hf.layouts import from_canonical, to_canonical
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target
@@ -83,7 +85,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     run_source: RunSource | None = None
     _classes: ClassVar[dict[str, Any]] = {}
     """The class of families for each task; `modeling_tasks` has them."""
-    _skeletons: dict[Size, nn.Module]
+    _skeletons: dict[tuple[Size, torch.device], nn.Module]
     _plans: dict[tuple, Mapping[str, TensorCoordinates]]
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -110,7 +112,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             reference = self.target_family.build(copy.deepcopy(self.reference_config))
         if held is not None:
             held.check_work(num_built(), len(self.target_family.axes(self.reference_config)), len(config.generated))
-        tensors = reference.state_dict()
+        tensors = own_tensors(reference)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         self.space = self.target_family.space(self.reference_config, shapes)
         if config.block_ranking:
@@ -190,7 +192,10 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         with torch.no_grad():
             for name, tensor in model.static.tensors().items():
                 tensor.copy_(tensors[name])
-        model.hypernetwork.start_at([tensors[name] for name in model.generated_names])
+        values = [
+            to_canonical(tensors[name], model.space.layout(name), model.space.full) for name in model.generated_names
+        ]
+        model.hypernetwork.start_at(values)
         parameter = next(reference.parameters())
         return model.to(device=parameter.device, dtype=parameter.dtype)  # pyright: ignore[reportCallIssue]
 
@@ -231,17 +236,19 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     # ------------------------------------------------------------------------------------------------ generation
 
     def skeleton_at(self, size: Size) -> nn.Module:
-        """The target of a size on the meta device: its forward pass, without any weight."""
-        network = self._skeletons.pop(size, None)
+        """The target of a size without any weight: its forward pass."""
+        device = torch.device("cpu") if self.device.type == "meta" else self.device
+        network = self._skeletons.pop((size, device), None)
         if network is None:
-            with torch.device("meta"):
-                network = self.target_family.build(self.target_family.config_at(self.reference_config, size))
-        _keep(self._skeletons, size, network)
+            config = self.target_family.config_at(self.reference_config, size)
+            network = self.target_family.empty(config, device=device)
+        _keep(self._skeletons, (size, device), network)
         return network
 
     def _generated_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
-        shapes, names = self.space.shapes(size), self.space.names(size)
-        return {name: shapes[names[name]] for name in self.generated_names if name in names}
+        """Canonical shapes of what is generated at a size."""
+        names = self.space.names(size)
+        return {name: self.space.canonical_shape(name, size) for name in self.generated_names if name in names}
 
     @property
     def num_generated_parameters(self) -> int:
@@ -346,7 +353,10 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         dtype = self.dtype  # a walk through the modules
         total = [tensor.to(dtype) for tensor in total]
         # In the memory order of a loaded checkpoint: kernels round by it, and a morph computes the same once saved.
-        return {names[name]: tensor.contiguous() for name, tensor in zip(coordinates, total, strict=True)}
+        return {
+            names[name]: from_canonical(tensor, self.space.layout(name), size).contiguous()
+            for name, tensor in zip(coordinates, total, strict=True)
+        }
 
     def complete(self, size: Size, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
@@ -416,7 +426,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         tensors = self.complete(size, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self._statistics_of(size)}
-        tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
+        buffers = {name: buffer for name, buffer in skeleton.named_buffers() if name not in tensors}
+        tensors = {f"target.{name}": tensor for name, tensor in {**buffers, **tensors}.items()}
         inputs = {"batch": batch, "seed": seed}
         with contextlib.ExitStack() as stack:
             if static_outputs is not None and self.space.is_whole(size):  # else blocks have other numbers
@@ -534,10 +545,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             noise = 0.0 if num_samples == 1 else self.config.coordinate_noise
         generated = self.generate(chosen, noise=noise, num_samples=num_samples, seed=seed)
         tensors = self.complete(chosen, generated)
-        with torch.device("meta"):
-            model = self.target_family.build(self.target_family.config_at(self.reference_config, chosen))
-        model.load_state_dict({name: tensor.detach().clone() for name, tensor in tensors.items()}, assign=True)
-        model.eval()
+        model = self.target_family.empty(self.target_family.config_at(self.reference_config, chosen))
+        fill(model, {name: tensor.detach().clone() for name, tensor in tensors.items()}).eval()
         if images is not None:
             calibrate(model, images, modules=self._measured_modules(chosen))
         calibrated = images.num_images if images is not None and calibration is not None else None

@@ -9,7 +9,8 @@ from neumeta_hf.space import SizeSpace
 
 Rule = Sequence[Any]
 """Dimensions of a module's tensors, outer to inner: the name of an axis, None for a constant, a pair of an axis and a
-number of equal parts, or a list of these for concatenated features. Vectors have the first alone."""
+number of equal parts, a triple with the number of positions that each channel owns as well (an attention head's
+`head_dim`), or a list of these for concatenated features. Vectors have the first alone."""
 
 
 def make_space(
@@ -25,8 +26,8 @@ def make_space(
 
     Args:
         axes: In data-flow order.
-        rules: Module to the dimensions of its tensors. Modules that are not named have constant ones; those that a
-            network of the family lacks, such as BatchNorm that was fused, may be named all the same.
+        rules: Module, or tensor, to the dimensions of its tensors. What is not named has constant ones; what a network
+            of the family lacks, such as BatchNorm that was fused, may be named all the same.
         shapes: Name to shape of all tensors of the reference.
         constraints: Between axes.
         depths: Stacks of blocks.
@@ -41,8 +42,7 @@ def make_space(
     by_name = {axis.name: axis for axis in axes}
     tensors = {}
     for tensor, shape in shapes.items():
-        module = tensor.rpartition(".")[0]
-        rule = rules.get(module, ())
+        rule = rules.get(tensor, rules.get(tensor.rpartition(".")[0], ()))
         dims = []
         for position, count in enumerate(shape):
             entry = rule[position] if position < len(rule) else None
@@ -64,7 +64,8 @@ def make_space(
 def _segment(entry: Any, count: int, axes: Mapping[str, Axis], tensor: str) -> Segment:
     if entry is None:
         return Segment(None, count)
-    axis, parts = entry if isinstance(entry, tuple) else (entry, 1)
+    axis, *counts = entry if isinstance(entry, tuple) else (entry,)
+    parts, inner = (*counts, 1, 1)[:2]
     if axis not in axes:
         raise TargetError(f"the rule of {tensor} names the axis {axis!r}: there is {', '.join(axes)}.")
-    return Segment(axis, axes[axis].full, parts)
+    return Segment(axis, axes[axis].full * inner, parts, inner)

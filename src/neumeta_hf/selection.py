@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from neumeta_hf.building import tied_names
 from neumeta_hf.errors import TargetError
 from neumeta_hf.space import SizeSpace
 
@@ -58,9 +59,11 @@ def select(
         TargetError: A pattern matches nothing, no axis is left free, or a static tensor would change with an axis that
             `width_groups` names.
     """
-    names = list(reference.state_dict())
+    names, tied = list(space.tensors), tied_names(reference)
     for pattern in generated:
         if not any(_matches(name, pattern) for name in names):
+            if same := next((same for name, same in tied.items() if _matches(name, pattern)), None):
+                raise TargetError(f"generated={pattern!r} matches what is tied to {same}: name that instead.")
             raise TargetError(
                 f"generated={pattern!r} matches no parameter of {space.name}: "
                 f"give names, prefixes or patterns of {', '.join(names[:3])}, ..."
@@ -85,7 +88,7 @@ def select(
     made = [
         name
         for name, _ in reference.named_parameters()
-        if name not in constants and any(_matches(name, pattern) for pattern in generated)
+        if name not in constants and name not in tied and any(_matches(name, pattern) for pattern in generated)
     ]
     may_change = {*made, *constants, *statistics}
     free_axes = _find_free_axes(space, may_change, width_groups, generated)
@@ -96,7 +99,9 @@ def select(
         static=[name for name in names if name not in may_change],
         statistics=statistics,
         constants=constants,
-        static_modules=_find_static_modules(reference, {*made, *statistics}),
+        static_modules=_find_static_modules(
+            reference, {*made, *statistics, *(name for name, same in tied.items() if same in made)}
+        ),
         free_axes=free_axes,
         varying={name: (axes[0], axes[1] if len(axes) > 1 else False) for name, axes in varying.items()},
     )

@@ -13,7 +13,7 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from neumeta_hf.axes import Axis, Constraint, Depth, Dim, Size, parts_of, scale_channels, shortest_ratio
+from neumeta_hf.axes import Axis, Constraint, Depth, Dim, Layout, Size, parts_of, scale_channels, shortest_ratio
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.kinds import MAX_RATIO
 
@@ -198,7 +198,7 @@ class SizeSpace:
         return all(size[depth.key] == depth.full for depth in self.depths.values())
 
     def parts(self, name: str, size: Size) -> tuple[list[int], list[int]]:
-        """The parts of the output and of the input axis of a tensor at a size, each shortened by itself.
+        """The parts of the output and of the input axis of a tensor in its canonical form, each shortened by itself.
 
         Args:
             name: Of a tensor with at least one dimension.
@@ -207,8 +207,33 @@ class SizeSpace:
         Returns:
             Channels of each part of the output axis, and of the input axis; `[1]` for that of vectors.
         """
-        dims = self.tensors[name]
+        dims = self.layout(name).dims
         return parts_of(dims[0], size), parts_of(dims[1], size) if len(dims) > 1 else [1]
+
+    def layout(self, name: str) -> Layout:
+        """How a tensor comes to be `[output channels, input channels, ...]` in canonical order.
+
+        Args:
+            name: Of a tensor of the reference.
+
+        Returns:
+            The layout.
+
+        Raises:
+            TargetError: Sizes change more than two dimensions of the tensor.
+        """
+        dims = self.tensors[name]
+        varying = [place for place, dim in enumerate(dims) if any(segment.axis is not None for segment in dim)]
+        if len(varying) > 2:
+            raise TargetError(f"sizes change {len(varying)} dimensions of {name}: two can be generated.")
+        order = list(range(len(dims)))
+        if any(place > 1 for place in varying):
+            order = [*varying, *(place for place in order if place not in varying)]
+        return Layout(tuple(order), tuple(dims[place] for place in order))
+
+    def canonical_shape(self, name: str, size: Size) -> tuple[int, ...]:
+        """The shape of a tensor at a size, output channels first."""
+        return tuple(sum(parts_of(dim, size)) for dim in self.layout(name).dims)
 
     def axes_of(self, name: str) -> tuple[set[str], ...]:
         """The axes that each dimension of a tensor depends on.
@@ -217,9 +242,10 @@ class SizeSpace:
             name: Of a tensor.
 
         Returns:
-            A set for each dimension.
+            A set for each dimension, in the order of the canonical form.
         """
-        return tuple({segment.axis for segment in dim if segment.axis is not None} for dim in self.tensors[name])
+        dims = self.layout(name).dims
+        return tuple({segment.axis for segment in dim if segment.axis is not None} for dim in dims)
 
     def _find_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
         return {
@@ -299,17 +325,17 @@ class SizeSpace:
             raise SizeError(f"depth={depth!r}: no network of {self.name!r} here has blocks that can be left out.")
         found = {name: scale_channels(stack.full, float(depth)) for name, stack in self.depths.items()}
         for name, count in found.items():
-            if count < len(self.depths[name].fixed):
+            if count < (least := self.depths[name].least):
                 raise SizeError(
                     f"depth={depth} leaves {count} of the {self.depths[name].full} blocks of {name!r}, and "
-                    f"{len(self.depths[name].fixed)} cannot be left out: the smallest possible ratio is "
-                    f"{(len(self.depths[name].fixed) - 0.5) / self.depths[name].full!r}."
+                    f"{least} cannot be left out: the smallest possible ratio is "
+                    f"{(least - 0.5) / self.depths[name].full!r}."
                 )
         return found
 
     def _check_blocks(self, count: Any, name: str, _: str) -> None:
         stack = self.depths[name]
-        least = len(stack.fixed)
+        least = stack.least
         if (
             isinstance(count, bool)
             or not hasattr(count, "__index__")

@@ -252,7 +252,7 @@ def test_parts_that_are_none_of_an_axis_are_refused_by_name(parts, reference_par
         make_coordinates(SHAPES, scale=8, parts=parts, reference_parts=reference_parts)
 
 
-@pytest.mark.parametrize("shape", [(), (2, 3, 4), (2, 3, 1, 1, 1), (0, 3), (4, 0, 3, 3)])
+@pytest.mark.parametrize("shape", [(), (2, 3, 1, 1, 1), (0, 3), (4, 0, 3, 3)])
 def test_other_tensors_are_refused_by_name(shape):
     with pytest.raises(HypernetworkError, match="odd.one has shape .* static"):
         make_coordinates({"fine": (2, 2), "odd.one": shape}, scale=8)

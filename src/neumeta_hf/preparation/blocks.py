@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from neumeta_hf.batches import Inputs
+from neumeta_hf.building import fill
 from neumeta_hf.preparation.comparison import model_outputs
 from neumeta_hf.space import SizeSpace
 from neumeta_hf.targets import config_of, find_target
@@ -30,10 +31,8 @@ def rank_blocks(network: nn.Module, space: SizeSpace, batch: Inputs) -> dict[str
         for number in stack.ranking:
             without = space.with_ranking({name: [*(other for other in stack.ranking if other != number), number]})
             size = without.size(depth={name: stack.full - 1})
-            with torch.device("meta"):
-                shallow = family.build(family.config_at(config, size))
-            names = without.names(size)
-            shallow.load_state_dict({named: state[tensor] for tensor, named in names.items()}, assign=True)
+            shallow = family.empty(family.config_at(config, size))
+            fill(shallow, {named: state[tensor] for tensor, named in without.names(size).items()})
             found = model_outputs(family.forward(shallow.eval(), batch))
             changes[number] = sum((a - b).float().square().mean().item() for a, b in zip(expected, found, strict=True))
         ranking[name] = sorted(changes, key=lambda number: (-changes[number], number))

@@ -8,6 +8,7 @@ on the network itself, because a graph read from autograd does not see every way
 
 import copy
 import dataclasses
+import itertools
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,8 +23,11 @@ from torch_pruning.dependency import DependencyGraph, Node
 from torch_pruning.pruner.function import BasePruningFunc
 
 from neumeta_hf.batches import Inputs, move_batch
+from neumeta_hf.building import own_tensors
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
+from neumeta_hf.space import SizeSpace
+from neumeta_hf.targets import config_of, family_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +101,12 @@ class Clique:
 def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     """Find the cliques of a network.
 
-    Left out, and logged by name: channels that the network puts out; axes whose sizes do not match, such as the
-    residual stream of shortcuts that pad with zero channels; grouped convolutions other than depthwise ones; layers
-    that Torch-Pruning does not know. Every clique is tested: with other weights, drawn at random so that none that
-    happens to be zero hides anything, two permutations that generate all others must leave the outputs alone. A
-    clique that fails, such as one that is added to the network's input, is left out with a warning.
+    Where the graph of a target family's networks cannot be read, its rules say them. Left out, and logged by name:
+    channels that the network puts out; axes whose sizes do not match, such as the residual stream of shortcuts that pad
+    with zero channels; grouped convolutions other than depthwise ones; layers that Torch-Pruning does not know. Every
+    clique is tested: with other weights, drawn at random so that none that happens to be zero hides anything, two
+    permutations that generate all others must leave the outputs alone. A clique that fails, such as one that is added
+    to the network's input, is left out with a warning.
 
     Args:
         model: The network; neither its weights nor its state (training mode, requires_grad, hooks) change.
@@ -116,7 +121,37 @@ def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     trial = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
     example_inputs = move_batch(example_inputs, "cpu", torch.float32)
     _randomise(trial)
+    family = family_of(model)
+    if family is not None and not family.has_graph:
+        return _verified(trial, example_inputs, declared_cliques(family.space(config_of(model))))
     return _verified(trial, example_inputs, _Places(trial, example_inputs).cliques())
+
+
+def declared_cliques(space: SizeSpace) -> list[Clique]:
+    """The cliques that a table of rules says: one for each axis, whatever belongs to a channel moving with it.
+
+    Args:
+        space: Of the network.
+
+    Returns:
+        Cliques of two or more channels, in the order of the axes; an attention head is one channel.
+    """
+    found = []
+    for axis in space.axes.values():
+        members = []
+        for name, dims in space.tensors.items():
+            for place, dim in enumerate(dims):
+                starts = itertools.accumulate((segment.count for segment in dim), initial=0)
+                owned = [
+                    start + torch.arange(segment.count).reshape(axis.full, -1)
+                    for start, segment in zip(starts, dim, strict=False)
+                    if segment.axis == axis.name
+                ]
+                if owned:
+                    members.append(CliqueMember(name, place, torch.cat(owned, dim=1)))
+        if axis.full > 1:
+            found.append(Clique(axis.full, tuple(members)))
+    return found
 
 
 def apply_order(state_dict: Mapping[str, Tensor], clique: Clique, order: Sequence[int]) -> dict[str, Tensor]:
@@ -177,7 +212,7 @@ class _Forward(nn.Module):
 
 def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
     network = _Forward(model)
     with torch.no_grad():
         expected = network(example_inputs)

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from neumeta_hf.batches import Inputs, move_batch
+from neumeta_hf.building import fill, own_tensors
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.comparison import run
 from neumeta_hf.targets import config_of, find_target
@@ -89,8 +90,8 @@ def fuse_batch_norm(model: nn.Module, example_inputs: Inputs) -> nn.Module:
     family = find_target(config)
     with torch.random.fork_rng(devices=[]):
         fused = family.build(family.fused_config(config))
-    wanted = fused.state_dict()
-    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wanted = own_tensors(fused)
+    state = {name: tensor.clone() for name, tensor in own_tensors(model).items()}
     for pair in _find_pairs(model, example_inputs):
         conv = fuse_conv_bn(pair.conv, pair.bn)
         state[f"{pair.conv_name}.weight"], shift = conv.weight.detach(), cast(Tensor, conv.bias).detach()
@@ -104,8 +105,7 @@ def fuse_batch_norm(model: nn.Module, example_inputs: Inputs) -> nn.Module:
         else:
             state.pop(f"{pair.conv_name}.bias", None)
     _check_fits(state, wanted, family.name)
-    fused.load_state_dict(state, assign=True)
-    return fused.eval()
+    return fill(fused, state).eval()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from neumeta_hf.batches import Inputs, move_batch
+from neumeta_hf.building import own_tensors, tied_names
 from neumeta_hf.checkpoints import forget_origin
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.kinds import AMOUNT, COUNT, MAPPING, NAME, SEED, Kind, list_of, text, whole_number
@@ -150,7 +151,7 @@ def prepare(
     prepared = copy.deepcopy(original) if normalization == "keep" else _fused(original, example_inputs)
 
     cliques = find_cliques(prepared, example_inputs)
-    weights = {name: tensor.detach() for name, tensor in prepared.state_dict().items()}
+    weights = {name: tensor.detach() for name, tensor in own_tensors(prepared).items()}
     reports = []
     for clique in cliques:
         tv_before = total_variation(weights, [clique])
@@ -160,7 +161,7 @@ def prepare(
         reports.append(
             CliqueReport(clique.num_channels, members, channels, tv_before, total_variation(weights, [clique]))
         )
-    prepared.load_state_dict(weights)
+    prepared.load_state_dict(weights | {name: weights[same] for name, same in tied_names(prepared).items()})
     forget_origin(prepared)
 
     with torch.no_grad():

@@ -21,6 +21,16 @@ from neumeta_hf.targets.image_processing import (
     load_image_processor,
 )
 from neumeta_hf.targets.lenet import LeNetConfig, LeNetForImageClassification
+from neumeta_hf.targets.llama import (
+    NeuMetaLlamaConfig,
+    NeuMetaLlamaForCausalLM,
+    NeuMetaMistralConfig,
+    NeuMetaMistralForCausalLM,
+    NeuMetaQwen2Config,
+    NeuMetaQwen2ForCausalLM,
+    NeuMetaQwen3Config,
+    NeuMetaQwen3ForCausalLM,
+)
 from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
 from neumeta_hf.targets.registry import (
     TargetFamily,
@@ -34,7 +44,18 @@ from neumeta_hf.targets.registry import (
 )
 from neumeta_hf.targets.resnet import NeuMetaResNetBackbone, NeuMetaResNetConfig, NeuMetaResNetForImageClassification
 from neumeta_hf.targets.sizes import ratios, resize, size_of
+from neumeta_hf.targets.transformer import TransformerFamily
 from neumeta_hf.targets.upernet import UperNetFamily
+from neumeta_hf.targets.vit import (
+    NeuMetaDeiTConfig,
+    NeuMetaDeiTForImageClassification,
+    NeuMetaDinov2Config,
+    NeuMetaDinov2ForImageClassification,
+    NeuMetaDinov2WithRegistersConfig,
+    NeuMetaDinov2WithRegistersForImageClassification,
+    NeuMetaViTConfig,
+    NeuMetaViTForImageClassification,
+)
 
 if TYPE_CHECKING:
     from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
@@ -51,10 +72,27 @@ __all__ = [
     "MlpVae",
     "MlpVaeTargetConfig",
     "NeuMetaAutoencoderKL",
+    "NeuMetaDeiTConfig",
+    "NeuMetaDeiTForImageClassification",
+    "NeuMetaDinov2Config",
+    "NeuMetaDinov2ForImageClassification",
+    "NeuMetaDinov2WithRegistersConfig",
+    "NeuMetaDinov2WithRegistersForImageClassification",
+    "NeuMetaLlamaConfig",
+    "NeuMetaLlamaForCausalLM",
+    "NeuMetaMistralConfig",
+    "NeuMetaMistralForCausalLM",
+    "NeuMetaQwen2Config",
+    "NeuMetaQwen2ForCausalLM",
+    "NeuMetaQwen3Config",
+    "NeuMetaQwen3ForCausalLM",
     "NeuMetaResNetBackbone",
     "NeuMetaResNetConfig",
     "NeuMetaResNetForImageClassification",
+    "NeuMetaViTConfig",
+    "NeuMetaViTForImageClassification",
     "TargetFamily",
+    "TransformerFamily",
     "UperNetFamily",
     "build_image_processor",
     "build_segmentation_processor",

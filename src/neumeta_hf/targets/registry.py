@@ -17,6 +17,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.batches import Inputs
+from neumeta_hf.building import build_empty, own_tensors
 from neumeta_hf.checkpoints import (
     Checkpoint,
     check_keys,
@@ -43,6 +44,8 @@ class TargetFamily(abc.ABC):
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
         square_only: Whether its config has one number for the height and width of images.
         input_names: What its networks take of a batch, by the names of their forward pass; the first is the main one.
+        auto_class: The Auto class of transformers that makes and loads its networks.
+        has_graph: Whether the graph of its networks says which channels go together; else its rules do.
     """
 
     name: ClassVar[str]
@@ -51,6 +54,8 @@ class TargetFamily(abc.ABC):
     task: ClassVar[str] = "image-classification"
     square_only: ClassVar[bool] = False
     input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
+    auto_class: ClassVar[Any] = AutoModelForImageClassification
+    has_graph: ClassVar[bool] = True
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""
@@ -95,7 +100,7 @@ class TargetFamily(abc.ABC):
         return AutoConfig.for_model(model_type, **{**from_data, **fields})
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
-        """Make the network, in train mode and with fresh random weights; under `torch.device("meta")` without any.
+        """Make the network, in train mode and with fresh random weights; `empty` makes it without any.
 
         Args:
             config: One that the family accepts; not modified.
@@ -103,7 +108,13 @@ class TargetFamily(abc.ABC):
         Returns:
             A network that `forward` can run, with `save_pretrained`.
         """
-        return AutoModelForImageClassification.from_config(copy.deepcopy(config))
+        config = copy.deepcopy(config)
+        config.architectures = config.architectures or []  # where several classes have the config, Auto looks into it
+        return self.auto_class.from_config(config)
+
+    def empty(self, config: PreTrainedConfig, *, device: torch.device | str = "cpu") -> nn.Module:
+        """Make the network, in train mode, without weights; buffers that nobody saves lie on `device`."""
+        return build_empty(lambda: self.build(config), device=device)
 
     def load(self, name: str, **options: Any) -> nn.Module:
         """Load a network of the family, in evaluation mode.
@@ -121,7 +132,7 @@ class TargetFamily(abc.ABC):
             TargetError: It is a file of bare weights.
         """
         self.refuse_bare_weights(name)
-        return load_complete(AutoModelForImageClassification, name, build=self.build, **options)
+        return load_complete(self.auto_class, name, build=self.build, **options)
 
     def refuse_bare_weights(self, name: str) -> None:
         """Refuse a file of weights, for a `load` that takes folders and Hub ids alone.
@@ -208,7 +219,7 @@ class TargetFamily(abc.ABC):
 
         Args:
             config: Of the reference.
-            shapes: Name to shape of all of its tensors. None: it is built on the meta device to tell.
+            shapes: Name to shape of all of its tensors, tied ones once. None: it is built without weights to tell.
 
         Returns:
             The space.
@@ -217,9 +228,7 @@ class TargetFamily(abc.ABC):
             TargetError: The rules do not describe the network.
         """
         if shapes is None:
-            with torch.device("meta"):
-                tensors = self.build(config).state_dict()
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            shapes = {name: tuple(tensor.shape) for name, tensor in own_tensors(self.empty(config)).items()}
         return make_space(
             self.axes(config),
             self.rules(config),

@@ -11,10 +11,20 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import ResNetConfig, UperNetConfig
+from transformers import (
+    DeiTConfig,
+    Dinov2Config,
+    Dinov2WithRegistersConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    ResNetConfig,
+    UperNetConfig,
+)
 
 from neumeta_hf import NeuMetaModel
 from neumeta_hf.axes import scale_channels
+from neumeta_hf.building import fill, own_tensors
 from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques
 from neumeta_hf.targets import (
@@ -22,7 +32,9 @@ from neumeta_hf.targets import (
     CifarResNetConfig,
     LeNetConfig,
     MlpVaeTargetConfig,
+    NeuMetaLlamaConfig,
     NeuMetaResNetConfig,
+    NeuMetaViTConfig,
     config_of,
     find_target,
     list_targets,
@@ -31,6 +43,7 @@ from neumeta_hf.targets import (
     resize,
 )
 from target_axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
+from tiny_targets import llama, vit
 
 GUIDE = Path(__file__).parents[3] / "docs" / "new_target.md"
 
@@ -87,6 +100,21 @@ CASES = {
     "mlp_vae": lambda: MlpVaeTargetConfig(
         image_size=4, encoder_hidden_channels=[16, 9], decoder_hidden_channels=[12], latent_channels=3
     ),
+    "vit": vit,
+    "deit": lambda: vit(DeiTConfig, intermediate_size=20),
+    "vit_per_layer": lambda: vit(
+        NeuMetaViTConfig,
+        intermediate_size=8,
+        per_layer_config={1: {"num_attention_heads": 4, "intermediate_size": 16}},
+        head_dim=6,
+    ),
+    "dinov2": lambda: vit(Dinov2Config),
+    "dinov2_with_registers": lambda: vit(Dinov2WithRegistersConfig),
+    "llama": llama,
+    "llama_per_layer": lambda: llama(NeuMetaLlamaConfig, per_layer_config={1: {"intermediate_size": 12}}),
+    "mistral": lambda: llama(MistralConfig, tie_word_embeddings=False),
+    "qwen3": lambda: llama(Qwen3Config, head_dim=6),
+    "qwen2": lambda: llama(Qwen2Config),
     "guide": lambda: sys.modules["residual_mlp"].ResidualMlpConfig(num_labels=3),
 }
 
@@ -115,8 +143,12 @@ def config(request):
 
 
 def shapes(config):
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in find_target(config).build(config).state_dict().items()}
+    return {name: tuple(value.shape) for name, value in own_tensors(find_target(config).empty(config)).items()}
+
+
+def canonical_shapes(config):
+    space = find_target(config).space(config)
+    return {name: space.canonical_shape(name, space.full) for name in space.tensors}
 
 
 def answer(output):
@@ -130,8 +162,10 @@ def answers(model, config):
 
 
 def answer_shape(config):
-    """Of the answer for one image: an image, or logits of three classes, for each pixel or for all of it."""
+    """Of the answer for one sample: an image, or logits: of three classes, or for each pixel or token."""
     family = find_target(config)
+    if family.task == "causal-lm":
+        return (*family.example_batch(config)["input_ids"].shape[1:], config.vocab_size)
     if family.task == "image-generation":
         return family.image_shape(config)
     return (3, *family.image_shape(config)[1:]) if family.task == "semantic-segmentation" else (3,)
@@ -219,12 +253,12 @@ def test_each_group_changes_its_followers_only_and_some_shape(config):
 
 def test_a_size_changes_parts_of_axes_in_step_with_their_group(config):
     family = find_target(config)
-    full, before, old_parts = num_channels(family, config), shapes(config), axis_parts(family, config)
+    full, before, old_parts = num_channels(family, config), canonical_shapes(config), axis_parts(family, config)
     assert old_parts.keys() <= before.keys()
     for group, old in full.items():
         new = old + multiples(family, config).get(group, 1)
         resized = with_num_channels(family, config, {**full, group: new})
-        after, new_parts = shapes(resized), axis_parts(family, resized)
+        after, new_parts = canonical_shapes(resized), axis_parts(family, resized)
         assert old_parts.keys() == new_parts.keys()
         for name, shape in before.items():
             assert after[name][2:] == shape[2:]
@@ -245,7 +279,7 @@ def random_sizes(config, number):
     while len(found) < number:
         with contextlib.suppress(SizeError):
             width = {axis: float(random.uniform(0.3, 1.5)) for axis in space.axes}
-            depth = {name: int(random.integers(len(d.fixed), d.full + 1)) for name, d in space.depths.items()}
+            depth = {name: int(random.integers(d.least, d.full + 1)) for name, d in space.depths.items()}
             found.append(space.size(width, depth=depth))
     return found
 
@@ -275,17 +309,15 @@ def test_a_block_that_adds_nothing_can_be_left_out(config):
             ranked = space.with_ranking({name: [*others, number]})
             size = ranked.size(depth={name: depth.full - 1})
             path = f"{depth.stack}.{number}."
-            (stream,) = {axis for axis in space.axes if axis == name}
             with torch.no_grad():
                 for tensor, parameter in network.named_parameters():
                     # What the block adds to its stream is all that its last layers write.
-                    if tensor.startswith(path) and stream in space.axes_of(tensor)[0]:
+                    if tensor.startswith(path) and space.axes_of(tensor)[0].isdisjoint(depth.inner[number]):
                         parameter.zero_()
             state = {named: network.state_dict()[tensor] for tensor, named in ranked.names(size).items()}
-            shallow = family.build(family.config_at(config, size)).eval()
-            shallow.load_state_dict(state)
+            shallow = fill(family.empty(family.config_at(config, size)), state).eval()
             assert torch.allclose(answers(shallow, config), answers(network, config), atol=1e-6)
-            assert len(state) < len(network.state_dict())
+            assert len(state) < len(own_tensors(network))
 
 
 def test_depths_that_are_none_are_refused_and_say_what_is_possible(config):
@@ -338,6 +370,8 @@ def test_declared_axes_are_what_the_graph_of_the_network_ties_together(config):
             traced.setdefault(axis, set()).update(places)
     for axis, places in traced.items():
         assert places == {place for place, owner in declared.items() if owner == axis}, axis
+    if not family.has_graph:  # its rules then stood the test of permuting what they tie together
+        assert set(traced) == {axis for axis, count in num_channels(family, config).items() if count > 1}
 
 
 def test_named_children_and_groups_are_obeyed(config):
@@ -412,12 +446,13 @@ def test_fused_config_has_the_same_size_and_keeps_the_function_expressible(confi
 def test_an_example_batch_is_the_same_each_time_and_leaves_the_global_generator_alone(config):
     family, state = find_target(config), torch.get_rng_state()
     batches = family.example_batch(config, 3), family.example_batch(config, 3)
-    first, second = (batch["pixel_values"] for batch in batches)
-    assert first.shape == (3, *family.image_shape(config))
+    first, second = (batch[family.input_names[0]] for batch in batches)
+    assert first.shape[0] == 3
+    assert "pixel_values" not in family.input_names or first.shape[1:] == family.image_shape(config)
     assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
     with torch.device("meta"):
-        assert family.example_batch(config)["pixel_values"].device.type == "cpu"
+        assert family.example_batch(config)[family.input_names[0]].device.type == "cpu"
 
 
 def test_a_network_takes_what_it_names_of_a_batch(config):
@@ -438,14 +473,18 @@ def test_every_parameter_gets_a_gradient(config):
     family = find_target(config)
     model = family.build(resize(config, 0.75)).train()
     torch.manual_seed(0)
-    images = torch.randn(8, *family.image_shape(config))
+    batch = family.example_batch(config, 8)
     if family.task == "image-generation":
-        loss = sum(value.square().mean() for value in family.forward(model, images).values())
+        loss = sum(value.square().mean() for value in family.forward(model, batch).values())
+    elif family.task == "causal-lm":
+        loss = model(**batch, labels=batch["input_ids"]).loss
     else:
-        loss = model(images, labels=torch.randint(3, (8, *answer_shape(config)[1:]))).loss
+        loss = model(**batch, labels=torch.randint(3, (8, *answer_shape(config)[1:]))).loss
     loss.backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    # Of DINOv2, the token that stands for masked patches is of its pretraining alone.
+    gradients = {name: p.grad for name, p in model.named_parameters() if not name.endswith("mask_token")}
+    assert [name for name, gradient in gradients.items() if gradient is None] == []
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
 def test_fresh_weights_keep_the_scale_of_the_signal(config):
@@ -465,6 +504,7 @@ def test_fresh_weights_keep_the_scale_of_the_signal(config):
         "upernet_inner",
         "autoencoder_kl_inner",
         "mlp_vae",
+        "vit_per_layer",
     ],
     indirect=True,
 )

@@ -6,8 +6,9 @@ import preparation_networks as networks
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from transformers import ResNetConfig, UperNetConfig
+from transformers import Dinov2Config, Qwen3Config, ResNetConfig, UperNetConfig
 
+import tiny_targets
 from neumeta_hf.errors import PreparationError, TargetError
 from neumeta_hf.preparation import (
     Clique,
@@ -71,6 +72,10 @@ TARGETS = {
         ),
         3 + 3 + 4 + 6 + 2 + 2,
     ),
+    "vit": ("vit", tiny_targets.vit(), 1 + 2 * 2),
+    "dinov2": ("dinov2", tiny_targets.vit(Dinov2Config), 1 + 2 * 2),
+    "llama": ("llama", tiny_targets.llama(), 1 + 2 * 2),
+    "qwen3": ("qwen3", tiny_targets.llama(Qwen3Config), 1 + 2 * 2),
     "mlp vae": ("mlp_vae", MlpVaeTargetConfig(image_size=4, encoder_hidden_channels=[9, 6], latent_channels=3), 3),
 }
 
@@ -114,7 +119,7 @@ def test_a_registered_target_keeps_its_function_and_gets_smoother(target, normal
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert config_of(model).to_dict() == fields
 
-    inputs = family.example_batch(config, batch_size=5)["pixel_values"]
+    inputs = family.example_batch(config, batch_size=5)[family.input_names[0]]
     assert relative_error(outputs(copy.deepcopy(model).eval(), inputs), outputs(prepared, inputs)) < 1e-5
     assert report.max_relative_error < 1e-5
     assert len(report.cliques) == num_cliques
