@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
+    BertConfig,
     Dinov2WithRegistersConfig,
     LlamaConfig,
     PreTrainedConfig,
@@ -69,6 +70,11 @@ def llama(cls=LlamaConfig, **options) -> PreTrainedConfig:
     return cls(**{**sizes, **fields, **tokens, **options})
 
 
+def bert(cls=BertConfig, **options) -> PreTrainedConfig:
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20}
+    return cls(**{**sizes, "vocab_size": 11, "max_position_embeddings": 32, **options})
+
+
 TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "lenet": lenet,
     "lenet_batch_norm": lambda: lenet(batch_norm=True),
@@ -81,6 +87,8 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mlp_vae": mlp_vae,
     "vit": vit,
     "dinov2": lambda: vit(Dinov2WithRegistersConfig),
+    "bert": bert,
+    "bert_masked_lm": lambda: bert(architectures=["BertForMaskedLM"]),
     "llama": llama,
     "qwen3": lambda: llama(Qwen3Config, tie_word_embeddings=False),
 }

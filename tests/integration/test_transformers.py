@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Dinov2WithRegistersConfig, LlamaC
 
 from neumeta_hf import NeuMetaModel, prepare
 from neumeta_hf.targets import find_target
-from tiny_targets import llama, vit
+from tiny_targets import bert, llama, vit
 
 CONFIGS = {
     "vit": lambda: vit(num_hidden_layers=3),
@@ -156,3 +156,30 @@ def test_tied_embeddings_are_one_tensor_and_morphs_write_text(tmp_path):
     model.train()
     model(**find_target("llama").example_batch(network.config), width=0.7).logits.square().mean().backward()
     assert all(parameter.grad is not None for parameter in model.hypernetwork.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::neumeta_hf.SizeWarning")
+@pytest.mark.parametrize("architectures", [None, ["BertForMaskedLM"]], ids=["encoder", "masked lm"])
+def test_an_encoder_keeps_its_class_and_reads_the_mask(architectures, tmp_path):
+    config = bert(architectures=architectures, num_hidden_layers=3)
+    target = find_target(config)
+    torch.manual_seed(0)
+    network = target.build(config).eval()
+    model = make(network)
+    batch = target.example_batch(config)
+    batch["attention_mask"][:, 5:] = 0
+    other = {**batch, "input_ids": batch["input_ids"].clone()}
+    other["input_ids"][:, 5:] = 3
+    cut_alone = {"width": {"*.mlp": 0.5}, "depth": 0.67}  # heads fill the stream
+    for where, prefix in ((cut_alone, ""), ({"size": {"layer2.heads": 1}}, "NeuMeta")):
+        morph = model.morph(**where)
+        assert type(morph).__name__ == prefix + type(network).__name__
+        with torch.no_grad():
+            first, second = (target.forward(morph, each)[0][:, :5] for each in (batch, other))
+        assert torch.allclose(first, second, atol=1e-5)
+        morph.save_pretrained(tmp_path / "morph")
+        again = target.load(str(tmp_path / "morph"))
+        assert type(again) is type(morph)
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in morph.state_dict().items())
+    model.save_pretrained(tmp_path / "family")
+    assert NeuMetaModel.from_pretrained(tmp_path / "family").target_family is target

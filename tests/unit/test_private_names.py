@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 
 import neumeta_hf
 
@@ -66,6 +66,14 @@ def schedules_say_where_they_are():
 def compiled_modules_are_wrapped():
     compiled = torch.compile(nn.Linear(1, 1))
     assert "_orig_mod.weight" in compiled.state_dict()
+
+
+def models_choose_their_attention():
+    config = ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4, image_size=16)
+    assert config._attn_implementation is None
+    assert ViTModel(config).config._attn_implementation == "sdpa"
+    config._attn_implementation = "eager"
+    assert ViTModel(config).config._attn_implementation == "eager"
 
 
 class _Network(PreTrainedModel):
@@ -163,6 +171,7 @@ USED = {
     "_orig_mod": compiled_modules_are_wrapped,
     "_is_hf_initialized": marked_tensors_are_not_drawn_again,
     "_init_weights": modules_are_initialised,
+    "_attn_implementation": models_choose_their_attention,
     "_name_or_path": configs_name_their_origin,
     "_internal_dict": autoencoders_keep_their_config,
     "_class_name": autoencoders_keep_their_config,

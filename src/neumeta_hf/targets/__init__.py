@@ -4,6 +4,14 @@ from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.targets.autoencoder_kl import AutoencoderKLTargetConfig
 from neumeta_hf.targets.autoencoding import AutoencoderFamily, AutoencoderOutput
+from neumeta_hf.targets.bert import (
+    NeuMetaBertConfig,
+    NeuMetaBertForMaskedLM,
+    NeuMetaBertModel,
+    NeuMetaRobertaConfig,
+    NeuMetaRobertaForMaskedLM,
+    NeuMetaRobertaModel,
+)
 from neumeta_hf.targets.cifar_resnet import (
     CifarResNetConfig,
     CifarResNetForImageClassification,
@@ -72,6 +80,9 @@ __all__ = [
     "MlpVae",
     "MlpVaeTargetConfig",
     "NeuMetaAutoencoderKL",
+    "NeuMetaBertConfig",
+    "NeuMetaBertForMaskedLM",
+    "NeuMetaBertModel",
     "NeuMetaDeiTConfig",
     "NeuMetaDeiTForImageClassification",
     "NeuMetaDinov2Config",
@@ -89,6 +100,9 @@ __all__ = [
     "NeuMetaResNetBackbone",
     "NeuMetaResNetConfig",
     "NeuMetaResNetForImageClassification",
+    "NeuMetaRobertaConfig",
+    "NeuMetaRobertaForMaskedLM",
+    "NeuMetaRobertaModel",
     "NeuMetaViTConfig",
     "NeuMetaViTForImageClassification",
     "TargetFamily",

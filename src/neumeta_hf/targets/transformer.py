@@ -114,9 +114,9 @@ class TransformerFamily(TargetFamily):
         stock, own = next(pair for pair in self.stock_types.items() if issubclass(type(config), pair[0]))
         fields.pop("head_dim", None)
         fields |= self.fields_of(layers[0], queries)
-        if hasattr(stock, "head_dim") or layers[0][0] * head_dim != size[STREAM]:
-            fields["head_dim"] = head_dim
         cls = stock if self.is_stock(fields, layers, head_dim) else own
+        if hasattr(stock, "head_dim") or cls is own or layers[0][0] * head_dim != size[STREAM]:
+            fields["head_dim"] = head_dim
         if cls is own:
             fields["per_layer_config"] = {number: self.fields_of(layer, queries) for number, layer in enumerate(layers)}
         if cls.model_type != model_type:
@@ -161,11 +161,17 @@ class PerLayerSizes:
     """
 
     def __init__(self, config: Any):
-        super().__init__(homogeneous(config))  # pyright: ignore[reportCallIssue]
+        super().__init__(self.stock_config(config))  # pyright: ignore[reportCallIssue]
         for layer, fields in zip(self.sized_layers(), config.per_layer_config, strict=True):
             self.resize_layer(layer, fields)
+        config._attn_implementation = self.config._attn_implementation  # which the stock class has chosen
         self.config = config
         self.post_init()  # pyright: ignore[reportAttributeAccessIssue]
+
+    @staticmethod
+    def stock_config(config: Any) -> Any:
+        """The config that the stock class is built with, before its layers are resized."""
+        return homogeneous(config)
 
     def sized_layers(self) -> Sequence[nn.Module]:
         """The layers, in order."""

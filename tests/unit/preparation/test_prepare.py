@@ -75,6 +75,8 @@ TARGETS = {
     "vit": ("vit", tiny_targets.vit(), 1 + 2 * 2),
     "dinov2": ("dinov2", tiny_targets.vit(Dinov2Config), 1 + 2 * 2),
     "llama": ("llama", tiny_targets.llama(), 1 + 2 * 2),
+    "bert": ("bert", tiny_targets.bert(), 2 * 2),
+    "masked lm": ("bert_masked_lm", tiny_targets.bert(architectures=["BertForMaskedLM"]), 1 + 2 * 2),
     "qwen3": ("qwen3", tiny_targets.llama(Qwen3Config), 1 + 2 * 2),
     "mlp vae": ("mlp_vae", MlpVaeTargetConfig(image_size=4, encoder_hidden_channels=[9, 6], latent_channels=3), 3),
 }

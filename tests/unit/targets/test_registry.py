@@ -39,7 +39,7 @@ def _restore_registry(monkeypatch):
 
 def test_the_families_of_this_library_are_registered():
     convolutional = {"autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae", "resnet", "upernet"}
-    assert set(list_targets()) == convolutional | {"vit", "dinov2", "llama", "qwen3"}
+    assert set(list_targets()) == convolutional | {"vit", "dinov2", "llama", "qwen3", "bert", "bert_masked_lm"}
 
 
 def test_a_registered_family_is_found_by_name_and_by_config():
