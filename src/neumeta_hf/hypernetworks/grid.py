@@ -29,7 +29,7 @@ from transformers import initialization as init
 
 from neumeta_hf.coordinates import TensorCoordinates
 from neumeta_hf.errors import HypernetworkError
-from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
+from neumeta_hf.hypernetworks.base import Hypernetwork, check_counts, register_hypernetwork
 from neumeta_hf.hypernetworks.reading import box_filter, centres_of_parts, check_positions, check_tensor, read_values
 
 _COVERAGE = 13 / 16
@@ -131,8 +131,7 @@ class Grid(Hypernetwork):
                 f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
                 "1, or choose relative positions."
             )
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
-            raise HypernetworkError(f"levels={levels!r}: it is a whole number, of at least one level.")
+        check_counts(levels=levels)
         self.positions = positions
         self.full_size = list(full_size)
         # Merged channels are as large as one of them, so their sum must be kept. The first channels are the large ones
@@ -169,14 +168,43 @@ class Grid(Hypernetwork):
         return [self._generate(tensor) for tensor in coordinates]
 
     def _generate(self, tensor: TensorCoordinates) -> Tensor:
+        return self.put_together(tensor, *self.read(tensor))
+
+    def read(self, tensor: TensorCoordinates) -> tuple[Tensor, list[Tensor]]:
+        """Read the levels of a tensor at its coordinates.
+
+        Args:
+            tensor: Its coordinates.
+
+        Returns:
+            Values, and the whole change of each further level, `[num_out, num_in, kernel_area]` each.
+
+        Raises:
+            HypernetworkError: There is no such tensor, or one of its axes has another number of parts.
+        """
         full_size = check_tensor(tensor, self.full_size)
         held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
-        first, *further = held.cell_parts
-        values = read_values(held.values, first, tensor, full_size, positions=self.positions)
-        for change, cell_parts, weight in zip(held.changes, further, held.level_weights(tensor), strict=True):
-            added = read_values(change, cell_parts, tensor, full_size, positions=self.positions)
-            values = torch.add(values, added, alpha=weight)
-        gain = (full_size.num_in / tensor.num_in) ** held.exponent
+        values, *changes = (
+            read_values(cells, cell_parts, tensor, full_size, positions=self.positions)
+            for cells, cell_parts in zip((held.values, *held.changes), held.cell_parts, strict=True)
+        )
+        return values, changes
+
+    def put_together(self, tensor: TensorCoordinates, values: Tensor, changes: Sequence[Tensor]) -> Tensor:
+        """Add to values as much of each change as the size gets.
+
+        Args:
+            tensor: Coordinates of the tensor.
+            values: As read.
+            changes: Of each further level, likewise.
+
+        Returns:
+            The tensor.
+        """
+        held: GridTensor = self.tensors[tensor.layer]  # pyright: ignore[reportAssignmentType]
+        for change, weight in zip(changes, held.level_weights(tensor), strict=True):
+            values = torch.add(values, change, alpha=weight)
+        gain = (held.full_size.num_in / tensor.num_in) ** held.exponent
         return (values * gain).reshape(tensor.shape)
 
     def initialize(self, module: nn.Module) -> None:

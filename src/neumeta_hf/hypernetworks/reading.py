@@ -99,43 +99,6 @@ def read_values(
     return torch.einsum("or,rsk,is->oik", out.to(cells.dtype), cells, in_.to(cells.dtype))
 
 
-def interpolate(
-    cells: Tensor,
-    cell_parts: CellParts,
-    tensor: TensorCoordinates,
-    full_size: TensorCoordinates,
-    *,
-    positions: Positions,
-) -> tuple[Tensor, Tensor]:
-    """Features on cells that may be wider than a channel, at the positions of a tensor.
-
-    Cells take up the whole of their part of the reference. A channel reads an interval of at least a cell, which is
-    linear interpolation where cells are the wider ones.
-
-    Args:
-        cells: `[out cells, in cells, num_features]`.
-        cell_parts: Of the cells.
-        tensor: Coordinates of what is generated.
-        full_size: Coordinates of the same tensor in the reference.
-        positions: Which channels of two sizes belong together.
-
-    Returns:
-        How much of each cell each output channel reads, `[num_out, out cells]`, and the cells at the input channels,
-        `[out cells, num_in, num_features]`: the product over the cells is what is read.
-    """
-    out, in_ = (
-        box_filter(centres, parts, counts, sharing=full_parts if positions == "absolute" else parts, narrowest=1.0)
-        for centres, parts, counts, full_parts in zip(
-            centres_of(tensor, full_size, cells.device),
-            (tensor.out_parts, tensor.in_parts),
-            cell_parts,
-            (full_size.out_parts, full_size.in_parts),
-            strict=True,
-        )
-    )
-    return out.to(cells.dtype), torch.einsum("rsf,is->rif", cells, in_.to(cells.dtype))
-
-
 def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the channels of both axes have their centres, within their parts and in channels.
 
@@ -184,9 +147,6 @@ def box_filter(
     parts: Sequence[int],
     cell_parts: Sequence[int],
     full_parts: Sequence[int] | None = None,
-    *,
-    sharing: Sequence[int] | None = None,
-    narrowest: float = 0.0,
 ) -> Tensor:
     """How much of each cell lies in each channel.
 
@@ -198,30 +158,25 @@ def box_filter(
         cell_parts: How many cells each part has.
         full_parts: How many channels a part has room for, where each is a cell wide and the first of them have one.
             None: the cells of a part are all of it, however many channels share them.
-        sharing: Then, how many channels share the cells of a part. None: those that it has.
-        narrowest: Then, how many cells a channel covers at least.
 
     Returns:
         `[num_channels, num_cells]`. Rows sum to 1, but for channels without a cell.
     """
     num_cells = sum(cell_parts)
-    sharing = sharing or parts
     if len(parts) == 1:
-        scale = num_cells / sharing[0] if full_parts is None else 1.0
-        width, end = (max(scale, narrowest), num_cells) if full_parts is None else (1.0, full_parts[0])
-        low = (centres * scale - width / 2).clamp(0, end - width).unsqueeze(1)
+        width, end = (num_cells / parts[0], num_cells) if full_parts is None else (1.0, full_parts[0])
+        low = (centres * width - width / 2).clamp(0, end - width).unsqueeze(1)
         high = low + width
     else:
-        counts, cells = _count(sharing), _count(cell_parts)
-        ends, scales = (
+        counts, cells = _count(parts), _count(cell_parts)
+        ends, widths = (
             (cells, cells / counts)
             if full_parts is None
             else (_count(full_parts), torch.ones(len(parts), device="cpu"))
         )
-        widths = scales.clamp(min=narrowest)
-        of_parts = (scales, widths, ends - widths, cells.cumsum(0) - cells, cells.cumsum(0))
-        scale, width, latest, start, end = spread_over_channels(of_parts, parts).to(centres.device).unsqueeze(-1)
-        low = start + (centres.unsqueeze(1) * scale - width / 2).clamp(min=0).minimum(latest)
+        of_parts = (widths, ends - widths, cells.cumsum(0) - cells, cells.cumsum(0))
+        width, latest, start, end = spread_over_channels(of_parts, parts).to(centres.device).unsqueeze(-1)
+        low = start + (centres.unsqueeze(1) * width - width / 2).clamp(min=0).minimum(latest)
         high = (low + width).minimum(end)  # neither channels without a cell nor rounding read from the next part
     cell = torch.arange(num_cells, device=centres.device)
     overlap = torch.minimum(high, cell + 1) - torch.maximum(low, cell)
