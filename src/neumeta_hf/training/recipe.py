@@ -74,7 +74,7 @@ class OptimizerRecipe:
 
     Attributes:
         name: "adamw", "sgd", or "muon": Muon for the matrices between a hypernetwork's hidden layers, which the `inr`
-            has, and AdamW for all else.
+            and the `field` have, and AdamW for all else.
         learning_rate: Peak learning rate; of "muon" that of its AdamW.
         muon_learning_rate: Peak learning rate of Muon.
         weight_decay: Decoupled for AdamW and Muon, L2 for SGD.
