@@ -1,13 +1,17 @@
-"""What the paper's hypernetwork needs to learn: the last block of ResNet-20 with one setting changed at a time.
+"""Hypernetworks on the last block of ResNet-20: what the paper's needs to learn, and what the field does.
 
     python examples/benchmarks/inr.py --data path/to/cifar10 --reference path/to/reference --part settings
     python examples/benchmarks/inr.py --data path/to/cifar10 --reference path/to/reference --part smoothness --seeds 3
 
+    python examples/benchmarks/inr.py --data path/to/cifar10 --reference path/to/reference --part field --epochs 4
+
 The recipe is examples/recipes/cifar10_resnet20_paper.yaml, shortened; --reference is the folder of a trained CIFAR
 ResNet. "settings" changes what the INR and its training differ in from the paper read literally; "smoothness" turns the
-order of channels and the coordinate noise on and off. Runs lie in --runs, and a finished one is only read again. All
-numbers are of the validation split, here test[:2000]: a reference that saw all training images flatters any network
-on a cut of these. Writes docs/results/inr_PART.json and its figure.
+order of channels and the coordinate noise on and off. "field" compares the field with the grid at equal steps, by
+examples/recipes/cifar10_resnet20.yaml, shortened, the rest of the network staying as it is. Runs lie in --runs, and a
+finished one is only read again. All numbers are of the validation split, here test[:2000]: a reference that saw all
+training images flatters any network on a cut of these. Writes docs/results/inr_PART.json (field_last_block.json) and
+its figure.
 """
 
 import argparse
@@ -23,10 +27,11 @@ from neumeta_hf import NeuMetaModel, load_recipe, train
 from neumeta_hf.data import load_image_data
 from neumeta_hf.errors import RecipeError
 from neumeta_hf.evaluation import environment_facts, evaluate_network
+from neumeta_hf.targets import load_network
 from neumeta_hf.tasks import build_task
 
 ROOT = Path(__file__).parents[2]
-RECIPE = ROOT / "examples/recipes/cifar10_resnet20_paper.yaml"
+RECIPES = ROOT / "examples/recipes"
 WIDTHS = (1.0, 0.75, 0.5, 0.375, 0.25)
 LITERAL = ["num_frequencies=16", "encode_sizes=true", "centered=false", "output=channels"]
 ADAMW = "train.optimizer={name: adamw, learning_rate: 0.0015, weight_decay: 0.0}"
@@ -65,23 +70,47 @@ SMOOTHNESS: dict[str, list[str]] = {
     ]
     for (order, name), noise in itertools.product((("ordered", "path"), ("as trained", "identity")), (1.0, 0.0))
 }
-PARTS = {"settings": SETTINGS, "smoothness": SMOOTHNESS}
 
 
-def run_one(folder: Path, overrides: list[str]) -> dict[str, Any]:
+def _levels(name: str, *overrides: str, noise: float = 0.0, options: str = "positions: relative") -> list[str]:
+    hypernetwork = f"family.hypernetwork={{type: {name}, levels: 2, {options}}}"
+    return [hypernetwork, f"family.coordinate_noise={noise:g}", "train_static=false", *overrides]
+
+
+# The first channels are the most important ones, and no size merges any.
+FIRST = ("preparation.order=importance", "losses.detail=0")
+FIELD: dict[str, list[str]] = {
+    "grid": _levels("grid"),
+    "field": _levels("field"),
+    "field, noise": _levels("field", noise=1.0),
+    "grid, noise": _levels("grid", noise=1.0),
+    "field, an MLP per tensor": _levels("field", options="positions: relative, shared: false"),
+    "grid, first channels": _levels("grid", *FIRST, options="positions: absolute"),
+    "field, first channels": _levels("field", *FIRST, options="positions: absolute"),
+}
+PARTS = {  # variants, recipe, and name of the result
+    "settings": (SETTINGS, "cifar10_resnet20_paper.yaml", "inr_settings"),
+    "smoothness": (SMOOTHNESS, "cifar10_resnet20_paper.yaml", "inr_smoothness"),
+    "field": (FIELD, "cifar10_resnet20.yaml", "field_last_block"),
+}
+
+
+def run_one(recipe_path: Path, folder: Path, overrides: list[str]) -> dict[str, Any]:
     """Train one variant, or read what it came to.
 
     Args:
+        recipe_path: Of the part.
         folder: Of the run.
         overrides: Of the recipe.
 
     Returns:
-        Accuracy on the validation split by width, by epoch too, and whether the run ended silent.
+        Accuracy on the validation split by width and of the reference, whether the run ended silent, its seconds and
+        how many parameters the hypernetwork has.
     """
     result = folder / "variant.json"
     if result.is_file():
         return json.loads(result.read_text(encoding="utf-8"))
-    recipe, is_silent = load_recipe(RECIPE, [f"output_dir={folder}", *overrides]), False
+    recipe, is_silent = load_recipe(recipe_path, [f"output_dir={folder}", *overrides]), False
     try:
         train(recipe, resume=(folder / "recipe.yaml").is_file())
     except RecipeError as error:
@@ -91,11 +120,19 @@ def run_one(folder: Path, overrides: list[str]) -> dict[str, Any]:
     recipe = load_recipe(folder / "recipe.yaml")
     model: Any = NeuMetaModel.from_pretrained(folder / "best")
     split, task = load_image_data(recipe.data).validation, build_task("image-classification")
-    accuracy = {
-        f"{width:g}": round(100 * evaluate_network(model.morph(width), split, task=task)["accuracy"], 2)
-        for width in WIDTHS
+
+    def accuracy_of(network: Any) -> float:
+        return round(100 * evaluate_network(network, split, task=task)["accuracy"], 2)
+
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    found = {
+        "accuracy": {f"{width:g}": accuracy_of(model.morph(width)) for width in WIDTHS},
+        "reference": accuracy_of(load_network(str(folder / "reference"))),
+        "silent": is_silent,
+        "num_images": len(split),
+        "seconds": round(training["seconds"]["train"]),
+        "hypernetwork_parameters": training["num_parameters"]["hypernetwork"],
     }
-    found = {"accuracy": accuracy, "silent": is_silent, "num_images": len(split)}
     result.write_text(json.dumps(found) + "\n", encoding="utf-8")
     return found
 
@@ -110,7 +147,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=25, help="of 20,000 images; default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--runs", default="outputs/inr", help="folder of the runs; default: %(default)s")
-    parser.add_argument("--output", help="PREFIX of the result; default: docs/results/inr_PART")
+    parser.add_argument("--output", help="PREFIX of the result; default: in docs/results")
     arguments = parser.parse_args()
     common = [
         f"data.dataset={arguments.data}",
@@ -128,22 +165,24 @@ def main() -> None:
     ]
     rows: dict[str, dict[str, Any]] = {}
     facts = environment_facts("cpu")
-    for name, overrides in PARTS[arguments.part].items():
+    variants, recipe, result = PARTS[arguments.part]
+    for name, overrides in variants.items():
         found = []
         for seed in range(arguments.seeds):
             folder = Path(arguments.runs) / arguments.part / f"{'_'.join(name.replace(',', '').split())}_{seed}"
-            found.append(run_one(folder, [*common, f"seed={seed}", *overrides, *arguments.overrides]))
+            found.append(run_one(RECIPES / recipe, folder, [*common, f"seed={seed}", *overrides, *arguments.overrides]))
         accuracy = {width: [row["accuracy"][width] for row in found] for width in found[0]["accuracy"]}
         mean = {width: round(float(np.mean(values)), 2) for width, values in accuracy.items()}
         rows[name] = {
             "overrides": overrides,
             "accuracy": accuracy,
             "mean": mean,
-            "silent": [row["silent"] for row in found],
+            **{key: [row.get(key) for row in found] for key in ("silent", "seconds", "hypernetwork_parameters")},
         }
         print(name, mean, "silent" if all(rows[name]["silent"]) else "", flush=True)
         facts |= {"num_images": found[0]["num_images"], "split": "validation", "seed": list(range(arguments.seeds))}
-        write(Path(arguments.output or ROOT / f"docs/results/inr_{arguments.part}"), {"facts": facts, "rows": rows})
+        facts |= {"reference": found[0].get("reference"), "epochs": arguments.epochs}
+        write(Path(arguments.output or ROOT / f"docs/results/{result}"), {"facts": facts, "rows": rows})
 
 
 def write(prefix: Path, result: dict[str, Any]) -> None:

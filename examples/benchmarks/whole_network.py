@@ -111,6 +111,8 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
         "family, BatchNorm fused",
         ("preparation.normalization=fuse", "train.optimizer.learning_rate=0.02", "train.clip=1.0"),
     ),
+    "field": ("family, the field", ("family.hypernetwork={type: field, positions: absolute, levels: 3}",)),
+    "strata": ("family, widths drawn by strata", ("sizes.strata=3",)),
     "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
     "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
     "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),

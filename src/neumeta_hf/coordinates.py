@@ -57,6 +57,9 @@ class TensorCoordinates:
         out_varies: Whether a size may change the number of output channels.
         in_varies: Whether a size may change the number of input channels.
         is_noisy: Whether the positions were moved away from their channels.
+        network_size: How large the whole network is: the mean of `log2(C / C_full)` over the axes that sizes change, of
+            all its generated tensors, sizes being held in the trained range as above. 0 at the reference, -1 at half of
+            its width.
     """
 
     layer: int
@@ -75,6 +78,7 @@ class TensorCoordinates:
     out_varies: bool = True
     in_varies: bool = True
     is_noisy: bool = False
+    network_size: float = 0.0
 
     @property
     def num_out(self) -> int:
@@ -144,6 +148,7 @@ def make_coordinates(
             its parts do not sum up to an axis, one is empty, or the reference has another number of them.
     """
     offset = 0.5 if alignment == "center" else 0.0
+    log_ratios: list[float] = []
     make_positions = functools.cache(_make_positions)  # a network has many axes, but few different ones
     coordinates = {}
     number_of = {name: number for number, name in enumerate(shapes if layers is None else layers)}
@@ -164,6 +169,11 @@ def make_coordinates(
         full_out_parts, full_in_parts = (reference_parts or {}).get(name, ([num_out], [num_in]))
         out_shares = _check_parts(out_parts, full_out_parts, num_out, f"output axis of {name}")
         in_shares = _check_parts(in_parts, full_in_parts, num_in, f"input axis of {name}")
+        axes = ((out_size, full_out_parts), (in_size, full_in_parts))
+        varies = (True, True) if varying is None else varying[name]
+        log_ratios += [
+            math.log2(size / sum(full)) for (size, full), of_axis in zip(axes, varies, strict=True) if of_axis
+        ]
         coordinates[name] = TensorCoordinates(
             layer=layer,
             shape=tuple(shape),
@@ -181,7 +191,8 @@ def make_coordinates(
             out_varies=varying is None or varying[name][0],
             in_varies=varying is None or varying[name][1],
         )
-    return coordinates
+    network_size = sum(log_ratios) / max(len(log_ratios), 1)
+    return {name: dataclasses.replace(tensor, network_size=network_size) for name, tensor in coordinates.items()}
 
 
 def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: int, axis: str) -> tuple[float, ...]:

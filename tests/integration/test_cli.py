@@ -182,7 +182,7 @@ def test_a_checkpoint_cut_short_is_refused(changed, capsys):
     [
         ({"format_version": 99}, "this neumeta_hf reads format 1"),
         ({"coordinate_scale": "wide"}, "coordinate_scale"),
-        ({"hypernetwork": {"type": "nope"}}, "choose one of grid, inr"),
+        ({"hypernetwork": {"type": "nope"}}, "choose one of field, grid, inr"),
         ({"width_groups": ["conv9"]}, "lenet has conv1, conv2, conv3"),
         ({"preparation": {"a": 1}}, "preparation has tv_before=None"),
         ({"id2label": []}, "id2label=[], and it must be a mapping"),

@@ -11,6 +11,7 @@ HYPERNETWORKS = {
     "inr": {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencies": 4},
     "relative": {"type": "grid", "positions": "relative", "levels": 2},
     "absolute": {"type": "grid", "positions": "absolute", "levels": 3},
+    "field": {"type": "field", "positions": "absolute", "levels": 3, "hidden_size": 16},
 }
 
 

@@ -123,7 +123,7 @@ def test_a_step_below_full_size_gives_every_hypernetwork_parameter_a_gradient(fa
         assert parameter.grad.isfinite().all(), name
 
 
-@pytest.mark.parametrize("hypernetwork", [INR, {"type": "grid"}], ids=["inr", "grid"])
+@pytest.mark.parametrize("hypernetwork", [INR, {"type": "grid"}, {"type": "field"}], ids=lambda each: each["type"])
 def test_autocast_leaves_what_is_generated_in_full_precision(lenet_case, hypernetwork):
     model = lenet_case.family(hypernetwork=hypernetwork)
     with torch.autocast("cpu", torch.bfloat16):

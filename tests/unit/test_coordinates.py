@@ -195,6 +195,9 @@ def test_a_single_part_is_no_part(alignment, noise):
     full = {name: ([3 * out], [2 * in_ + 1]) for name, ([out], [in_]) in singles.items()}
     plain = make_coordinates(SHAPES, scale=8, alignment=alignment)
     single = make_coordinates(SHAPES, scale=8, alignment=alignment, parts=singles, reference_parts=full)
+    # Without a reference nothing is known of how much smaller the network is.
+    assert {tensor.network_size for tensor in plain.values()} == {0.0}
+    single = {name: dataclasses.replace(tensor, network_size=0.0) for name, tensor in single.items()}
     assert_equal(noisy(single, noise), noisy(plain, noise))
     for tensor in noisy(plain, noise).values():
         num_out = tensor.num_out  # the formula and the draws of a network without parts, to the last bit
@@ -284,3 +287,28 @@ def test_a_crop_larger_than_the_kernel_is_refused():
     for kernel_size in ((5, 3), (3, 5)):
         with pytest.raises(HypernetworkError, match="cannot be cropped from 3x3"):
             centre_crop(kernel_size, (3, 3))
+
+
+def test_the_size_of_a_network_is_the_mean_halving_of_all_axes_that_sizes_change():
+    varying = {"conv": (True, False), "bias": (True, False), "linear": (False, True)}
+    reference = {"conv": ([6], [4]), "bias": ([6], [1]), "linear": ([3], [6])}
+
+    def size_of(count, **options):
+        shapes = {"conv": (count, 4, 3, 3), "bias": (count,), "linear": (3, count)}
+        parts = {"conv": ([count], [4]), "bias": ([count], [1]), "linear": ([3], [count])}
+        made = make_coordinates(
+            shapes, scale=8, varying=varying, parts=parts, reference_parts=reference, layers=list(SHAPES), **options
+        )
+        assert len({tensor.network_size for tensor in (*made.values(), *noisy(made).values())}) == 1
+        return made["bias"].network_size
+
+    assert size_of(6) == 0
+    assert size_of(3) == pytest.approx(-1)
+    assert size_of(12) == pytest.approx(1)
+    smallest = {"conv": (4, 4, 3, 3), "bias": (4,), "linear": (3, 4)}
+    assert size_of(3, smallest=smallest, largest=SHAPES) == size_of(4), "held in the trained range"
+    assert size_of(12, smallest=smallest, largest=SHAPES) == 0
+    # One half of the axes at half width.
+    shapes = {"conv": (3, 4, 3, 3), "linear": (3, 6)}
+    made = make_coordinates(shapes, scale=8, varying=varying, reference_parts=reference, layers=list(SHAPES))
+    assert made["conv"].network_size == pytest.approx(-0.5)

@@ -7,11 +7,13 @@ from neumeta_hf.hypernetworks.base import (
     list_hypernetworks,
     register_hypernetwork,
 )
+from neumeta_hf.hypernetworks.field import Field
 from neumeta_hf.hypernetworks.grid import Grid
 from neumeta_hf.hypernetworks.inr import INR
 
 __all__ = [
     "INR",
+    "Field",
     "Grid",
     "Hypernetwork",
     "build_hypernetwork",

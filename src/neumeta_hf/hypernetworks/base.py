@@ -3,7 +3,7 @@
 import abc
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -59,10 +59,26 @@ class Hypernetwork(nn.Module, abc.ABC):
         """
 
 
+def check_counts(**options: Any) -> None:
+    """Refuse options that are no counts.
+
+    Args:
+        **options: As they were given.
+
+    Raises:
+        HypernetworkError: One is no whole number of at least 1.
+    """
+    for name, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise HypernetworkError(f"{name}={value!r}: it is a whole number of at least 1.")
+
+
+_Class = TypeVar("_Class", bound=Hypernetwork)
+
 _REGISTRY: dict[str, Callable[..., Hypernetwork]] = {}
 
 
-def register_hypernetwork(name: str) -> Callable[[type[Hypernetwork]], type[Hypernetwork]]:
+def register_hypernetwork(name: str) -> Callable[[type[_Class]], type[_Class]]:
     """Class decorator: makes a hypernetwork known to configs as `{"type": name, ...}`.
 
     Args:
@@ -75,7 +91,7 @@ def register_hypernetwork(name: str) -> Callable[[type[Hypernetwork]], type[Hype
         HypernetworkError: Another class holds the name.
     """
 
-    def register(cls: type[Hypernetwork]) -> type[Hypernetwork]:
+    def register(cls: type[_Class]) -> type[_Class]:
         if _REGISTRY.setdefault(name, cls) is not cls:
             raise HypernetworkError(
                 f"hypernetwork {name!r} is taken by {_REGISTRY[name].__name__}: choose another name."

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import initialization as init
 
 from neumeta_hf.coordinates import TensorCoordinates, centre_crop
 from neumeta_hf.errors import HypernetworkError
-from neumeta_hf.hypernetworks.base import Hypernetwork, register_hypernetwork
+from neumeta_hf.hypernetworks.base import Hypernetwork, check_counts, register_hypernetwork
+from neumeta_hf.hypernetworks.chunks import in_chunks
 
 MEAN_RATE = 1 / 30
 """How much slower than its other values the mean of a tensor learns; in the reference it is a few percent of them."""
@@ -238,15 +238,13 @@ class INR(Hypernetwork):
         recompute_above: int = 65536,
     ):
         super().__init__()
-        for name, value in (
-            ("hidden_size", hidden_size),
-            ("num_hidden_layers", num_hidden_layers),
-            ("num_frequencies", 1 if num_frequencies is None else num_frequencies),
-            ("chunk_size", chunk_size),
-            ("recompute_above", recompute_above),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise HypernetworkError(f"{name}={value!r}: the INR needs a whole number of at least 1.")
+        check_counts(
+            hidden_size=hidden_size,
+            num_hidden_layers=num_hidden_layers,
+            num_frequencies=1 if num_frequencies is None else num_frequencies,
+            chunk_size=chunk_size,
+            recompute_above=recompute_above,
+        )
         if isinstance(residual_scale, bool) or not isinstance(residual_scale, int | float):
             raise HypernetworkError(f"residual_scale={residual_scale!r}: it is a number; the paper uses 0.1.")
         for name, value, papers in (("encode_sizes", encode_sizes, "true"), ("centered", centered, "false")):
@@ -301,11 +299,13 @@ class INR(Hypernetwork):
         mlp: ResidualMLP = self.mlps[tensor.layer]  # pyright: ignore[reportAssignmentType]
         out_term, in_term = mlp.axis_terms(tensor)
         kept = torch.tensor(centre_crop(tensor.kernel_size, self.kernel_size), device=out_term.device)
-        rows = max(1, self.chunk_size // tensor.num_in)
-        kernels = mlp.kernels
-        if torch.is_grad_enabled() and tensor.num_out * tensor.num_in > self.recompute_above:
-            kernels = functools.partial(checkpoint, mlp.kernels, use_reentrant=False)
-        values = torch.cat([kernels(chunk, in_term, kept) for chunk in out_term.split(rows)])
+        values = in_chunks(
+            functools.partial(mlp.kernels, in_term=in_term, kept=kept),
+            [out_term],
+            num_columns=tensor.num_in,
+            chunk_size=self.chunk_size,
+            recompute_above=self.recompute_above,
+        )
         values = mlp.centre(values.to(mlp.first.weight.dtype), kept).reshape(tensor.shape)
         # By the true number of input channels, whatever the noise or the trained range did to coordinates.
         if self.units is None:

@@ -86,7 +86,7 @@ def build_optimizer(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.O
         if not matrices:
             raise RecipeError(
                 "optimizer.name=muon is for the matrices between hidden layers, and there are none here: take adamw or "
-                "sgd, or a hypernetwork that has some, such as the inr."
+                "sgd, or a hypernetwork that has some: the inr or the field."
             )
         return MuonWithAdamW(
             [parameter for parameter in trained if id(parameter) in matrices],

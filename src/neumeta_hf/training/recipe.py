@@ -74,7 +74,7 @@ class OptimizerRecipe:
 
     Attributes:
         name: "adamw", "sgd", or "muon": Muon for the matrices between a hypernetwork's hidden layers, which the `inr`
-            has, and AdamW for all else.
+            and the `field` have, and AdamW for all else.
         learning_rate: Peak learning rate; of "muon" that of its AdamW.
         muon_learning_rate: Peak learning rate of Muon.
         weight_decay: Decoupled for AdamW and Muon, L2 for SGD.
@@ -196,6 +196,9 @@ class SizesRecipe:
             sizes with one narrow stage, which lose the most, come up more often than by chance.
         alternate: Have the uniform ones and the ones per group at every second step each, in turn, instead of both at
             every step: the time that `always` costs.
+        strata: Into how many stretches of equal length on a logarithmic scale the widths are divided; random uniform
+            widths then have each in turn, and so has every group that draws on its own. As ratios lie, most random
+            widths are large, and what is drawn rarely is learned less well. 0 draws every width alike.
     """
 
     __pydantic_config__ = _FORBID
@@ -209,6 +212,7 @@ class SizesRecipe:
     num_per_group: Annotated[int, Field(ge=0, le=2**10)] = 0
     smallest_per_group: Fraction = 0.0
     alternate: bool = False
+    strata: Annotated[int, Field(ge=0, le=2**10)] = 0
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """Which sizes a training step draws."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,9 @@ class SizeSampler:
         num_per_group: Random sizes per step in which width groups draw on their own, after the uniform ones.
         smallest_per_group: How often such a group takes the smallest width instead of any.
         alternate: Whether steps have the ones and the others in turn, the uniform ones first, instead of both.
+        strata: Into how many stretches of equal length on a logarithmic scale the widths are divided, of which random
+            draws have each in turn, in an order that changes; uniform widths do, and every group on its own. 0: each
+            width is as likely as any other, so that most draws are large sizes.
         groups: The width groups to whether one follows another group unless it is named; such a group draws its own
             width half of the time, so that sizes which differ by stage come up as well as sizes which differ by layer.
         is_possible: Whether the family has a network of a size; those that it has not are drawn again.
@@ -44,7 +48,7 @@ class SizeSampler:
     Raises:
         RecipeError: There are no widths, a step would draw none, there are no groups to draw for, no group draws what
             `smallest_per_group` is about, `turns` or `always` names another width than `widths`, there is no sandwich
-            to take turns in, or there is nothing to alternate.
+            to take turns in, there is nothing to alternate, or no width lies in one of the strata.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class SizeSampler:
         num_per_group: int = 0,
         smallest_per_group: float = 0.0,
         alternate: bool = False,
+        strata: int = 0,
         groups: Mapping[str, bool] | None = None,
         is_possible: Callable[[Draw], bool] | None = None,
         seed: int,
@@ -103,6 +108,7 @@ class SizeSampler:
         self.num_per_group = num_per_group
         self.smallest_per_group = smallest_per_group
         self.alternate = alternate
+        self.strata = _divide(self.widths, strata)
         self.groups = dict(groups or {})
         self.is_possible = is_possible
         self.seed = seed
@@ -112,11 +118,14 @@ class SizeSampler:
         rng = np.random.default_rng((self.seed, step))
         largest = self.turns[step % len(self.turns)] if self.turns else self.widths[-1]
         fixed: list[Draw] = [largest, self._draw_smallest(rng)] if self.sampler == "sandwich" else []
-        num_random, num_per_group = self.num_random, self.num_per_group
+        num_random, num_per_group, turn = self.num_random, self.num_per_group, step
         if self.alternate:
             num_random, num_per_group = (num_random, 0) if step % 2 == 0 else (0, num_per_group)
-        uniform: list[Draw] = [float(rng.choice(self.widths)) for _ in range(num_random)]
-        return [*fixed, *self.always, *uniform, *(self._draw_per_group(rng) for _ in range(num_per_group))]
+            turn = step // 2
+        # Of all draws of its kind, which number a draw has says which stratum it is of.
+        uniform: list[Draw] = [self._draw_width(rng, 0, turn * num_random + number) for number in range(num_random)]
+        per_group = [self._draw_per_group(rng, turn * num_per_group + number) for number in range(num_per_group)]
+        return [*fixed, *self.always, *uniform, *per_group]
 
     def draw_depths(self, step: int, number: int) -> list[float]:
         """Depths of the sizes of step `step`.
@@ -142,16 +151,31 @@ class SizeSampler:
             return smallest
         return float(rng.choice([width for width in self.widths if width < 2 * smallest]))
 
-    def _draw_of_group(self, rng: np.random.Generator) -> float:
+    def _draw_width(self, rng: np.random.Generator, axis: int, number: int | None) -> float:
+        """Draw a random width.
+
+        Args:
+            rng: Of the step.
+            axis: 0 for uniform widths, then 1 for the first group and so on: each has its own order of strata.
+            number: Of the draw, among all of its kind. None: of any stratum.
+        """
+        if not self.strata or number is None:
+            return float(rng.choice(self.widths))
+        cycle, position = divmod(number, len(self.strata))
+        order = np.random.default_rng((self.seed, cycle, axis, 2)).permutation(len(self.strata))
+        return float(rng.choice(self.strata[order[position]]))
+
+    def _draw_of_group(self, rng: np.random.Generator, axis: int, number: int | None) -> float:
         if self.smallest_per_group and rng.random() < self.smallest_per_group:
             return self.widths[0]
-        return float(rng.choice(self.widths))
+        return self._draw_width(rng, axis, number)
 
-    def _draw_per_group(self, rng: np.random.Generator) -> Draw:
-        for _ in range(_MAX_DRAWS):
+    def _draw_per_group(self, rng: np.random.Generator, number: int) -> Draw:
+        for attempt in range(_MAX_DRAWS):
             size = {
-                group: self._draw_of_group(rng)
-                for group, follows in self.groups.items()
+                # The strata of an impossible size may have no possible one.
+                group: self._draw_of_group(rng, axis, number if attempt == 0 else None)
+                for axis, (group, follows) in enumerate(self.groups.items(), start=1)
                 if not follows or rng.random() < 0.5
             }
             if self.is_possible is None or self.is_possible(size):
@@ -160,6 +184,25 @@ class SizeSampler:
             f"sizes.num_per_group: none of {_MAX_DRAWS} random sizes is possible for the family. Set it to 0, or "
             "choose a narrower range of widths."
         )
+
+
+def _divide(widths: Sequence[float], number: int) -> list[list[float]]:
+    """Divide ascending widths into stretches of equal length on a logarithmic scale; none for 0 or 1."""
+    if number < 2:
+        return []
+    strata: list[list[float]] = [[] for _ in range(number)]
+    if widths[0] > 0:
+        span = math.log(widths[-1] / widths[0]) or 1.0
+        for width in widths:
+            # A width on a border belongs to the upper stretch, whatever its logarithm was rounded to.
+            strata[min(int(number * math.log(width / widths[0]) / span + 1e-9), number - 1)].append(width)
+    if not all(strata):
+        raise RecipeError(
+            f"sizes.strata={number}: the widths from {widths[0]:g} to {widths[-1]:g} are divided into {number} "
+            f"stretches of equal length on a logarithmic scale, and no width of {[float(w) for w in widths]} lies in "
+            f"number {strata.index([]) + 1} of them. Name more widths, or take fewer strata."
+        )
+    return strata
 
 
 def training_widths(recipe: Recipe) -> list[float]:

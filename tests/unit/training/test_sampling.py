@@ -126,3 +126,70 @@ def test_a_sampler_without_groups_to_draw_for_is_refused():
 def test_a_sampler_that_draws_nothing_is_refused(widths, num_random):
     with pytest.raises(RecipeError, match="draws nothing"):
         SizeSampler(widths, sampler="uniform", num_random=num_random, seed=0)
+
+
+MANY = [number / 16 for number in range(4, 17)]
+
+
+def stratum_of(width, strata, widths=MANY):
+    """Which stretch of the logarithmic range a width lies in; a border belongs to the upper one."""
+    borders = [min(widths) * (max(widths) / min(widths)) ** (n / strata) for n in range(1, strata)]
+    return sum(width >= border - 1e-9 for border in borders)
+
+
+@pytest.mark.parametrize("strata", [2, 3, 4])
+@pytest.mark.parametrize("num_random", [1, 2, 3])
+def test_random_widths_take_the_strata_in_turn(strata, num_random):
+    sampler = SizeSampler(MANY, sampler="sandwich", num_random=num_random, strata=strata, seed=0)
+    draws = [width for step in range(60 * strata) for width in sampler.draw(step)[2:]]
+    orders = {tuple(stratum_of(width, strata) for width in draws[n : n + strata]) for n in range(0, len(draws), strata)}
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(strata))}
+    assert len(orders) > 1, "in an order that changes"
+    assert set(draws) == set(MANY)
+
+
+def test_every_group_takes_the_strata_in_turn_by_itself():
+    groups = {"stage1": False, "stage1.block1": True, "stage2": False}
+    for alternate, num_random in ((False, 0), (True, 2)):
+        sampler = SizeSampler(
+            MANY, sampler="uniform", num_random=num_random, num_per_group=2, alternate=alternate, strata=3,
+            groups=groups, seed=4,
+        )  # fmt: skip
+        sizes = [size for step in range(360) for size in sampler.draw(step) if isinstance(size, dict)]
+        strata = [{group: stratum_of(width, 3) for group, width in size.items()} for size in sizes]
+        for group in ("stage1", "stage2"):
+            of_group = [each[group] for each in strata]
+            assert all(sorted(of_group[n : n + 3]) == [0, 1, 2] for n in range(0, len(of_group) - 2, 3))
+        both = collections.Counter((each["stage1"], each["stage2"]) for each in strata)
+        assert len(both) == 9, "one group says nothing of another"
+        followers = collections.Counter(each["stage1.block1"] for each in strata if "stage1.block1" in each)
+        assert all(abs(count / sum(followers.values()) - 1 / 3) < 0.1 for count in followers.values())
+
+
+def test_strata_are_a_function_of_seed_and_step_and_without_them_draws_are_what_they_were():
+    options = {"sampler": "sandwich", "num_random": 2, "num_per_group": 1, "groups": {"stage1": False, "stage2": True}}
+    first, second = (SizeSampler(MANY, **options, strata=3, seed=1) for _ in range(2))
+    draws = [first.draw(step) for step in range(30)]
+    assert [second.draw(step) for step in reversed(range(30))] == draws[::-1]
+    assert draws != [SizeSampler(MANY, **options, strata=3, seed=2).draw(step) for step in range(30)]
+    old = SizeSampler(MANY, **options, seed=1)
+    assert old.draw(0) == [1.0, 0.25, 0.625, 0.625, {"stage1": 0.8125, "stage2": 1.0}]
+    assert [old.draw(step) for step in range(30)] == [
+        SizeSampler(MANY, **options, strata=0, seed=1).draw(step) for step in range(30)
+    ]
+
+
+def test_an_impossible_size_of_strata_is_drawn_again_from_any():
+    sampler = SizeSampler(
+        MANY, sampler="uniform", num_random=0, num_per_group=1, strata=3, groups={"a": False, "b": False},
+        is_possible=lambda size: size["a"] == size["b"], seed=0,
+    )  # fmt: skip
+    sizes = [sampler.draw(step)[0] for step in range(200)]
+    assert all(size["a"] == size["b"] for size in sizes)
+    assert len({size["a"] for size in sizes}) > 10
+
+
+@pytest.mark.parametrize(("widths", "strata"), [(WIDTHS, 5), ([0.5], 2), ([0.25, 1.0], 3), ([0.0, 1.0], 2)])
+def test_strata_without_a_width_are_refused(widths, strata):
+    with pytest.raises(RecipeError, match=f"sizes.strata={strata}: .*fewer strata"):
+        SizeSampler(widths, sampler="uniform", num_random=1, strata=strata, seed=0)
