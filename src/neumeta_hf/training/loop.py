@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from neumeta_hf.batches import move_batch
-from neumeta_hf.data import ImageSplit
+from neumeta_hf.data import Split
 from neumeta_hf.data.workers import WithSharedEpoch, begin_pass, make_loader
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
@@ -44,11 +44,11 @@ _STEPS_BETWEEN_SIGNALS = 10
 """With several processes: how often they ask each other whether one of them was told to stop."""
 
 
-def check_batch_size(split: ImageSplit, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
+def check_batch_size(split: Split, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
     """Refuse batches that no step could be filled with.
 
     Args:
-        split: Training images.
+        split: Of the training.
         recipe: The loop.
         num_processes: How many train.
         name: Of the loop, for the message.
@@ -58,7 +58,7 @@ def check_batch_size(split: ImageSplit, recipe: LoopRecipe, *, num_processes: in
     """
     if len(split) < recipe.batch_size * num_processes:
         raise DataError(
-            f"{name}: {len(split)} training images do not fill one batch of {recipe.batch_size} on {num_processes} "
+            f"{name}: {len(split)} training rows do not fill one batch of {recipe.batch_size} on {num_processes} "
             "process(es): lower batch_size."
         )
 
@@ -68,10 +68,10 @@ class TrainingLoop:
 
     Args:
         objective: A module whose `forward(**batch, step=...)` returns `{"loss": scalar, ...}`.
-        split: Training images.
+        split: Of the training.
         recipe: The loop.
         accelerator: Prepares, synchronises and saves.
-        seed: Of the order of the images.
+        seed: Of the order of the rows.
         state_dir: Where the state to resume from is kept.
         validate: Returns the validation score of the objective's module as it is (larger is better) and values to log.
         keep: Called as `keep(is_best)` after each validation, with the averaged weights in place: saves the module.
@@ -83,7 +83,7 @@ class TrainingLoop:
     def __init__(
         self,
         objective: nn.Module,
-        split: ImageSplit,
+        split: Split,
         recipe: LoopRecipe,
         *,
         accelerator: Accelerator,
