@@ -7,9 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from neumeta_hf.errors import DataError
-
-IGNORED_TOKEN = -100
-"""Label of a token that no loss counts, as transformers has it."""
+from neumeta_hf.tokens import IGNORED_TOKEN
 
 
 @dataclasses.dataclass(frozen=True)

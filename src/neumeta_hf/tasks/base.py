@@ -44,12 +44,14 @@ class Task(abc.ABC):
         modality: What its networks read, which decides how data is loaded: "image" or "text".
         labels: Which kinds of labels its batches may have, the first being the usual: of images "class", "mask" or
             "none"; of text "next_token", "masked_token" or "similarity".
+        has_loss: Whether there is a loss beside the distance from a teacher.
         scores: What networks are compared by; the first selects, and is what is drawn against size.
     """
 
     name: ClassVar[str]
     modality: ClassVar[Literal["image", "text"]] = "image"
     labels: ClassVar[tuple[str, ...]]
+    has_loss: ClassVar[bool] = True
     scores: ClassVar[tuple[Score, ...]]
 
     @property

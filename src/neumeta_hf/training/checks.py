@@ -143,12 +143,17 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
     Raises:
         NeuMetaError: Naming the key of the recipe.
     """
+    if recipe.pretrain is not None and not task.has_loss:
+        raise RecipeError(
+            f"pretrain: {task.name} has no loss that would train the reference. Leave it out, and name a trained "
+            "network with target.checkpoint."
+        )
     if recipe.pretrain is not None:
         check_batch_size(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
     if recipe.train is None:
         return
     check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
-    check_losses(recipe.losses)
+    check_losses(recipe.losses, task)
     model = meta_family(recipe, task, config)
     make_sampler(recipe, model)
     stored = statistics_widths(recipe, model)

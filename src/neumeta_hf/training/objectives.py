@@ -57,15 +57,21 @@ class ReferenceObjective(nn.Module):
         return {"loss": self.task.loss(outputs, batch)}
 
 
-def check_losses(losses: LossesRecipe) -> None:
-    """Refuse losses that leave nothing to train.
+def check_losses(losses: LossesRecipe, task: Task | None = None) -> None:
+    """Refuse losses that leave nothing to train, or that there are not.
 
     Args:
         losses: Weights of the losses.
+        task: What networks do. None: something that has a loss.
 
     Raises:
-        RecipeError: All that are computed below full size are 0.
+        RecipeError: All that are computed below full size are 0, or the task's own has a weight and there is none.
     """
+    if task is not None and not task.has_loss and (losses.task or not losses.distillation):
+        raise RecipeError(
+            f"losses.task={losses.task}, losses.distillation={losses.distillation}: {task.name} has no loss of its own "
+            "and learns from the reference alone. Set losses.task to 0, and give losses.distillation a weight."
+        )
     if not (losses.task or losses.distillation or losses.regularization):
         raise RecipeError(
             "losses.task, losses.distillation and losses.regularization are all 0: below full size nothing is left "
@@ -109,10 +115,10 @@ class NeuMetaObjective(nn.Module):
     ):
         super().__init__()
         self.boundary = boundary
-        check_losses(losses)
+        self.task = task or build_task(model.target_family.task)
+        check_losses(losses, self.task)
         self.model = model
         model.static.requires_grad_(train_static)
-        self.task = task or build_task(model.target_family.task)
         self.losses = losses
         self.sampler = sampler
         self.seed = seed
