@@ -156,7 +156,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
     from neumeta_hf.evaluation.budget import nearest_width
-    from neumeta_hf.hub import PROCESSOR, save_morph
+    from neumeta_hf.hub import PROCESSOR, TOKENIZER, save_morph
 
     width, depth = parse_width(arguments.width), parse_depth(arguments.depth)
     budget, cost = None, "macs"
@@ -184,8 +184,9 @@ def _morph(arguments: argparse.Namespace) -> None:
         calibration=_calibration(arguments, family),
     )
     save_morph(model.cpu(), model.morph_origin, output)
-    if not (output / PROCESSOR).is_file():
-        print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
+    if not any((output / name).is_file() for name in (PROCESSOR, TOKENIZER)):
+        kind = "tokenizer" if family.main_input_name == "input_ids" else "image processor"
+        print(f"note: no {kind} is written, {arguments.checkpoint} has none", file=sys.stderr)
     is_chosen = budget is not None or arguments.multiple_of != 1
     chosen = f"of width {width:g} " if is_chosen else ""
     print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")

@@ -12,14 +12,12 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from neumeta_hf.checkpoints.configs import without_origin
 from neumeta_hf.errors import DataError, one_line
 from neumeta_hf.hub.client import find_beside
-from neumeta_hf.reading import read_json
+from neumeta_hf.hub.preprocessors import SETTINGS, TEMPLATE, TOKENIZER, read_settings
 
 CHARACTERS = "characters"
 """Stands in `data.tokenizer` for one token a character."""
-TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 _END, _UNKNOWN = "<|endoftext|>", "<|unknown|>"
 
 
@@ -44,8 +42,7 @@ def load_tokenizer(name: str, *, what: str) -> PreTrainedTokenizerFast:
             f"{what}={name!r} has no {TOKENIZER}, which says how text becomes tokens: name a folder or Hub id that has "
             "one with data.tokenizer, or data.tokenizer: characters."
         )
-    settings = {} if (said := found[SETTINGS]) is None else without_origin(read_json(said))
-    settings.pop("auto_map", None)
+    settings = {} if (said := found[SETTINGS]) is None else read_settings(said)
     settings.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     with tempfile.TemporaryDirectory() as temporary:
         Path(temporary, TOKENIZER).write_bytes(path.read_bytes())

@@ -50,8 +50,8 @@ class SentenceEmbedding(TextTask):
         if self.vectors:
             if outputs.shape != teacher_outputs.shape:
                 raise RecipeError(
-                    f"task.vectors={self.vectors}: vectors of {outputs.shape[-1]} numbers cannot be compared with those "
-                    f"of {teacher_outputs.shape[-1]}. Set it to 0, or keep the hidden size at every size."
+                    f"task.vectors={self.vectors}: vectors of {outputs.shape[-1]} numbers cannot be compared with "
+                    f"those of {teacher_outputs.shape[-1]}. Set it to 0, or keep the hidden size at every size."
                 )
             loss = loss + self.vectors * (1 - (outputs * teacher_outputs).sum(-1)).mean()
         if self.similarities:

@@ -114,7 +114,10 @@ class MaskedLanguageModelling(_LanguageModelling):
     ) -> Sequence[str]:
         inputs, chosen = batch["input_ids"][:2, :64], batch["labels"][:2, :64] >= 0
         told = family.forward(network, batch).logits[:2, :64].argmax(-1)
-        return [_with_told(row, *rows, tokenizer) for row, *rows in zip(inputs, chosen, told, strict=True)]
+        return [
+            _with_told(tokens, is_chosen, found, tokenizer)
+            for tokens, is_chosen, found in zip(inputs, chosen, told, strict=True)
+        ]
 
 
 class MaskedMeter(TokenMeter):

@@ -83,8 +83,8 @@ class TokenMeter:
         vocabulary = found.logits.shape[-1]
         if len(found.labels) and (largest := int(found.labels.max())) >= vocabulary:
             raise DataError(
-                f"the {self.split_name} split holds token {largest}, and the model knows {vocabulary} (0 is the first): "
-                "measure it with the tokenizer that it was trained with."
+                f"the {self.split_name} split holds token {largest}, and the model knows {vocabulary} (0 is the "
+                "first): measure it with the tokenizer that it was trained with."
             )
         self.loss += token_loss(found).item() * len(found.labels)
         self.num_tokens += len(found.labels)
