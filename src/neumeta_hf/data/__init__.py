@@ -6,6 +6,7 @@ from neumeta_hf.data.counts import check_classes
 from neumeta_hf.data.entry import check_keys, load_data, make_preprocessor
 from neumeta_hf.data.loading import ImageData, load_image_data
 from neumeta_hf.data.splits import ImageSplit, collate
+from neumeta_hf.data.streams import StreamLoader, StreamSplit
 
 __all__ = [
     "Data",
@@ -14,6 +15,8 @@ __all__ = [
     "ImageSplit",
     "Preprocessing",
     "Split",
+    "StreamLoader",
+    "StreamSplit",
     "check_classes",
     "check_keys",
     "collate",

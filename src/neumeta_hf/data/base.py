@@ -2,10 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from neumeta_hf.data.streams import StreamSplit
 
 
 class Split(Protocol):
@@ -45,13 +48,13 @@ class Data:
     """A data set, split.
 
     Attributes:
-        train: What the network learns from.
+        train: What the network learns from; a stream where it is read as it comes.
         validation: What selection looks at.
         test: What is reported, once.
         label_names: Of the classes, in order; none where no labels are read.
     """
 
-    train: Split
+    train: "Split | StreamSplit"
     validation: Split
     test: Split
     label_names: list[str]

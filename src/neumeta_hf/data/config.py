@@ -82,6 +82,10 @@ class DataConfig:
         block_size: Tokens of a block that documents are packed into; of pairs, the most tokens of a sentence.
         tokenizer: A folder or Hub id of a tokenizer, or "characters": one token for each character of the training
             split. None: the tokenizer that lies beside the target's checkpoint.
+        streaming: Read documents as they come, instead of all of them first: for text that fits no memory. A loop then
+            takes `max_steps`. Splits are named whole: none is cut, or a slice.
+        shuffle_blocks: Of a stream, how many blocks are read ahead and mixed.
+        kept_blocks: Of a stream, how many blocks of the validation and of the test split are kept, the first ones.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -114,6 +118,9 @@ class DataConfig:
     score_column: str | None = None
     block_size: int = 128
     tokenizer: str | None = None
+    streaming: bool = False
+    shuffle_blocks: int = 1024
+    kept_blocks: int = 512
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -11,12 +11,14 @@ from neumeta_hf.data.config import DataConfig
 from neumeta_hf.data.loading import load_image_data
 from neumeta_hf.data.pairs import load_pair_data
 from neumeta_hf.data.partition import load_splits
+from neumeta_hf.data.streams import stream_text_data
 from neumeta_hf.data.text import find_text_column, load_text_data
 from neumeta_hf.data.tokenization import CHARACTERS, character_tokenizer, load_tokenizer
 from neumeta_hf.errors import DataError
 from neumeta_hf.tasks import Task
 
 _TEXT = ("text_column", "text_columns", "score_column", "block_size", "tokenizer")
+_TEXT += ("streaming", "shuffle_blocks", "kept_blocks")
 _SHARED = ("dataset", "subset", "train_split", "test_split", "test_fraction", "validation_split")
 _SHARED += ("validation_fraction", "data_seed")
 
@@ -72,6 +74,11 @@ def make_preprocessor(config: DataConfig, task: Task, source: str | None, *, pre
         return task.make_image_processor(**dataclasses.asdict(config.preprocessing))
     if prefer_source and source is not None:
         return load_tokenizer(source, what="the checkpoint")
+    if config.tokenizer == CHARACTERS and config.streaming:
+        raise DataError(
+            "data.tokenizer=characters with data.streaming: which characters there are is known of a whole split "
+            "alone. Name a tokenizer, or set streaming to false."
+        )
     if config.tokenizer == CHARACTERS:
         loaded = load_splits(config, is_text=True)
         return character_tokenizer(loaded["train"][find_text_column(loaded, config)])
@@ -106,4 +113,5 @@ def load_data(config: DataConfig, task: Task, preprocessor: Any = None) -> Data:
     assert isinstance(preprocessor, PreTrainedTokenizerFast)
     if "similarity" in task.labels:
         return load_pair_data(config, preprocessor)
-    return load_text_data(config, preprocessor, mask_probability=getattr(task, "mask_probability", None))
+    load = stream_text_data if config.streaming else load_text_data
+    return load(config, preprocessor, mask_probability=getattr(task, "mask_probability", None))

@@ -158,6 +158,8 @@ def load_pair_data(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Da
             f"data.text_columns={config.text_columns}, data.score_column={score!r}: name the two columns of the "
             "sentences of a pair and that of how alike they are, such as [sentence1, sentence2] and score."
         )
+    if config.streaming:
+        raise DataError("data.streaming=true: pairs of sentences are not streamed. Set it to false.")
     if tokenizer.pad_token_id is None:
         raise DataError("the tokenizer has no token for padding: set its pad_token, or name another (data.tokenizer).")
     loaded = load_splits(config, is_text=True)

@@ -42,7 +42,31 @@ def load_splits(config: DataConfig, *, is_text: bool = False) -> dict[str, datas
     return loaded
 
 
-def _load(config: DataConfig, split: str, role: str, *, is_text: bool) -> Any:
+def open_streams(config: DataConfig) -> dict[str, Any]:
+    """Open the splits that a config names, each to be read as it comes.
+
+    Args:
+        config: Says which.
+
+    Returns:
+        The iterable data set of each role: "train", "validation" and "test".
+
+    Raises:
+        DataError: A split cannot be opened, none is named for validation, or two of them are the same.
+    """
+    names = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split or "test"}
+    if config.validation_split is None or config.test_fraction is not None:
+        raise DataError(
+            f"data.validation_split={config.validation_split}, data.test_fraction={config.test_fraction}: nothing is "
+            "cut from a stream. Name data.validation_split and data.test_split."
+        )
+    for one, other in itertools.combinations(names, 2):
+        if names[one] == names[other]:
+            raise DataError(f"data.{one}_split and data.{other}_split are both {names[one]!r}: name two splits.")
+    return {role: _load(config, str(split), role, is_text=True, streaming=True) for role, split in names.items()}
+
+
+def _load(config: DataConfig, split: str, role: str, *, is_text: bool, streaming: bool = False) -> Any:
     folder = os.path.expanduser(config.dataset)
     builder: str = folder
     options: dict[str, Any] = {"data_files": _literal_files(folder)}
@@ -57,7 +81,7 @@ def _load(config: DataConfig, split: str, role: str, *, is_text: bool) -> Any:
     if not (progress_is_shown() and on_terminal()):
         datasets.disable_progress_bars()
     try:
-        dataset = datasets.load_dataset(builder, config.subset, split=split, **options)
+        dataset = datasets.load_dataset(builder, config.subset, split=split, streaming=streaming, **options)
     except Exception as error:  # of each format that `datasets` reads, and of the network
         ways = "Splits are named by data.train_split, data.validation_split and data.test_split."
         if not os.path.exists(folder):
@@ -66,7 +90,7 @@ def _load(config: DataConfig, split: str, role: str, *, is_text: bool) -> Any:
             ways += " Where there is none for testing, data.test_fraction=0.2 cuts one from the training split."
         reason = one_line(error, most=200).rstrip(".")
         raise DataError(f"split {split!r} of data set {config.dataset!r} cannot be loaded: {reason}. {ways}") from error
-    if len(dataset) == 0:
+    if not streaming and len(dataset) == 0:
         raise DataError(f"data.{role}_split={split!r} has no row: name another split or slice.")
     return dataset
 

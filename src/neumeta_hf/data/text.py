@@ -187,8 +187,9 @@ def check_text(config: DataConfig) -> None:
         DataError: A key is out of range.
     """
     check_fractions(config)
-    if not 2 <= config.block_size <= 2**20:
-        raise DataError(f"data.block_size={config.block_size}: give a number of tokens from 2 to {2**20:,}.")
+    for name, least in (("block_size", 2), ("shuffle_blocks", 1), ("kept_blocks", 1)):
+        if not least <= getattr(config, name) <= 2**20:
+            raise DataError(f"data.{name}={getattr(config, name)}: give a number from {least} to {2**20:,}.")
 
 
 def find_text_column(loaded: Mapping[str, Any], config: DataConfig) -> str:

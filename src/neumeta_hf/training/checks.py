@@ -10,7 +10,7 @@ import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import Data, ImageData, check_classes
+from neumeta_hf.data import Data, ImageData, StreamSplit, check_classes
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import family_class
@@ -18,7 +18,7 @@ from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.agreement import continue_recipe
-from neumeta_hf.training.loop import check_batch_size
+from neumeta_hf.training.loop import check_length
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
 from neumeta_hf.training.run_folder import LOG, RECIPE, is_finished, leftovers
@@ -119,8 +119,8 @@ def check_data(recipe: Recipe, task: Task, data: Data) -> None:
     Raises:
         DataError: Naming the key of the recipe, and counts.
     """
-    num_rows = len(data.train) + len(data.validation)
     if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
+        num_rows = 0 if isinstance(data.train, StreamSplit) else len(data.train)
         raise DataError(
             f"data.validation_fraction={recipe.data.validation_fraction} of {num_rows} training rows is no row, "
             "and training keeps what is best on the validation split: give "
@@ -149,10 +149,10 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
             "network with target.checkpoint."
         )
     if recipe.pretrain is not None:
-        check_batch_size(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
+        check_length(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
     if recipe.train is None:
         return
-    check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
+    check_length(data.train, recipe.train, num_processes=num_processes, name="train")
     check_losses(recipe.losses, task)
     model = meta_family(recipe, task, config)
     make_sampler(recipe, model)

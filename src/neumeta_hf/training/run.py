@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
-from neumeta_hf.data import Data, Split, load_data, make_preprocessor
+from neumeta_hf.data import Data, Split, StreamSplit, load_data, make_preprocessor
 from neumeta_hf.data.workers import make_loader
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
@@ -368,7 +368,7 @@ class _Run:
         best: Any = cls.from_pretrained(self._made(BEST))
         best.to(accelerator.device)
         widths = training_widths(recipe)
-        batch = move_batch(data.train.__getitems__(range(min(8, len(data.train)))), accelerator.device)
+        batch = move_batch(data.train.sample(8), accelerator.device)
         check_silence(best, reference, batch, (min(widths), max(widths)))
         return best, progress.seconds
 
@@ -382,12 +382,15 @@ class _Run:
         logger.info("blocks by how much the output changes without them: %s", ranking)
         return ranking
 
-    def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[Split, Boundary | None]:
+    def _with_static_outputs(
+        self, model: NeuMetaModel, reference: nn.Module
+    ) -> tuple[Split | StreamSplit, Boundary | None]:
         """The training split, with what the static part puts out where the recipe asks for it."""
         cache, split = self.recipe.static_cache, self.data.train
         if not cache.augmentations:
             return split, None
-        batch = move_batch(split.__getitems__([0, 1]), self.accelerator.device)
+        images = images_of(split)
+        batch = move_batch(images.__getitems__([0, 1]), self.accelerator.device)
         boundary = None if self.recipe.train_static else find_boundary(model, reference, batch)
         if boundary is None:
             raise RecipeError(
@@ -400,7 +403,7 @@ class _Run:
                 return model.target_family.forward(reference, move_batch(batch, self.accelerator.device))
 
         cached = CachedSplit(
-            images_of(split),
+            images,
             boundary,
             run=run,
             reference=reference,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS
-from neumeta_hf.data import ImageSplit, Split
+from neumeta_hf.data import ImageSplit, Split, StreamSplit
 from neumeta_hf.errors import DataError, RecipeError
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
@@ -39,7 +39,7 @@ _FEWEST_IMAGES = 8
 _MEASURED_IMAGES = 512
 
 
-def images_of(split: Split) -> ImageSplit:
+def images_of(split: Split | StreamSplit) -> ImageSplit:
     """A split as one of images, which BatchNorm statistics and what is kept of static parts are of.
 
     Args:

@@ -1,5 +1,6 @@
 """Whole runs on text, of networks of a few hundred weights: a language model and an encoder."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from tests.tiny_text import save, sentences, word_tokenizer
 from transformers import AutoTokenizer
 
 from neumeta_hf import NeuMetaModel, cli
-from neumeta_hf.errors import DataError, NeuMetaError, RecipeError, TargetError
+from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, TargetError
 from neumeta_hf.training import recipe_from_dict, train
+from neumeta_hf.training.state import read_manifest
 
 LOOP = {"epochs": 2, "batch_size": 8, "optimizer": {"learning_rate": 0.01}, "schedule": {"name": "constant"}}
 FAMILY = {"hypernetwork": {"type": "grid"}, "generated": ["widen", "head.weight"], "coordinate_noise": 0.0}
@@ -199,3 +201,71 @@ def test_an_encoder_has_no_loss_of_its_own(tmp_path, changed, message):
     with pytest.raises(NeuMetaError, match=message):
         train(encoder(tmp_path, **changed))
     assert not Path("run").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+
+STREAM = {"streaming": True, "tokenizer": None, "shuffle_blocks": 9, "kept_blocks": 20}
+
+
+def streamed(texts, words, **changed):
+    loop = {"epochs": 3, "max_steps": 9, "ema_decay": 0.9}
+    target = {"config": {}, "checkpoint": words}
+    train = {**loop, **changed.pop("train", {})}
+    return language(texts, target=target, pretrain=None, data=STREAM, train=train, **changed)
+
+
+def test_a_stream_trains_and_an_interrupted_one_ends_as_if_it_had_not_been(texts, words):
+    train(streamed(texts, words, output_dir="whole"))
+    assert len(validation_losses("whole")) == 3
+    for stop in (2, 3, 2):  # inside of a part, at its end, and again
+        reset_accelerate()
+        resume = Path("run").exists()
+        assert train(streamed(texts, words, train={"stop_after_steps": stop}), resume=resume) is None
+    reset_accelerate()
+    train(streamed(texts, words), resume=True)
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    assert Path("run/last/model.safetensors").read_bytes() == Path("whole/last/model.safetensors").read_bytes()
+
+
+def test_batches_of_a_step_are_accumulated_from_a_stream_too(texts, words):
+    changed = {"gradient_accumulation_steps": 2, "batch_size": 4}
+    train(streamed(texts, words, output_dir="whole", train=changed))
+    reset_accelerate()
+    assert train(streamed(texts, words, train={**changed, "stop_after_steps": 4})) is None
+    reset_accelerate()
+    train(streamed(texts, words, train=changed), resume=True)
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    manifest = json.loads(Path("run/state/manifest.json").read_text())
+    assert (manifest["progress"]["step"], manifest["progress"]["batch"]) == (9, 18)
+    assert len(manifest["streams"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"max_steps": None}, r"train\.max_steps=None: a stream has no end"),
+        ({"max_steps": 10}, r"train\.max_steps=10.*train\.epochs=3"),
+        ({"num_workers": 1}, r"train\.num_workers=1"),
+    ],
+)
+def test_a_stream_needs_a_length(texts, words, changed, message):
+    with pytest.raises(RecipeError, match=message):
+        train(streamed(texts, words, train=changed))
+    assert not Path("run").exists()
+
+
+def test_what_has_an_end_takes_no_other_length(texts):
+    with pytest.raises(RecipeError, match=r"train\.max_steps=9: that is the length of a stream"):
+        train(language(texts, train={"max_steps": 9}))
+
+
+def test_a_state_of_a_stream_is_looked_at_before_it_is_gone_on_with(texts, words):
+    assert train(streamed(texts, words, train={"stop_after_steps": 2})) is None
+    path = Path("run/state/manifest.json")
+    manifest = read_manifest(path.parent)
+    for streams in (None, [], [{**manifest.streams[0], "start": {}}]):
+        reset_accelerate()
+        path.write_bytes(dataclasses.replace(manifest, streams=streams).text())
+        with pytest.raises(CheckpointError, match="stream"):
+            train(streamed(texts, words), resume=True)
