@@ -12,16 +12,19 @@ from neumeta_hf._auto_classes import register_with_auto_classes
 if TYPE_CHECKING:
     from neumeta_hf.calibration import calibrate
     from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig
-    from neumeta_hf.data import DataConfig, load_image_data
+    from neumeta_hf.data import DataConfig, load_data, load_image_data
     from neumeta_hf.errors import NeuMetaError
     from neumeta_hf.evaluation import draw_networks, find_width, parse_widths, sweep
     from neumeta_hf.family_sizes import SizeWarning
     from neumeta_hf.hypernetworks import Hypernetwork, list_hypernetworks, register_hypernetwork
     from neumeta_hf.modeling_neumeta import NeuMetaModel
     from neumeta_hf.modeling_tasks import (
+        NeuMetaForCausalLM,
         NeuMetaForImageClassification,
         NeuMetaForImageGeneration,
+        NeuMetaForMaskedLM,
         NeuMetaForSemanticSegmentation,
+        NeuMetaForSentenceEmbedding,
     )
     from neumeta_hf.preparation import PreparationReport, prepare
     from neumeta_hf.targets import TargetFamily, find_target, list_targets, load_network, register_target
@@ -34,9 +37,12 @@ _HOMES = {
     "MorphConfig": "configuration_neumeta",
     "NeuMetaConfig": "configuration_neumeta",
     "NeuMetaError": "errors",
+    "NeuMetaForCausalLM": "modeling_tasks",
     "NeuMetaForImageClassification": "modeling_tasks",
     "NeuMetaForImageGeneration": "modeling_tasks",
+    "NeuMetaForMaskedLM": "modeling_tasks",
     "NeuMetaForSemanticSegmentation": "modeling_tasks",
+    "NeuMetaForSentenceEmbedding": "modeling_tasks",
     "NeuMetaModel": "modeling_neumeta",
     "PreparationReport": "preparation",
     "Recipe": "training",
@@ -49,6 +55,7 @@ _HOMES = {
     "find_width": "evaluation",
     "list_hypernetworks": "hypernetworks",
     "list_targets": "targets",
+    "load_data": "data",
     "load_image_data": "data",
     "load_network": "targets",
     "load_recipe": "training",
@@ -67,9 +74,12 @@ __all__ = [
     "MorphConfig",
     "NeuMetaConfig",
     "NeuMetaError",
+    "NeuMetaForCausalLM",
     "NeuMetaForImageClassification",
     "NeuMetaForImageGeneration",
+    "NeuMetaForMaskedLM",
     "NeuMetaForSemanticSegmentation",
+    "NeuMetaForSentenceEmbedding",
     "NeuMetaModel",
     "PreparationReport",
     "Recipe",
@@ -82,6 +92,7 @@ __all__ = [
     "find_width",
     "list_hypernetworks",
     "list_targets",
+    "load_data",
     "load_image_data",
     "load_network",
     "load_recipe",

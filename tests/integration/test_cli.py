@@ -615,7 +615,9 @@ def test_data_are_loaded_once(kept, monkeypatch):
     from neumeta_hf import data as room
 
     loaded = []
-    monkeypatch.setattr(room, "load_image_data", lambda config: loaded.append(config) or load_image_data(config))
+    for name in ("load_data", "load_image_data"):
+        load = getattr(room, name)
+        monkeypatch.setattr(room, name, lambda config, *args, load=load: loaded.append(config) or load(config, *args))
     options = ["--widths", "1.0", "--calibrate", "100", "--split", "validation"]
     assert cli.main(["-q", "evaluate", "kept", *options]) == 0
     assert len(loaded) == 1

@@ -18,7 +18,7 @@ from neumeta_hf.printable import printable
 
 if TYPE_CHECKING:
     from neumeta_hf.checkpoints import Checkpoint
-    from neumeta_hf.data import ImageData
+    from neumeta_hf.data import Data
     from neumeta_hf.modeling_neumeta import NeuMetaModel
     from neumeta_hf.tasks import Task
     from neumeta_hf.training import Recipe
@@ -156,7 +156,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _morph(arguments: argparse.Namespace) -> None:
     from neumeta_hf.evaluation import count_parameters, find_width
     from neumeta_hf.evaluation.budget import nearest_width
-    from neumeta_hf.hub import PROCESSOR, save_morph
+    from neumeta_hf.hub import PROCESSOR, TOKENIZER, save_morph
 
     width, depth = parse_width(arguments.width), parse_depth(arguments.depth)
     budget, cost = None, "macs"
@@ -184,8 +184,9 @@ def _morph(arguments: argparse.Namespace) -> None:
         calibration=_calibration(arguments, family),
     )
     save_morph(model.cpu(), model.morph_origin, output)
-    if not (output / PROCESSOR).is_file():
-        print(f"note: no image processor is written, {arguments.checkpoint} has none", file=sys.stderr)
+    if not any((output / name).is_file() for name in (PROCESSOR, TOKENIZER)):
+        kind = "tokenizer" if family.main_input_name == "input_ids" else "image processor"
+        print(f"note: no {kind} is written, {arguments.checkpoint} has none", file=sys.stderr)
     is_chosen = budget is not None or arguments.multiple_of != 1
     chosen = f"of width {width:g} " if is_chosen else ""
     print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
@@ -207,7 +208,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     from neumeta_hf.cli.arguments import EVALUATED_WIDTHS
-    from neumeta_hf.data import load_image_data
+    from neumeta_hf.data import load_data, make_preprocessor
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.evaluation.matching import match_data, name_data
     from neumeta_hf.hub import RunSource, read_training
@@ -228,7 +229,9 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     task = task_of(recipe)
     _check_task(arguments, family.target_family.task, task)
     reference = _reference(arguments, family, recipe, task)
-    data = match_data(family.config, load_image_data(name_data(family.config, recipe.data, task)), task)
+    config = name_data(family.config, recipe.data, task)
+    preprocessor = make_preprocessor(config, task, arguments.checkpoint, prefer_source=True)
+    data = match_data(family.config, load_data(config, task, preprocessor), task)
     split = data.test if arguments.split == "test" else data.validation
     sampling: dict[str, Any] = {
         "num_samples": arguments.num_samples,
@@ -255,7 +258,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
 
 
 def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
-    from neumeta_hf.data import load_image_data
+    from neumeta_hf.data import load_data, make_preprocessor
     from neumeta_hf.evaluation import measure_network
     from neumeta_hf.evaluation.matching import match_data, name_data
     from neumeta_hf.targets import config_of, find_target, load_network
@@ -278,7 +281,8 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
     config, task = config_of(network), task_of(recipe)
     _check_task(arguments, find_target(config).task, task)
     recipe.data = take_preprocessing(recipe, name, config, what=name)
-    data = load_image_data(name_data(config, recipe.data, task))
+    recipe.data = name_data(config, recipe.data, task)
+    data = load_data(recipe.data, task, make_preprocessor(recipe.data, task, name, prefer_source=True))
     data = match_data(config, data, task, them="the network")
     result = measure_network(
         network,
@@ -460,7 +464,7 @@ def _find_recipe(checkpoint: str) -> Path | None:
     return path
 
 
-def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "ImageData | None" = None) -> Any:
+def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "Data | None" = None) -> Any:
     """The images that --calibrate asks for, of the data where they are loaded already."""
     if not arguments.calibrate:
         return None
@@ -470,9 +474,10 @@ def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "I
         raise DataError("--calibrate: this family generates no BatchNorm, so there is nothing to calibrate. Drop it.")
     from neumeta_hf.data import load_image_data
     from neumeta_hf.training import calibration_batches
+    from neumeta_hf.training.statistics import images_of
 
     data = data or load_image_data(_recipe_of(arguments).data)
-    return calibration_batches(data.train, arguments.calibrate)
+    return calibration_batches(images_of(data.train), arguments.calibrate)
 
 
 def _new_folder(name: str) -> Path:

@@ -23,12 +23,14 @@ class Preprocessing:
 
 @dataclasses.dataclass(kw_only=True)
 class DataConfig:
-    """A data set of images, with a class each, with a mask each, or alone.
+    """A data set of images, with a class each, with a mask each, or alone; or one of text.
+
+    The task decides which of the two it is. Keys of the other kind must then be left out.
 
     Attributes:
-        dataset: "digits" (scikit-learn's 8x8 digits, embedded), a Hub id, or a local folder that
-            `datasets.load_dataset` reads. The digits have no columns and splits to name; a fixed fifth of them is the
-            test split.
+        dataset: "digits" (scikit-learn's 8x8 digits, embedded), a Hub id, a local folder that `datasets.load_dataset`
+            reads, or a file of text (parquet, JSON, CSV or plain). The digits have no columns and splits to name; a
+            fixed fifth of them is the test split. Of plain text files each is one document.
         subset: Name of the data set's configuration, where it has several.
         labels: What goes along with an image: "class" (one number), "mask" (the index of a class for each pixel), or
             "none".
@@ -74,6 +76,16 @@ class DataConfig:
         in_memory: Decode once and keep all images; off for data sets larger than memory.
         max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
             decoded, since a small file can hold more than memory does.
+        text_column: Column of the texts, a document a row. None: "text", or the only one of strings.
+        text_columns: Of pairs of sentences, the two columns, such as [sentence1, sentence2].
+        score_column: Of pairs of sentences, how alike the two are; larger is more alike.
+        block_size: Tokens of a block that documents are packed into; of pairs, the most tokens of a sentence.
+        tokenizer: A folder or Hub id of a tokenizer, or "characters": one token for each character of the training
+            split. None: the tokenizer that lies beside the target's checkpoint.
+        streaming: Read documents as they come, instead of all of them first: for text that fits no memory. A loop then
+            takes `max_steps`. Splits are named whole: none is cut, or a slice.
+        shuffle_blocks: Of a stream, how many blocks are read ahead and mixed.
+        kept_blocks: Of a stream, how many blocks of the validation and of the test split are kept, the first ones.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -101,6 +113,14 @@ class DataConfig:
     augmentation: Augmentation = "none"
     in_memory: bool = True
     max_image_pixels: int = 100_000_000
+    text_column: str | None = None
+    text_columns: list[str] | None = None
+    score_column: str | None = None
+    block_size: int = 128
+    tokenizer: str | None = None
+    streaming: bool = False
+    shuffle_blocks: int = 1024
+    kept_blocks: int = 512
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from neumeta_hf.data.base import Data
 from neumeta_hf.data.columns import find_columns, no_classes
 from neumeta_hf.data.config import Augmentation, DataConfig, Labels, Preprocessing
 from neumeta_hf.data.counts import warn_of_missing_classes
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, class_names, count_classes, mask_values, refuse_lossy
-from neumeta_hf.data.partition import cut_test_rows, load_splits
+from neumeta_hf.data.partition import check_fractions, cut_splits, load_splits
 from neumeta_hf.data.splits import (
     ArraySource,
     DecodingSource,
@@ -33,8 +34,8 @@ from neumeta_hf.progress import progress_bar
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
-    """A data set, split.
+class ImageData(Data):
+    """A data set of images, split.
 
     Attributes:
         train: What the network learns from.
@@ -66,24 +67,22 @@ def load_image_data(config: DataConfig) -> ImageData:
     """
     _check(config)
     loaded = _load_digits(config) if config.dataset == "digits" else _load_from_datasets(config)
-    train, validation, test = loaded.train, loaded.validation, loaded.test
-    rows = np.arange(len(train))
-    if test is None:
-        classes = train.labels(rows.tolist()) if config.labels == "class" else None
-        test_rows = cut_test_rows(len(train), None if classes is None else classes.numpy(), config.test_fraction or 0)
-        test, rows = train, np.setdiff1d(rows, test_rows)
-    else:
-        test_rows = np.arange(len(test))
-    if validation is None:
-        order = rows[np.random.default_rng(config.data_seed).permutation(len(rows))]
-        num_validation = round(len(rows) * config.validation_fraction)
-        validation, validation_rows, rows = train, np.sort(order[:num_validation]), np.sort(order[num_validation:])
-    else:
-        validation_rows = np.arange(len(validation))
+    sources = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
+    sources = {role: source for role, source in sources.items() if source is not None}
+    classes = None
+    if loaded.test is None and config.labels == "class":
+        classes = loaded.train.labels(range(len(loaded.train)))
+    num_rows = {role: len(source) for role, source in sources.items()}
+    cut = cut_splits(num_rows, config, None if classes is None else classes.numpy())
+
+    def split(role: str, *, augmented: bool = False) -> ImageSplit:
+        source, rows = cut[role]
+        return ImageSplit(sources[source], rows, config, augmented=augmented, name=role)
+
     data = ImageData(
-        train=ImageSplit(train, rows, config, augmented=config.augmentation != "none", name="train"),
-        validation=ImageSplit(validation, validation_rows, config, augmented=False, name="validation"),
-        test=ImageSplit(test, test_rows, config, augmented=False, name="test"),
+        train=split("train", augmented=config.augmentation != "none"),
+        validation=split("validation"),
+        test=split("test"),
         label_names=loaded.label_names,
     )
     if config.labels == "class":
@@ -103,8 +102,7 @@ class _Loaded:
 
 def _check(config: DataConfig) -> None:
     _check_preprocessing(config.preprocessing)
-    if not 0 <= config.validation_fraction < 1:
-        raise DataError(f"data.validation_fraction={config.validation_fraction}: give a fraction in [0, 1).")
+    check_fractions(config)
     if config.augmentation not in (known := get_args(Augmentation)):
         raise DataError(f"data.augmentation={config.augmentation!r}: give one of {', '.join(known)}.")
     _check_labels(config)
@@ -115,14 +113,6 @@ def _check(config: DataConfig) -> None:
         )
     if config.max_image_pixels < 1:
         raise DataError(f"data.max_image_pixels={config.max_image_pixels}: give a number of pixels from 1 up.")
-    if config.test_fraction is not None:
-        if not 0 < config.test_fraction < 1:
-            raise DataError(f"data.test_fraction={config.test_fraction}: give a fraction between 0 and 1.")
-        if config.test_split is not None:
-            raise DataError(
-                f"data.test_fraction={config.test_fraction} cuts the test split from the training split, and "
-                f"data.test_split={config.test_split!r} names one: leave one out."
-            )
 
 
 def _check_preprocessing(wanted: Preprocessing) -> None:

@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 from transformers import (
     BitImageProcessorPil,
     CLIPImageProcessorPil,
@@ -23,9 +22,9 @@ from transformers import (
 )
 
 from neumeta_hf.errors import CheckpointError, HubError, TargetError, one_line
-from neumeta_hf.hub.client import download_file, explain_hub_errors
+from neumeta_hf.hub.client import find_beside
 from neumeta_hf.images import resampling
-from neumeta_hf.reading import find_file, read_json
+from neumeta_hf.reading import read_json
 from neumeta_hf.targets import GrayscaleImageProcessor
 from neumeta_hf.targets.image_processing import CONVNEXT_RESIZES_WHOLE_FROM
 
@@ -102,18 +101,8 @@ def stated_preprocessing(name: str, *, num_channels: int, model_type: str) -> di
 
 
 def _find(name: str, file: str) -> Path | None:
-    if Path(name).is_file() or name.endswith(".safetensors"):
-        return None
-    if Path(name).is_dir():
-        return find_file(name, file)
-
-    def download() -> Path | None:
-        # Offline, too, it is known where the Hub has said before that there is none.
-        known_missing = try_to_load_from_cache(name, file) is _CACHED_NO_EXIST
-        return None if known_missing else download_file(name, file)
-
     try:
-        return explain_hub_errors(f"reading {file} of {name}", download)
+        return find_beside(name, file)
     except HubError as error:
         raise HubError(f"{error} {WAY_OUT}", command=f"{error.command} {WAY_OUT}") from error
 

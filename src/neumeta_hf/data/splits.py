@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -229,6 +229,8 @@ class ImageSplit(Dataset):
         name: Of the split, for messages.
     """
 
+    evaluation_batch_size = 512
+
     def __init__(self, source: ImageSource, indices: np.ndarray, config: DataConfig, *, augmented: bool, name: str):
         self.source = source
         self.indices = indices
@@ -281,6 +283,30 @@ class ImageSplit(Dataset):
         other = copy.copy(self)
         other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_images])
         return other
+
+    def sample(self, num_rows: int) -> dict[str, Tensor]:
+        """Rows as training sees them in its first epoch, chosen at random but the same at every call.
+
+        Args:
+            num_rows: How many; all of them where there are fewer.
+
+        Returns:
+            A batch.
+        """
+        chosen = self.with_augmentation(True).subset(min(num_rows, len(self)), seed=0)
+        chosen.set_epoch(0)
+        return chosen.__getitems__(range(len(chosen)))
+
+    def shown(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The images of a batch as they look.
+
+        Args:
+            batch: As from `__getitems__`, on any device.
+
+        Returns:
+            `[batch, channels, height, width]` in [0, 1], on the CPU.
+        """
+        return (batch["pixel_values"].cpu() * self._std + self._mean).clamp(0, 1)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         if not -len(self) <= index < len(self):

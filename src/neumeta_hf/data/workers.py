@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neumeta_hf.data.splits import ImageSplit, collate
+from neumeta_hf.data.base import Split
+from neumeta_hf.data.splits import collate
 
 
 def make_loader(
-    split: Dataset, *, num_workers: int, device: torch.device, keep_workers: bool = True, **options: Any
+    split: Dataset | Split, *, num_workers: int, device: torch.device, keep_workers: bool = True, **options: Any
 ) -> DataLoader:
     """Make a loader whose memory and processes suit a device and many passes.
 
     A pass takes nothing from the global random numbers: `begin_pass` does, whatever the workers.
 
     Args:
-        split: Images, or a split `WithSharedEpoch`.
+        split: Rows, or a split `WithSharedEpoch`.
         num_workers: Processes that load data.
         device: Where batches go; memory is pinned for CUDA.
         keep_workers: Whether the processes live as long as the loader does, instead of one pass.
@@ -33,8 +34,9 @@ def make_loader(
     Returns:
         The loader.
     """
+    dataset: Any = split
     return DataLoader(
-        split,
+        dataset,
         collate_fn=collate,
         num_workers=num_workers,
         worker_init_fn=functools.partial(leave_signals_to_parent, parent_exits=_parent_exits())
@@ -59,10 +61,10 @@ class WithSharedEpoch(Dataset):
     """A split whose epoch reaches workers that are alive already.
 
     Args:
-        split: The images; in each process its `set_epoch` is called before the first batch of an epoch.
+        split: The rows; in each process its `set_epoch` is called before the first batch of an epoch.
     """
 
-    def __init__(self, split: ImageSplit):
+    def __init__(self, split: Split):
         self.split = split
         self._epoch = torch.tensor(-1).share_memory_()
         self._known = -1

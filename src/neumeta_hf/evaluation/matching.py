@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig
 
-from neumeta_hf.data import DataConfig, ImageData
+from neumeta_hf.data import Data, DataConfig, ImageData
 from neumeta_hf.data.classes import compare_names, in_order, name_masks, stated_names
 from neumeta_hf.errors import DataError, TargetError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
@@ -36,7 +36,7 @@ def name_data(config: PreTrainedConfig, data: DataConfig, task: Task) -> DataCon
     return name_masks(data, names or [str(index) for index in range(_num_labels(config))])
 
 
-def match_data(config: PreTrainedConfig, data: ImageData, task: Task, *, them: str = "the family") -> ImageData:
+def match_data(config: PreTrainedConfig, data: Data, task: Task, *, them: str = "the family") -> Data:
     """Number the labels of a data set as a family or network numbers its classes.
 
     Classes are matched by name; by position where it names none. Classes that the data lacks are said in a warning.
@@ -55,6 +55,7 @@ def match_data(config: PreTrainedConfig, data: ImageData, task: Task, *, them: s
     """
     if not task.has_classes:
         return data
+    assert isinstance(data, ImageData)
     num_labels = _num_labels(config)
     names = stated_names(config, masks=data.train.config.labels == "mask")
     if names is None:

@@ -14,16 +14,16 @@ from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
 
 if TYPE_CHECKING:
-    from neumeta_hf.data import ImageSplit
+    from neumeta_hf.data import Split
 
 
 def evaluate_network(
     network: nn.Module,
-    split: "ImageSplit",
+    split: "Split",
     *,
     task: Task | None = None,
     family: TargetFamily | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     device: torch.device | str | None = None,
     num_workers: int = 0,
     loader: DataLoader | None = None,
@@ -33,10 +33,10 @@ def evaluate_network(
 
     Args:
         network: Of the family, or any module with its forward pass; moved to `device`.
-        split: The images.
+        split: What it is measured on.
         task: What it is measured by. None: its family's, with default options.
         family: Runs the network. None: the one that has such networks.
-        batch_size: Images per forward pass.
+        batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
         loader: Of the split, by `make_loader`, for many passes with the same processes; it then has its own batch size
@@ -53,6 +53,8 @@ def evaluate_network(
     """
     from neumeta_hf.data.workers import begin_pass, make_loader
 
+    if batch_size is None:
+        batch_size = getattr(split, "evaluation_batch_size", 512)
     for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
         if not kind.holds(value):
             raise DataError(f"{name}={value!r}: it must be {kind.rule}.")

@@ -1,11 +1,10 @@
-"""What a family's networks make of the same few images."""
+"""What a family's networks make of the same few images or texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from neumeta_hf.batches import move_batch
@@ -19,12 +18,12 @@ from neumeta_hf.tasks import Task, build_task
 from neumeta_hf.widths import format_width
 
 if TYPE_CHECKING:
-    from neumeta_hf.data import ImageSplit
+    from neumeta_hf.data import Split
 
 
 def draw_networks(
     model: NeuMetaModel,
-    split: "ImageSplit",
+    split: "Split",
     widths: Sequence[float | Mapping[str, float]],
     path: str | Path,
     *,
@@ -36,11 +35,11 @@ def draw_networks(
     seed: int = 0,
     calibration: Iterable[Any] | None = None,
 ) -> None:
-    """Draw predictions, segmentations or reconstructions at several widths, side by side.
+    """Draw predictions, segmentations, reconstructions or texts at several widths, side by side.
 
     Args:
         model: The family.
-        split: Where the images come from, evenly spaced.
+        split: Where the images or texts come from, evenly spaced.
         widths: Ratios, or ratios per width group.
         path: The PNG; replaced only when the new one is complete.
         reference: The network that the family was made from, which gets the first column; moved to the family's device.
@@ -58,15 +57,12 @@ def draw_networks(
         DataError: The split is empty, `num_images` is no such number, or a class has no name.
     """
     if len(split) == 0:
-        raise DataError(f"the {split.name} split is empty: there is no image to draw.")
+        raise DataError(f"the {split.name} split is empty: there is nothing to draw.")
     if not whole_number(1).holds(num_images):
         raise DataError(f"num_images={num_images!r}: give a whole number from 1 up.")
     task = task or build_task(model.target_family.task)
     chosen = np.unique(np.linspace(0, len(split) - 1, num_images).round().astype(int))
     batch = move_batch(split.__getitems__(chosen.tolist()), model.device)
-    seen = split.config.preprocessing
-    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (seen.mean, seen.std))
-    images = (batch["pixel_values"].cpu() * std + mean).clamp(0, 1)
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
     networks: dict[str, Any] = {}
     if reference is not None:
@@ -78,6 +74,6 @@ def draw_networks(
     if label_names is None:
         names: Any = model.config.id2label
         label_names = [names[label] for label in sorted(names)]
-    figure = task.draw(model.target_family, networks, batch, images, label_names)
+    figure = task.draw(model.target_family, networks, batch, split.shown(batch), label_names)
     with write_beside(path) as beside:
         figure.savefig(beside, dpi=150, format="png")

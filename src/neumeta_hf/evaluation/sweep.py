@@ -32,7 +32,7 @@ from neumeta_hf.widths import format_width
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from neumeta_hf.data import ImageSplit
+    from neumeta_hf.data import Split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
 
 def sweep(
     model: NeuMetaModel,
-    split: "ImageSplit",
+    split: "Split",
     widths: Sequence[float | Mapping[str, float]],
     *,
     task: Task | None = None,
@@ -186,7 +186,7 @@ def sweep(
     num_samples: int = 1,
     seed: int = 0,
     calibration: Iterable[Any] | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     num_workers: int = 0,
     progress: bool = True,
     facts: Mapping[str, Any] | None = None,
@@ -195,14 +195,14 @@ def sweep(
 
     Args:
         model: The family.
-        split: Images to measure on.
+        split: What is measured on.
         widths: Ratios, or ratios per width group.
         task: What networks are measured by. None: the family's, with default options.
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
         seed: Of that noise.
         calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
-        batch_size: Images per forward pass.
+        batch_size: Rows per forward pass. None: as `evaluate_network` has it.
         num_workers: Processes that load data.
         progress: Whether to show a progress bar.
         facts: Kept with the result, beside the environment's.
@@ -267,10 +267,10 @@ def sweep(
 
 def measure_network(
     network: nn.Module,
-    split: "ImageSplit",
+    split: "Split",
     *,
     task: Task | None = None,
-    batch_size: int = 512,
+    batch_size: int | None = None,
     num_workers: int = 0,
     progress: bool = True,
     facts: Mapping[str, Any] | None = None,
@@ -279,9 +279,9 @@ def measure_network(
 
     Args:
         network: Of a registered target family.
-        split: Images to measure on.
+        split: What is measured on.
         task: What it is measured by. None: its family's, with default options.
-        batch_size: Images per forward pass.
+        batch_size: Rows per forward pass. None: as `evaluate_network` has it.
         num_workers: Processes that load data.
         progress: Whether to show a progress bar.
         facts: Kept with the result, beside the environment's.
@@ -305,7 +305,7 @@ def measure_network(
 
 
 def _measure(
-    network: nn.Module, split: "ImageSplit", task: Task, family: TargetFamily, example: Batch, **options: Any
+    network: nn.Module, split: "Split", task: Task, family: TargetFamily, example: Batch, **options: Any
 ) -> SweepRow:
     scores = evaluate_network(network, split, task=task, family=family, **options)
     return SweepRow(

@@ -19,6 +19,9 @@ PIPELINE_TAGS = {
     "image-classification": "image-classification",
     "semantic-segmentation": "image-segmentation",
     "image-generation": "unconditional-image-generation",
+    "causal-lm": "text-generation",
+    "masked-lm": "fill-mask",
+    "sentence-embedding": "sentence-similarity",
 }
 """Task, as target families name it, to the Hub's name; others have none."""
 CITATION = """\

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     BadRequestError,
     EntryNotFoundError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from neumeta_hf.errors import HubError, NeuMetaError, one_line
+from neumeta_hf.reading import find_file
 
 _Result = TypeVar("_Result")
 
@@ -48,6 +49,33 @@ def download_file(repo_id: str, name: str, **options: Any) -> Path | None:
         raise error.__cause__ from None
     except EntryNotFoundError:
         return None
+
+
+def find_beside(name: str, file: str) -> Path | None:
+    """Find a file that lies beside the weights of a network.
+
+    Args:
+        name: A folder or Hub id, or a file of weights, which has nothing beside it.
+        file: Its name.
+
+    Returns:
+        Where it lies, or None where there is none.
+
+    Raises:
+        HubError: Whether there is such a file cannot be told.
+        CheckpointError: It is a link out of the folder, or no regular file.
+    """
+    if Path(name).is_file() or name.endswith(".safetensors"):
+        return None
+    if Path(name).is_dir():
+        return find_file(name, file)
+
+    def download() -> Path | None:
+        # Offline, too, it is known where the Hub has said before that there is none.
+        known_missing = try_to_load_from_cache(name, file) is _CACHED_NO_EXIST
+        return None if known_missing else download_file(name, file)
+
+    return explain_hub_errors(f"reading {file} of {name}", download)
 
 
 def explain_hub_errors(doing: str, call: Callable[[], _Result]) -> _Result:

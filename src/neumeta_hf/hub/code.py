@@ -16,6 +16,8 @@ AUTO_MAP = {
 
 TASK_CLASSES = {
     "image-classification": {"AutoModelForImageClassification": "modeling_tasks.NeuMetaForImageClassification"},
+    "causal-lm": {"AutoModelForCausalLM": "modeling_tasks.NeuMetaForCausalLM"},
+    "masked-lm": {"AutoModelForMaskedLM": "modeling_tasks.NeuMetaForMaskedLM"},
     "semantic-segmentation": {"AutoModelForSemanticSegmentation": "modeling_tasks.NeuMetaForSemanticSegmentation"},
 }
 """What it says besides, by task: an Auto class that a family is not for must not load it."""

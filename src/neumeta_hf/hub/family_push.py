@@ -58,7 +58,7 @@ class FamilyPush:
             tags: More tags for the card.
             license: Of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there says, or
                 "unknown".
-            image_processor: Instead of the run's.
+            image_processor: Instead of the run's image processor or tokenizer.
             run: Folder of the run, whose image processor, recipe, training facts and sweep go along, from now on. None:
                 the folder or the commit that the family was loaded from; one that was never loaded has the files that
                 it was first pushed with.

@@ -17,7 +17,12 @@ from neumeta_hf.hub.card import (
 from neumeta_hf.hub.escaping import block, code, literal, plain, words
 from neumeta_hf.scores import score_of
 
-_PIPELINE_VERBS = {"image-classification": "classify", "semantic-segmentation": "segment"}
+_PIPELINE_VERBS = {
+    "image-classification": "classify",
+    "semantic-segmentation": "segment",
+    "causal-lm": "write",
+    "masked-lm": "fill",
+}
 """Task to what its pipeline of transformers does; networks of other tasks are loaded by their class."""
 _STOCK = ("transformers", "diffusers")
 _OURS = ("neumeta_hf", "transformers_modules")

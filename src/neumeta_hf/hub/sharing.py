@@ -1,4 +1,4 @@
-"""What goes up with a family or a morph: weights, image processor, what the run left behind, and the card."""
+"""What goes up with a family or a morph: weights, preprocessor, what the run left behind, and the card."""
 
 import csv
 import dataclasses
@@ -15,13 +15,14 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest
+from neumeta_hf.checkpoints import save_network, weights_digest
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
 from neumeta_hf.hub.code import AUTO_MAP, TASK_CLASSES, remote_code
 from neumeta_hf.hub.family_card import FamilyFacts, family_card
 from neumeta_hf.hub.morph_card import MorphFacts, morph_card
+from neumeta_hf.hub.preprocessors import read_preprocessor, write_preprocessor
 from neumeta_hf.hub.push import PushPlan, plan_push, push_folder
 from neumeta_hf.hub.run_files import (
     FACTS,
@@ -31,7 +32,6 @@ from neumeta_hf.hub.run_files import (
     TABLE,
     TRAINING,
     RunSource,
-    read_processor,
     read_recipe,
     read_sweep,
     read_table,
@@ -47,7 +47,7 @@ class MorphOrigin:
 
     Attributes:
         source: Hub id or folder of the family; empty for one that was never saved.
-        run: Where the family's image processor and its measured scores lie; None: nowhere.
+        run: Where the family's image processor or tokenizer and its measured scores lie; None: nowhere.
         family: Name of the target family.
         task: What its networks do.
         widths: Width group to ratio.
@@ -95,11 +95,11 @@ def push_family(
         model: The family.
         facts: What the model itself says of the card; what the run left behind is added here.
         repo_id: `organisation/name`.
-        run: Where image processor, recipe, training facts and sweep come from; None: there are none.
+        run: Where image processor or tokenizer, recipe, training facts and sweep come from; None: there are none.
         max_shard_size: Of a weights file.
         license: Of the weights, a Hub identifier.
         tags: More tags for the card.
-        image_processor: Instead of the run's.
+        image_processor: Instead of the run's image processor or tokenizer.
         with_code: Add this package's modeling code, for people who have not installed it.
         dry_run: Upload nothing.
         **options: Of `push_folder`.
@@ -148,7 +148,7 @@ def push_morph(
         max_shard_size: Of a weights file.
         license: Of the weights, a Hub identifier.
         tags: More tags for the card.
-        image_processor: Instead of the family's.
+        image_processor: Instead of the family's image processor or tokenizer.
         dry_run: Upload nothing.
         **options: Of `push_folder`.
 
@@ -160,17 +160,18 @@ def push_morph(
         CardError: As `push_folder`.
         CheckpointError: The family's sweep is damaged.
     """
-    found = {}
+    preprocessor, sweep = {}, None
     if origin.run is not None:
-        found = {name: origin.run.find(name, token=options.get("token")) for name in (PROCESSOR, SWEEP)}
+        find = functools.partial(origin.run.find, token=options.get("token"))
+        preprocessor, sweep = read_preprocessor(find), read_sweep(find(SWEEP))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if image_processor is not None:
             image_processor.save_pretrained(folder)
-        elif (processor := read_processor(found.get(PROCESSOR))) is not None:
-            _write_json(processor, folder / PROCESSOR, indent=2)
-        facts = _morph_facts(model, origin, read_sweep(found.get(SWEEP)))
+        else:
+            write_preprocessor(preprocessor, folder)
+        facts = _morph_facts(model, origin, sweep)
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         if dry_run:
             return plan_push(folder, repo_id, make_card=make_card)
@@ -178,7 +179,7 @@ def push_morph(
 
 
 def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
-    """Write a morph into a folder as `push_morph` uploads it: weights, the family's image processor, and the card.
+    """Write a morph into a folder as `push_morph` uploads it: weights, the family's preprocessor, and the card.
 
     A checksum of the weights goes with it, which loading it with this package compares.
 
@@ -193,10 +194,10 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    folder, processor, sweep = Path(folder), None, None
+    folder, preprocessor, sweep = Path(folder), {}, None
     if origin.run is not None:
         try:
-            processor = read_processor(origin.run.find(PROCESSOR))
+            preprocessor = read_preprocessor(origin.run.find)
             sweep = read_sweep(origin.run.find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
@@ -204,8 +205,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with write_folder_beside(folder) as beside:
         save_network(model, beside)
-        if processor is not None:
-            _write_json(processor, beside / PROCESSOR, indent=2)
+        write_preprocessor(preprocessor, beside)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
 
 
@@ -257,12 +257,15 @@ def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[
 
     What was read and checked is what is written, without the folders of the machine that it was first written on.
     """
-    found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
-    processor, table = read_processor(found[PROCESSOR]), read_table(found[TABLE])
+    find = functools.partial(run.find, token=token)
+    preprocessor = read_preprocessor(find)
+    found = {name: find(name) for name in FACTS}
+    table = read_table(found[TABLE])
     recipe, training, sweep = read_recipe(found[RECIPE]), read_training(found[TRAINING]), read_sweep(found[SWEEP])
-    for name, values, indent in ((PROCESSOR, processor, 2), (TRAINING, training, 1), (SWEEP, sweep, 1)):
+    write_preprocessor(preprocessor, folder)
+    for name, values in ((TRAINING, training), (SWEEP, sweep)):
         if values is not None:
-            _write_json(values, folder / name, indent=indent)
+            _write_json(values, folder / name)
     if table is not None:
         with (folder / TABLE).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(table)
@@ -274,10 +277,9 @@ def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[
     return {"recipe": recipe, "training": training, "sweep": sweep}
 
 
-def _write_json(values: Mapping[str, Any], path: Path, *, indent: int) -> None:
+def _write_json(values: Mapping[str, Any], path: Path) -> None:
     """Write values as those who made the file do, so that what needed no change is the same to the byte."""
-    text = json.dumps(values, indent=indent, sort_keys=path.name == PROCESSOR, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _add_code(folder: Path, task: str) -> None:

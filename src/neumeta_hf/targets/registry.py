@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf.axes import Axis, Constraint, Depth, Size
@@ -97,6 +97,28 @@ class TargetFamily(abc.ABC):
                 "id2label": dict(enumerate(label_names)),
                 "label2id": {name: index for index, name in enumerate(label_names)},
             }
+        return AutoConfig.for_model(model_type, **{**from_data, **fields})
+
+    def make_text_config(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+        """A config for the tokens of a data set.
+
+        Args:
+            fields: Of the family's first config class; they win over what the tokenizer says.
+            tokenizer: Says how many tokens there are, and which are special.
+
+        Returns:
+            The config.
+
+        Raises:
+            TargetError: There is no such field.
+        """
+        model_type = self.model_types[0]
+        defaults: Any = AutoConfig.for_model(model_type)
+        known = {field.name for field in dataclasses.fields(defaults)}
+        if unknown := sorted(set(fields) - known):
+            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        from_data = {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in names}  # pyright: ignore
         return AutoConfig.for_model(model_type, **{**from_data, **fields})
 
     def build(self, config: PreTrainedConfig) -> nn.Module:

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -41,18 +41,23 @@ class Task(abc.ABC):
 
     Attributes:
         name: What target families and results call it.
-        labels: Which kinds of labels its batches may have: "class", "mask" or "none", the first being the usual.
+        modality: What its networks read, which decides how data is loaded: "image" or "text".
+        labels: Which kinds of labels its batches may have, the first being the usual: of images "class", "mask" or
+            "none"; of text "next_token", "masked_token" or "similarity".
+        has_loss: Whether there is a loss beside the distance from a teacher.
         scores: What networks are compared by; the first selects, and is what is drawn against size.
     """
 
     name: ClassVar[str]
+    modality: ClassVar[Literal["image", "text"]] = "image"
     labels: ClassVar[tuple[str, ...]]
+    has_loss: ClassVar[bool] = True
     scores: ClassVar[tuple[Score, ...]]
 
     @property
     def has_classes(self) -> bool:
-        """Whether its networks tell classes apart."""
-        return "none" not in self.labels
+        """Whether its networks tell classes of the data apart."""
+        return self.modality == "image" and "none" not in self.labels
 
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -66,12 +71,24 @@ class Task(abc.ABC):
             A scalar.
         """
 
+    def predictions(self, outputs: Any, batch: Mapping[str, Tensor]) -> Any:
+        """What of outputs a network is compared with its teacher by; as they are, unless a task needs the batch for it.
+
+        Args:
+            outputs: As from the family's `forward`.
+            batch: What they were computed from.
+
+        Returns:
+            What `distillation` takes.
+        """
+        return outputs
+
     @abc.abstractmethod
     def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
         """How far a network is from its teacher, on one batch.
 
         Args:
-            outputs: As from the family's `forward`.
+            outputs: As from `predictions`.
             teacher_outputs: The teacher's, for the same batch.
             temperature: Of distributions over classes, where there are any.
 
@@ -98,7 +115,7 @@ class Task(abc.ABC):
         family: TargetFamily,
         networks: Mapping[str, nn.Module],
         batch: Mapping[str, Tensor],
-        images: Tensor,
+        images: Any,
         label_names: Sequence[str],
     ) -> "Figure":
         """What networks of several sizes make of a few images, side by side.
@@ -106,8 +123,8 @@ class Task(abc.ABC):
         Args:
             family: The networks' family.
             networks: Heading to network, in evaluation mode.
-            batch: A few images and their labels, where there are any.
-            images: The same images as they look, `[batch, channels, height, width]` in [0, 1].
+            batch: A few rows and their labels, where there are any.
+            images: The same images as they look, `[batch, channels, height, width]` in [0, 1]; of text the tokenizer.
             label_names: Of the classes, in order.
 
         Returns:

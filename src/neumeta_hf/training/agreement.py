@@ -15,6 +15,7 @@ from neumeta_hf.data.preprocessor import MOST_PIXELS, stated_preprocessing
 from neumeta_hf.errors import RecipeError, TargetError
 from neumeta_hf.images import height_and_width
 from neumeta_hf.targets import config_of, find_target
+from neumeta_hf.tasks import build_task
 from neumeta_hf.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ def resolve_recipe(recipe: Recipe, checkpoint: nn.Module | None) -> Recipe:
         HubError: What lies beside the checkpoint cannot be read.
         DataError: The checkpoint names more classes than masks can hold.
     """
+    if not _reads_images(recipe):
+        return recipe
     if checkpoint is None:
         return dataclasses.replace(recipe, data=recipe.data.filled())
     name, config = str(recipe.target.checkpoint), config_of(checkpoint)
@@ -58,13 +61,15 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
         what: To call the network in errors.
 
     Returns:
-        What the recipe says of its data, with nothing of images left open.
+        What the recipe says of its data, with nothing of images left open; of text itself.
 
     Raises:
         RecipeError: Recipe and network disagree, or neither says how colours are normalised.
         TargetError: The network has images of other channels, or made in a way that a recipe has no words for.
         NeuMetaError: As `stated_preprocessing`.
     """
+    if not _reads_images(recipe):
+        return recipe.data
     data, shape = recipe.data, find_target(config).image_shape(config)
     if data.num_channels not in (None, shape[0]):
         size = shape[1:] if data.image_size is None else height_and_width(data.image_size)
@@ -85,6 +90,10 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
             raise RecipeError(f"{said}.")
         logger.warning("%s; until then it is %s", said, ", ".join(f"{key}={getattr(filled, key)}" for key in lacking))
     return filled
+
+
+def _reads_images(recipe: Recipe) -> bool:
+    return build_task(find_target(recipe.target.family).task).modality == "image"
 
 
 def other_images(shape: Sequence[int], wanted: Sequence[int], *, what: str = "target.checkpoint") -> TargetError:
@@ -174,6 +183,8 @@ def continue_recipe(recipe: Recipe, written: Recipe) -> Recipe:
     Returns:
         Another recipe.
     """
+    if not _reads_images(recipe):
+        return recipe
     then = written.data.filled()
     open_keys = [key for key in (*_PREPROCESSING, "label_names") if getattr(recipe.data, key) is None]
     data = dataclasses.replace(recipe.data, **{key: getattr(then, key) for key in open_keys})

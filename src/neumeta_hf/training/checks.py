@@ -10,7 +10,7 @@ import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import ImageData, check_classes
+from neumeta_hf.data import Data, ImageData, StreamSplit, check_classes
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import family_class
@@ -18,7 +18,7 @@ from neumeta_hf.reading import find_file
 from neumeta_hf.targets import find_target
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.agreement import continue_recipe
-from neumeta_hf.training.loop import check_batch_size
+from neumeta_hf.training.loop import check_length
 from neumeta_hf.training.objectives import check_losses
 from neumeta_hf.training.recipe import Recipe, load_recipe
 from neumeta_hf.training.run_folder import LOG, RECIPE, is_finished, leftovers
@@ -108,7 +108,7 @@ def _is_written_by_a_run(path: Path | None) -> bool:
         return False
 
 
-def check_data(recipe: Recipe, task: Task, data: ImageData) -> None:
+def check_data(recipe: Recipe, task: Task, data: Data) -> None:
     """Refuse data that nothing could be learned or selected from, before anything is trained.
 
     Args:
@@ -119,18 +119,18 @@ def check_data(recipe: Recipe, task: Task, data: ImageData) -> None:
     Raises:
         DataError: Naming the key of the recipe, and counts.
     """
-    num_images = len(data.train) + len(data.validation)
     if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
+        num_rows = 0 if isinstance(data.train, StreamSplit) else len(data.train)
         raise DataError(
-            f"data.validation_fraction={recipe.data.validation_fraction} of {num_images} training images is no image, "
+            f"data.validation_fraction={recipe.data.validation_fraction} of {num_rows} training rows is no row, "
             "and training keeps what is best on the validation split: give "
-            f"{max(0.1, 1 / max(num_images, 1)):.2g} or so, or name data.validation_split."
+            f"{max(0.1, 1 / max(num_rows, 1)):.2g} or so, or name data.validation_split."
         )
-    if task.has_classes:
+    if task.has_classes and isinstance(data, ImageData):
         check_classes(data.train, data.validation, data.label_names)
 
 
-def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedConfig, *, num_processes: int) -> None:
+def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, *, num_processes: int) -> None:
     """Refuse what could not be done after the reference, before hours are spent on it.
 
     Args:
@@ -143,12 +143,17 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
     Raises:
         NeuMetaError: Naming the key of the recipe.
     """
+    if recipe.pretrain is not None and not task.has_loss:
+        raise RecipeError(
+            f"pretrain: {task.name} has no loss that would train the reference. Leave it out, and name a trained "
+            "network with target.checkpoint."
+        )
     if recipe.pretrain is not None:
-        check_batch_size(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
+        check_length(data.train, recipe.pretrain, num_processes=num_processes, name="pretrain")
     if recipe.train is None:
         return
-    check_batch_size(data.train, recipe.train, num_processes=num_processes, name="train")
-    check_losses(recipe.losses)
+    check_length(data.train, recipe.train, num_processes=num_processes, name="train")
+    check_losses(recipe.losses, task)
     model = meta_family(recipe, task, config)
     make_sampler(recipe, model)
     stored = statistics_widths(recipe, model)
@@ -167,6 +172,11 @@ def check_run(recipe: Recipe, task: Task, data: ImageData, config: PreTrainedCon
             model.size_at(depth=depth)
         except NeuMetaError as error:
             raise type(error)(f"sizes.depths: {error}", command=f"sizes.depths: {error.command}") from error
+    if recipe.static_cache.augmentations and task.modality != "image":
+        raise RecipeError(
+            f"static_cache.augmentations={recipe.static_cache.augmentations}: augmentations of images are kept, and "
+            f"{task.name} reads {task.modality}. Set it to 0."
+        )
     if len(training_depths(recipe)) > 1 and recipe.static_cache.augmentations:
         raise RecipeError(
             "static_cache.augmentations with sizes.depths: what lies before the generated part changes with the depth. "

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neumeta_hf.data import ImageSplit
+from neumeta_hf.data import Split, StreamSplit
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 
 _MOST_NAMED = 3
@@ -49,7 +49,7 @@ def check_start(module: nn.Module, name: str) -> None:
         )
 
 
-def find_rows(split: ImageSplit, batches: Sequence[Sequence[int]]) -> list[int]:
+def find_rows(split: Split | StreamSplit, batches: Sequence[Sequence[int]]) -> list[int]:
     """Find rows of a split whose images or labels are not finite.
 
     Args:
@@ -60,6 +60,8 @@ def find_rows(split: ImageSplit, batches: Sequence[Sequence[int]]) -> list[int]:
         Row numbers in its source, in the order that they were trained on.
     """
     rows: list[int] = []
+    if isinstance(split, StreamSplit):  # tokens are finite
+        return rows
     for positions in batches:
         bad = torch.zeros(len(positions), dtype=torch.bool)
         for tensor in split.__getitems__(positions).values():
@@ -73,7 +75,7 @@ def explain(
     *,
     name: str,
     module: nn.Module,
-    split: ImageSplit,
+    split: Split | StreamSplit,
     batches: Sequence[Sequence[int]],
     step: int,
     is_first: bool,

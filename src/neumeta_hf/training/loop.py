@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from neumeta_hf.batches import move_batch
-from neumeta_hf.data import ImageSplit
+from neumeta_hf.data import Split, StreamLoader, StreamSplit
 from neumeta_hf.data.workers import WithSharedEpoch, begin_pass, make_loader
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.files import write_folder_beside
@@ -44,21 +44,38 @@ _STEPS_BETWEEN_SIGNALS = 10
 """With several processes: how often they ask each other whether one of them was told to stop."""
 
 
-def check_batch_size(split: ImageSplit, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
-    """Refuse batches that no step could be filled with.
+def check_length(split: Split | StreamSplit, recipe: LoopRecipe, *, num_processes: int, name: str) -> None:
+    """Refuse batches that no step could be filled with, and loops whose length nothing says.
 
     Args:
-        split: Training images.
+        split: Of the training.
         recipe: The loop.
         num_processes: How many train.
         name: Of the loop, for the message.
 
     Raises:
-        DataError: There are fewer images than one step takes.
+        DataError: There are fewer rows than one step takes.
+        RecipeError: A stream has no number of steps, or something else has one.
     """
+    if isinstance(split, StreamSplit):
+        if recipe.max_steps is None or recipe.max_steps % recipe.epochs:
+            raise RecipeError(
+                f"{name}.max_steps={recipe.max_steps}: a stream has no end. Give a number of steps that "
+                f"{name}.epochs={recipe.epochs}, the number of evaluations, divides."
+            )
+        if recipe.num_workers:
+            raise RecipeError(
+                f"{name}.num_workers={recipe.num_workers}: a stream is read by the process itself. Set 0."
+            )
+        return
+    if recipe.max_steps is not None:
+        raise RecipeError(
+            f"{name}.max_steps={recipe.max_steps}: that is the length of a stream (data.streaming). Leave it out, and "
+            f"give {name}.epochs."
+        )
     if len(split) < recipe.batch_size * num_processes:
         raise DataError(
-            f"{name}: {len(split)} training images do not fill one batch of {recipe.batch_size} on {num_processes} "
+            f"{name}: {len(split)} training rows do not fill one batch of {recipe.batch_size} on {num_processes} "
             "process(es): lower batch_size."
         )
 
@@ -68,10 +85,10 @@ class TrainingLoop:
 
     Args:
         objective: A module whose `forward(**batch, step=...)` returns `{"loss": scalar, ...}`.
-        split: Training images.
+        split: Of the training.
         recipe: The loop.
         accelerator: Prepares, synchronises and saves.
-        seed: Of the order of the images.
+        seed: Of the order of the rows.
         state_dir: Where the state to resume from is kept.
         validate: Returns the validation score of the objective's module as it is (larger is better) and values to log.
         keep: Called as `keep(is_best)` after each validation, with the averaged weights in place: saves the module.
@@ -83,7 +100,7 @@ class TrainingLoop:
     def __init__(
         self,
         objective: nn.Module,
-        split: ImageSplit,
+        split: Split | StreamSplit,
         recipe: LoopRecipe,
         *,
         accelerator: Accelerator,
@@ -95,7 +112,7 @@ class TrainingLoop:
         signals: StopSignals | None = None,
         before_saving: Callable[[], None] | None = None,
     ):
-        check_batch_size(split, recipe, num_processes=accelerator.num_processes, name=name)
+        check_length(split, recipe, num_processes=accelerator.num_processes, name=name)
         self.recipe = recipe
         self.accelerator = accelerator
         self.state_dir = state_dir
@@ -108,22 +125,11 @@ class TrainingLoop:
         self.plain_objective = objective
         accelerator.free_memory()  # of an earlier loop on this accelerator, and its count of accumulated batches
         accelerator.gradient_accumulation_steps = recipe.gradient_accumulation_steps
-        # What a cached split computes between epochs is known only to workers that start after it.
-        kept = recipe.num_workers > 0 and not isinstance(split, CachedSplit)
-        self.epochs = WithSharedEpoch(split) if kept else split
-        loader = make_loader(
-            self.epochs,
-            num_workers=recipe.num_workers,
-            device=accelerator.device,
-            keep_workers=kept,
-            batch_size=recipe.batch_size,
-            sampler=SeedableRandomSampler(split, data_seed=seed),  # an order by epoch: no state to lose in a resume
-            drop_last=True,
-        )
+        self.loader, self.epochs = self._make_loader(seed)
         optimizer = build_optimizer(objective, recipe.optimizer)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        prepared: Any = accelerator.prepare(objective, optimizer, loader)
-        self.objective, self.optimizer, self.loader = prepared
+        prepared: Any = accelerator.prepare(objective, optimizer)
+        self.objective, self.optimizer = prepared
         # One step of the optimiser every so many batches, and one for what is left at the end of an epoch.
         self.steps_per_epoch = -(-len(self.loader) // recipe.gradient_accumulation_steps)
         # Not prepared: Accelerate would step it once per process, and its length is that of the run, not of the data.
@@ -140,6 +146,32 @@ class TrainingLoop:
         self.state = LoopState(
             module=objective, optimizer=self.optimizer.optimizer, schedule=self.schedule, average=self.average
         )
+
+    def _make_loader(self, seed: int) -> tuple[Any, Any]:
+        """What gives batches, and what is told of each epoch."""
+        recipe, accelerator, split = self.recipe, self.accelerator, self.split
+        if isinstance(split, StreamSplit):  # each process reads its own documents, so that nothing is to be prepared
+            steps_per_epoch = (recipe.max_steps or 0) // recipe.epochs
+            loader = split.loader(
+                batch_size=recipe.batch_size,
+                num_batches=steps_per_epoch * recipe.gradient_accumulation_steps,
+                rank=accelerator.process_index,
+                num_processes=accelerator.num_processes,
+            )
+            return loader, loader
+        # What a cached split computes between epochs is known only to workers that start after it.
+        kept = recipe.num_workers > 0 and not isinstance(split, CachedSplit)
+        epochs = WithSharedEpoch(split) if kept else split
+        loader = make_loader(
+            epochs,
+            num_workers=recipe.num_workers,
+            device=accelerator.device,
+            keep_workers=kept,
+            batch_size=recipe.batch_size,
+            sampler=SeedableRandomSampler(split, data_seed=seed),  # an order by epoch: no state to lose in a resume
+            drop_last=True,
+        )
+        return accelerator.prepare(loader), epochs
 
     def run(self, *, resume: bool = False) -> Progress:
         """Train to the end of the recipe.
@@ -190,8 +222,11 @@ class TrainingLoop:
         accelerator, recipe = self.accelerator, self.recipe
         self.epochs.set_epoch(epoch)
         self.loader.set_epoch(epoch)
-        loader: Any = accelerator.skip_first_batches(self.loader, skip) if skip else self.loader
-        if skip:
+        loader: Any = self.loader
+        if isinstance(loader, StreamLoader):
+            loader = loader.rest(skip)
+        elif skip:
+            loader = accelerator.skip_first_batches(loader, skip)
             loader.set_epoch(epoch)
         self.objective.train()
         losses, batch = {}, {}
@@ -201,7 +236,8 @@ class TrainingLoop:
         else:
             begin_pass()
         for batch in loader:
-            batch = move_batch(batch, memory_format=torch.channels_last)  # that of fast convolutions
+            # The layout is that of fast convolutions.
+            batch = move_batch(batch, accelerator.device, memory_format=torch.channels_last)
             with accelerator.accumulate(self.objective):
                 with suited_to(accelerator.device):
                     losses = self.objective(**batch, step=self.progress.batch)
@@ -279,7 +315,9 @@ class TrainingLoop:
             name=self.name,
             module=self.plain_objective,
             split=self.split,
-            batches=batches_between(self.loader, epoch, first, first + number - self.checked_batch),
+            batches=[]
+            if isinstance(self.loader, StreamLoader)
+            else batches_between(self.loader, epoch, first, first + number - self.checked_batch),
             step=self.progress.step + before_step,
             is_first=before_step,
             checked_step=self.checked_step,
@@ -342,11 +380,14 @@ class TrainingLoop:
     def save_state(self) -> None:
         """Write everything needed to resume, beside the old state, then put it in the old one's place."""
         states = gather_object([RandomState.of_now(self.accelerator.device)])
+        streams = None
+        if isinstance(self.loader, StreamLoader):
+            streams = gather_object([self.loader.state_dict()])
 
         def write() -> None:
             self.before_saving()
             with write_folder_beside(self.state_dir) as beside:
-                self.state.save(beside, self.progress, states)
+                self.state.save(beside, self.progress, states, streams)
 
         on_main(self.accelerator, write)
 
@@ -357,6 +398,7 @@ class TrainingLoop:
             self._check_progress(manifest)
             rank, device = accelerator.process_index, accelerator.device
             self.random = self.state.load(self.state_dir, manifest, rank=rank, device=device)
+            self._load_stream(manifest, rank)
         except CheckpointError as error:
             if not os.path.lexists(self.state_dir):
                 raise
@@ -368,6 +410,13 @@ class TrainingLoop:
         self.progress = manifest.progress
         # How many batches of a step Accelerate has seen: it starts anew with each epoch.
         accelerator.step = self.progress.batch % len(self.loader)
+
+    def _load_stream(self, manifest: Manifest, rank: int) -> None:
+        is_stream, streams = isinstance(self.loader, StreamLoader), manifest.streams
+        if is_stream != (streams is not None) or (streams is not None and len(streams) != len(manifest.random)):
+            raise CheckpointError(f"{self.state_dir} is {'not ' if is_stream else ''}of a stream, unlike the recipe.")
+        if streams is not None:
+            self.loader.load_state_dict(streams[rank])
 
     def _check_progress(self, manifest: Manifest) -> None:
         progress, num_processes = manifest.progress, self.accelerator.num_processes

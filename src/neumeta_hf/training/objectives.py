@@ -57,15 +57,21 @@ class ReferenceObjective(nn.Module):
         return {"loss": self.task.loss(outputs, batch)}
 
 
-def check_losses(losses: LossesRecipe) -> None:
-    """Refuse losses that leave nothing to train.
+def check_losses(losses: LossesRecipe, task: Task | None = None) -> None:
+    """Refuse losses that leave nothing to train, or that there are not.
 
     Args:
         losses: Weights of the losses.
+        task: What networks do. None: something that has a loss.
 
     Raises:
-        RecipeError: All that are computed below full size are 0.
+        RecipeError: All that are computed below full size are 0, or the task's own has a weight and there is none.
     """
+    if task is not None and not task.has_loss and (losses.task or not losses.distillation):
+        raise RecipeError(
+            f"losses.task={losses.task}, losses.distillation={losses.distillation}: {task.name} has no loss of its own "
+            "and learns from the reference alone. Set losses.task to 0, and give losses.distillation a weight."
+        )
     if not (losses.task or losses.distillation or losses.regularization):
         raise RecipeError(
             "losses.task, losses.distillation and losses.regularization are all 0: below full size nothing is left "
@@ -109,10 +115,10 @@ class NeuMetaObjective(nn.Module):
     ):
         super().__init__()
         self.boundary = boundary
-        check_losses(losses)
+        self.task = task or build_task(model.target_family.task)
+        check_losses(losses, self.task)
         self.model = model
         model.static.requires_grad_(train_static)
-        self.task = task or build_task(model.target_family.task)
         self.losses = losses
         self.sampler = sampler
         self.seed = seed
@@ -142,18 +148,17 @@ class NeuMetaObjective(nn.Module):
         static_outputs: StaticOutputs | KnownOutputs = StaticOutputs()
         if self.boundary is not None:
             static_outputs = self.boundary.known(batch, model.dtype)
-        teacher_outputs = None
+        expected = None
         if self.losses.distillation:
             with torch.no_grad(), contextlib.ExitStack() as stack:
                 if isinstance(static_outputs, KnownOutputs):
                     stack.enter_context(static_outputs.taken_by(self._teacher, model.static_modules))
-                teacher_outputs = model.target_family.forward(self._teacher, batch, seed=seed)
+                outputs = model.target_family.forward(self._teacher, batch, seed=seed)
+                expected = self.task.predictions(outputs, batch)
         parts: dict[str, list[Tensor]] = {}
         for index, (draw, depth) in enumerate(zip(draws, depths, strict=True)):
             noise_seed = _seed_of(self.seed, step, index, self.rank)
-            losses = self._losses_at(
-                draw, depth, batch, teacher_outputs, static_outputs, noise_seed=noise_seed, seed=seed
-            )
+            losses = self._losses_at(draw, depth, batch, expected, static_outputs, noise_seed=noise_seed, seed=seed)
             for name, value in losses.items():
                 parts.setdefault(name, []).append(value)
         means = {name: torch.stack(values).sum() / len(draws) for name, values in parts.items() if "/" not in name}
@@ -167,7 +172,7 @@ class NeuMetaObjective(nn.Module):
         draw: Draw,
         depth: float,
         batch: Mapping[str, Tensor],
-        teacher_outputs: Any,
+        expected: Any,
         static_outputs: StaticOutputs | KnownOutputs,
         *,
         noise_seed: int,
@@ -184,9 +189,9 @@ class NeuMetaObjective(nn.Module):
             parts["task"] = (task + torch.finfo(task.dtype).tiny).log()
         elif self.losses.task:
             parts["task"] = task
-        if teacher_outputs is not None:
-            temperature = self.losses.temperature
-            parts["distillation"] = self.task.distillation(outputs, teacher_outputs, temperature=temperature)
+        if expected is not None:
+            found, temperature = self.task.predictions(outputs, batch), self.losses.temperature
+            parts["distillation"] = self.task.distillation(found, expected, temperature=temperature)
         if self.losses.regularization:
             parts["regularization"] = regularization_loss(generated.values())
         if self.losses.reconstruction and size == model.space.full:

@@ -114,8 +114,9 @@ class LoopRecipe:
     """A training loop, of the reference or of the hypernetwork.
 
     Attributes:
-        epochs: Passes over the training split.
-        batch_size: Images per process and step.
+        epochs: Passes over the training split; of a stream, equal parts of `max_steps`, with an evaluation after each.
+        max_steps: Of a stream, which has no end: optimiser steps in all. None: the training split is no stream.
+        batch_size: Images, blocks of text or pairs of sentences per process and step.
         gradient_accumulation_steps: Batches per optimiser step.
         optimizer: The optimiser.
         schedule: The learning rate over the run.
@@ -133,6 +134,7 @@ class LoopRecipe:
 
     __pydantic_config__ = _FORBID
     epochs: Count = 10
+    max_steps: Count | None = None
     batch_size: Many = 128
     gradient_accumulation_steps: Many = 1
     optimizer: OptimizerRecipe = dataclasses.field(default_factory=OptimizerRecipe)

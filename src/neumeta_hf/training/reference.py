@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from accelerate.utils import set_seed
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from neumeta_hf.data import ImageData
+from neumeta_hf.data import Data, ImageData, check_keys
 from neumeta_hf.data.classes import compare_names, in_order, stated_names
 from neumeta_hf.errors import RecipeError, TargetError
 from neumeta_hf.images import height_and_width
@@ -34,10 +34,12 @@ def task_of(recipe: Recipe) -> Task:
 
     Raises:
         RecipeError: The task has no such option, or takes other labels than the recipe's data has.
+        DataError: A key of the data is of images, and the task reads text, or the other way round.
         TargetError: There is no such target family.
     """
     task = build_task(find_target(recipe.target.family).task, recipe.task)
-    if recipe.data.labels not in task.labels:
+    check_keys(recipe.data, task)
+    if task.modality == "image" and recipe.data.labels not in task.labels:
         raise RecipeError(
             f"data.labels={recipe.data.labels!r}: {task.name}, the task of the target family {recipe.target.family!r}, "
             f"needs {' or '.join(repr(kind) for kind in task.labels)}."
@@ -202,7 +204,7 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
         raise other_images(shape, wanted)
 
 
-def start_target(recipe: Recipe, task: Task, data: ImageData, checkpoint: nn.Module | None) -> Any:
+def start_target(recipe: Recipe, task: Task, data: Data, checkpoint: nn.Module | None, preprocessor: Any = None) -> Any:
     """Make the network that a run starts from, random weights drawn by the recipe's seed.
 
     Args:
@@ -210,13 +212,14 @@ def start_target(recipe: Recipe, task: Task, data: ImageData, checkpoint: nn.Mod
         task: What its networks do.
         data: The data set.
         checkpoint: As from `load_checkpoint`.
+        preprocessor: Of text the tokenizer.
 
     Returns:
         The network at full size.
 
     Raises:
         RecipeError: Nothing would train its random weights.
-        NeuMetaError: As `load_target`.
+        NeuMetaError: As `load_target` or `load_text_target`.
     """
     if checkpoint is None:
         if recipe.pretrain is None:
@@ -225,10 +228,47 @@ def start_target(recipe: Recipe, task: Task, data: ImageData, checkpoint: nn.Mod
                 "target.checkpoint, or a pretrain section."
             )
         set_seed(recipe.seed)
+    if task.modality == "text":
+        return load_text_target(recipe, preprocessor, checkpoint)
     return load_target(recipe, data.label_names if task.has_classes else [], checkpoint)
 
 
-def match_labels(data: ImageData, config: PreTrainedConfig) -> ImageData:
+def load_text_target(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: nn.Module | None) -> nn.Module:
+    """The unprepared target of a run on text: fresh, or its checkpoint, which must know the tokens of the data.
+
+    Args:
+        recipe: The run.
+        tokenizer: Of the data.
+        checkpoint: As from `load_checkpoint`.
+
+    Returns:
+        The network at full size.
+
+    Raises:
+        TargetError: The family has no such config field, or the network is for fewer tokens, or for shorter texts.
+    """
+    family = find_target(recipe.target.family)
+    where = "target.config" if checkpoint is None else "target.checkpoint"
+    if checkpoint is None:
+        network = family.build(family.make_text_config(recipe.target.config, tokenizer))
+    else:
+        network = checkpoint
+    config: Any = config_of(network)
+    if len(tokenizer) > config.vocab_size:
+        raise TargetError(
+            f"{where} is for {config.vocab_size} tokens, and the tokenizer has {len(tokenizer)}: name the network's "
+            "own with data.tokenizer, or leave vocab_size out of target.config."
+        )
+    longest = min(getattr(config, "max_position_embeddings", None) or 2**30, tokenizer.model_max_length)
+    if recipe.data.block_size > longest:
+        raise TargetError(
+            f"{where} and its tokenizer are for {longest} tokens at most, and data.block_size={recipe.data.block_size}:"
+            " lower it."
+        )
+    return network
+
+
+def match_labels(data: Data, config: PreTrainedConfig) -> ImageData:
     """Give the labels of a data set the numbers that the network of a run has for its classes.
 
     Args:
@@ -241,5 +281,6 @@ def match_labels(data: ImageData, config: PreTrainedConfig) -> ImageData:
     Raises:
         DataError: The data has a class that the network has not: it is not the data that the run was started with.
     """
+    assert isinstance(data, ImageData)
     names = stated_names(config, masks=data.train.config.labels == "mask")
     return data if names is None else in_order(data, names)

@@ -13,11 +13,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
-from neumeta_hf.data import ImageData, ImageSplit, load_image_data
+from neumeta_hf.data import Data, Split, StreamSplit, load_data, make_preprocessor
 from neumeta_hf.data.workers import make_loader
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
@@ -57,7 +56,7 @@ from neumeta_hf.training.sampling import make_sampler, training_depths, training
 from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.silence import check_silence
 from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
-from neumeta_hf.training.statistics import calibration_batches, store_statistics
+from neumeta_hf.training.statistics import calibration_batches, images_of, store_statistics
 from neumeta_hf.widths import format_size
 
 logger = logging.getLogger(__name__)
@@ -67,10 +66,10 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     """Run a recipe.
 
     The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
-    folder), the image processor where the task has one, `recipe.yaml`, `training.json`, `log.jsonl`, and the folders
-    `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to resume
-    from); with `keep_state: false` the last two are removed in the end. Of a recipe whose `train` is None there is the
-    reference alone.
+    folder), the image processor or tokenizer where there is one, `recipe.yaml`, `training.json`, `log.jsonl`, and the
+    folders `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to
+    resume from); with `keep_state: false` the last two are removed in the end. Of a recipe whose `train` is None there
+    is the reference alone.
 
     What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
 
@@ -137,9 +136,10 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         checkpoint = None if made else load_checkpoint(recipe)
         if not resume:
             recipe = resolve_recipe(recipe, checkpoint)
-        _image_processor(recipe, task)  # whether there can be one
-        data = load_image_data(recipe.data)
-        target: Any = None if made else start_target(recipe, task, data, checkpoint)
+        source = str(made) if made else recipe.target.checkpoint
+        preprocessor = make_preprocessor(recipe.data, task, source, prefer_source=made is not None)
+        data = load_data(recipe.data, task, preprocessor)
+        target: Any = None if made else start_target(recipe, task, data, checkpoint, preprocessor)
         if task.has_classes:
             data = match_labels(data, load_config(str(made)) if made else config_of(target))
         if target is not None:
@@ -150,13 +150,13 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         if not resume:
             on_main(accelerator, lambda: _write(output / RECIPE, recipe_text(recipe)))
         accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
-        run = _Run(recipe, task, data, output, resume, accelerator, signals, before_saving)
+        run = _Run(recipe, task, data, preprocessor, output, resume, accelerator, signals, before_saving)
         reference, report, seconds = run.make_reference(target)
         model = None
         if recipe.train is not None:
             model, seconds["train"] = run.train_family(recipe.train, reference, report)
             if model.statistic_names:
-                store_statistics(recipe, model, data.train, accelerator)
+                store_statistics(recipe, model, images_of(data.train), accelerator)
         on_main(accelerator, lambda: run.write_result(reference, model, seconds))
         accelerator.end_training()  # after all have waited, since it takes the processes' connection down
         return output
@@ -171,7 +171,8 @@ class _Run:
 
     recipe: Recipe
     task: Task
-    data: ImageData
+    data: Data
+    preprocessor: Any
     output: Path
     resume: bool
     accelerator: Accelerator
@@ -185,7 +186,10 @@ class _Run:
     def validation_loader(self, loop: LoopRecipe) -> DataLoader:
         """Loads the validation split with as many processes as the loop has, and keeps them."""
         return make_loader(
-            self.data.validation, batch_size=512, num_workers=loop.num_workers, device=self.accelerator.device
+            self.data.validation,
+            batch_size=self.data.validation.evaluation_batch_size,
+            num_workers=loop.num_workers,
+            device=self.accelerator.device,
         )
 
     def evaluate(self, network: nn.Module, loader: DataLoader) -> dict[str, float]:
@@ -240,7 +244,7 @@ class _Run:
         self.before_saving()
         with write_folder_beside(self.output / REFERENCE) as beside:
             save_network(prepared, beside)
-            self._save_image_processor(beside)
+            self._save_preprocessor(beside)
             (beside / "preparation.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
             (beside / "seconds.json").write_text(json.dumps(seconds) + "\n", encoding="utf-8")
 
@@ -275,10 +279,9 @@ class _Run:
         progress = training.run(resume=self.resume and os.path.lexists(state))
         return self.family.load(str(self._made(PRETRAINED))), progress.seconds
 
-    def _save_image_processor(self, folder: Path) -> None:
-        processor = _image_processor(self.recipe, self.task)
-        if processor is not None:
-            processor.save_pretrained(folder)
+    def _save_preprocessor(self, folder: Path) -> None:
+        if self.preprocessor is not None:
+            self.preprocessor.save_pretrained(folder)
 
     # ------------------------------------------------------------------------------------------------ the family
 
@@ -330,7 +333,7 @@ class _Run:
         loader = self.validation_loader(loop)
         batches = None
         if model.statistic_names:
-            batches = calibration_batches(data.train, min(recipe.statistics_images, 1024))
+            batches = calibration_batches(images_of(data.train), min(recipe.statistics_images, 1024))
         first = self.task.scores[0].name
 
         def measure(width: float, depth: float) -> float:
@@ -365,7 +368,7 @@ class _Run:
         best: Any = cls.from_pretrained(self._made(BEST))
         best.to(accelerator.device)
         widths = training_widths(recipe)
-        batch = move_batch(data.train.__getitems__(range(min(8, len(data.train)))), accelerator.device)
+        batch = move_batch(data.train.sample(8), accelerator.device)
         check_silence(best, reference, batch, (min(widths), max(widths)))
         return best, progress.seconds
 
@@ -374,18 +377,20 @@ class _Run:
         if min(training_depths(self.recipe)) == 1:
             return None
         family, config = find_target(config_of(reference)), config_of(reference)
-        (images, *_) = calibration_batches(self.data.train, 256)
-        batch = {family.input_names[0]: images.to(self.accelerator.device)}
+        batch = move_batch(family.inputs_of(self.data.train.sample(256)), self.accelerator.device)
         ranking = rank_blocks(reference, family.space(config), batch)
         logger.info("blocks by how much the output changes without them: %s", ranking)
         return ranking
 
-    def _with_static_outputs(self, model: NeuMetaModel, reference: nn.Module) -> tuple[ImageSplit, Boundary | None]:
+    def _with_static_outputs(
+        self, model: NeuMetaModel, reference: nn.Module
+    ) -> tuple[Split | StreamSplit, Boundary | None]:
         """The training split, with what the static part puts out where the recipe asks for it."""
         cache, split = self.recipe.static_cache, self.data.train
         if not cache.augmentations:
             return split, None
-        batch = move_batch(split.__getitems__([0, 1]), self.accelerator.device)
+        images = images_of(split)
+        batch = move_batch(images.__getitems__([0, 1]), self.accelerator.device)
         boundary = None if self.recipe.train_static else find_boundary(model, reference, batch)
         if boundary is None:
             raise RecipeError(
@@ -398,7 +403,7 @@ class _Run:
                 return model.target_family.forward(reference, move_batch(batch, self.accelerator.device))
 
         cached = CachedSplit(
-            split,
+            images,
             boundary,
             run=run,
             reference=reference,
@@ -416,6 +421,7 @@ class _Run:
                 model.save_pretrained(beside)  # its config has a checksum
             else:
                 save_network(model, beside)
+            self._save_preprocessor(beside)
 
     def write_result(self, reference: nn.Module, model: NeuMetaModel | None, seconds: Mapping[str, float]) -> None:
         """Save the family, if there is one, and the facts of the run."""
@@ -442,7 +448,7 @@ class _Run:
         self.before_saving()
         with self.signals.deferred(), write_files_beside(self.output, FAMILY) as beside:
             model.save_pretrained(beside)
-            self._save_image_processor(beside)
+            self._save_preprocessor(beside)
 
 
 def _read_seconds(path: Path | None) -> dict[str, float]:
@@ -456,7 +462,3 @@ def _read_seconds(path: Path | None) -> dict[str, float]:
 def _write(path: Path, text: str) -> None:
     with write_beside(path) as beside:
         beside.write_text(text, encoding="utf-8")
-
-
-def _image_processor(recipe: Recipe, task: Task) -> BaseImageProcessor | None:
-    return task.make_image_processor(**dataclasses.asdict(recipe.data.preprocessing))

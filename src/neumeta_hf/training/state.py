@@ -73,6 +73,7 @@ class Manifest:
         average: Plain numbers of the averaged weights, if there are any.
         random: Of each process.
         files: Name to SHA-256.
+        streams: Where each process is in its documents; None: the data is no stream.
         checksum: SHA-256 of this manifest without it.
     """
 
@@ -83,11 +84,14 @@ class Manifest:
     average: dict[str, bool | int | float] | None
     random: list[RandomNumbers]
     files: dict[str, Digest]
+    streams: list[dict[str, Any]] | None = None
     checksum: str = ""
 
     def text(self) -> bytes:
         """The one form in which it is written, checksum included."""
         values = {**dataclasses.asdict(self), "checksum": ""}
+        if self.streams is None:  # as earlier versions read and write it
+            del values["streams"]
         values["checksum"] = hashlib.sha256(_json(values)).hexdigest()
         return _json(values)
 
@@ -167,13 +171,20 @@ class LoopState:
     schedule: LambdaLR
     average: WeightAverage | None
 
-    def save(self, folder: Path, progress: Progress, random: list[RandomState]) -> None:
+    def save(
+        self,
+        folder: Path,
+        progress: Progress,
+        random: list[RandomState],
+        streams: list[dict[str, Any]] | None = None,
+    ) -> None:
         """Write the state into an empty folder.
 
         Args:
             folder: Exists.
             progress: Where the run is.
             random: Of every process.
+            streams: Where every process is in its documents, where the data is a stream.
 
         Raises:
             OSError: The folder cannot be written to.
@@ -198,6 +209,7 @@ class LoopState:
             average=None if self.average is None else self.average.numbers(),
             random=[state.numbers for state in random],
             files=files,
+            streams=streams,
         )
         (folder / MANIFEST).write_bytes(manifest.text())
 

@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS
-from neumeta_hf.data import ImageSplit
-from neumeta_hf.errors import RecipeError
+from neumeta_hf.data import ImageSplit, Split, StreamSplit
+from neumeta_hf.errors import DataError, RecipeError
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
 from neumeta_hf.image_batches import NormalizedImages
@@ -37,6 +37,26 @@ _ASKED_FOR = CalibrationRecipe(networks=16, steps=400)
 _AUTOMATIC_PIXELS = 64 * 64 * 64
 _FEWEST_IMAGES = 8
 _MEASURED_IMAGES = 512
+
+
+def images_of(split: Split | StreamSplit) -> ImageSplit:
+    """A split as one of images, which BatchNorm statistics and what is kept of static parts are of.
+
+    Args:
+        split: Of the training.
+
+    Returns:
+        The same split.
+
+    Raises:
+        DataError: It is of something else.
+    """
+    if not isinstance(split, ImageSplit):
+        raise DataError(
+            f"the {split.name} split is of no images, and statistics of BatchNorm are measured on images alone: fuse "
+            "BatchNorm (preparation.normalization: fuse)."
+        )
+    return split
 
 
 def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int = 256) -> NormalizedImages:

@@ -413,7 +413,7 @@ def test_an_overflow_of_mixed_precision_is_told_apart(make_loop, another_precisi
 
 
 def test_too_few_images_for_a_batch_are_refused(make_loop):
-    with pytest.raises(DataError, match="15 training images do not fill one batch of 16"):
+    with pytest.raises(DataError, match="15 training rows do not fill one batch of 16"):
         make_loop(num_images=15)
 
 

@@ -95,7 +95,7 @@ def test_an_empty_validation_split_is_refused_with_its_key_and_counts(tmp_path):
     refuse_and_mend(
         lenet(folder, output, validation_fraction=0.04),
         lenet(folder, output),
-        "data.validation_fraction=0.04 of 12 training images is no image.* give 0.1 or so",
+        "data.validation_fraction=0.04 of 12 training rows is no row.* give 0.1 or so",
     )
 
 

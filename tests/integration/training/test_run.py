@@ -199,8 +199,8 @@ class Forbidden:
 
 
 def test_training_and_selection_never_touch_the_test_split(make_recipe, monkeypatch):
-    load = run.load_image_data
-    monkeypatch.setattr(run, "load_image_data", lambda config: dataclasses.replace(load(config), test=Forbidden()))
+    load = run.load_data
+    monkeypatch.setattr(run, "load_data", lambda *args: dataclasses.replace(load(*args), test=Forbidden()))
     assert train(make_recipe(train={"epochs": 1})) is not None
 
 
@@ -276,8 +276,8 @@ def test_a_run_of_an_older_version_can_be_resumed(make_recipe, tmp_path):
         ({"family": {"generated": ["conv9"]}}, TargetError, "conv9"),
         ({"family": {"hypernetwork": {"type": "no such"}}}, HypernetworkError, "no such"),
         ({"losses": {"task": 0.0, "regularization": 0.0}}, RecipeError, "are all 0"),
-        ({"train": {"batch_size": 5000}}, DataError, "train: 1294 training images do not fill"),
-        ({"pretrain": {"batch_size": 5000}}, DataError, "pretrain: 1294 training images do not fill"),
+        ({"train": {"batch_size": 5000}}, DataError, "train: 1294 training rows do not fill"),
+        ({"pretrain": {"batch_size": 5000}}, DataError, "pretrain: 1294 training rows do not fill"),
     ],
     ids=str,
 )

@@ -58,5 +58,5 @@ def test_another_class_cannot_take_its_name(names):
 
 
 def test_a_task_that_there_is_not_is_refused_by_name():
-    with pytest.raises(RecipeError, match="there is no task 'dreaming': there is image-classification, "):
+    with pytest.raises(RecipeError, match="there is no task 'dreaming': there is causal-lm, image-classification, "):
         build_task("dreaming")
