@@ -60,12 +60,12 @@ from neumeta_hf import (
     NeuMetaConfig,
     NeuMetaModel,
     calibrate,
-    load_image_data,
     load_recipe,
     prepare,
     train,
 )
 from neumeta_hf.cli import setup_logging
+from neumeta_hf.data import load_data, make_preprocessor
 from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.family_sizes import ignore_size_warnings
@@ -77,7 +77,7 @@ from neumeta_hf.training import (
     Recipe,
     calibration_batches,
     choose_precision,
-    load_target,
+    start_target,
     task_of,
     to_channels_last,
 )
@@ -167,13 +167,18 @@ class Benchmark:
         self.score = self.task.scores[0]
         self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
         self.narrower = [width for width in self.alone_at if width != 1.0]
-        self.data = load_image_data(recipe.data)
+        preprocessor = make_preprocessor(recipe.data, self.task, None)
+        self.data = load_data(recipe.data, self.task, preprocessor)
         self.split = getattr(self.data, arguments.split)
-        self.reference = config_of(load_target(recipe, self.data.label_names if self.task.has_classes else []))
+        self.reference = config_of(start_target(recipe, self.task, self.data, None, preprocessor))
         self.free = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
         model = NeuMetaModel(NeuMetaConfig(target_config=self.reference, normalization="keep", **self.free))
         self.groups, self.varying_axes = model.width_groups, model.varying_axes
-        self.batches = calibration_batches(self.data.train, self.recipe().statistics_images)
+        self.batches = (
+            calibration_batches(self.data.train, self.recipe().statistics_images)
+            if self.task.modality == "image"
+            else []
+        )
 
     def recipe(self, *overrides: str) -> Recipe:
         """The recipe of the command, with further overrides."""
@@ -231,7 +236,7 @@ class Benchmark:
     def measure(self, method: str, width: Any, model: nn.Module, **facts: Any) -> None:
         """Add a row: one look at the split."""
         scores = evaluate_network(model, self.split, task=self.task, family=self.family_of_target)
-        example = self.split[0]["pixel_values"][None]
+        example = first_of(self.split, self.family_of_target)
         row = {
             "method": method,
             "width": width,
@@ -397,6 +402,11 @@ def fill_gradients(model: Any, images: torch.Tensor, labels: torch.Tensor, *, sq
             total += parameter.grad**2
     for parameter, total in squares.items():
         parameter.grad = total / len(images)
+
+
+def first_of(split: Any, family: Any) -> dict[str, torch.Tensor]:
+    """The first sample of a split as a batch, as the networks of a family take it."""
+    return family.inputs_of({name: torch.as_tensor(value)[None] for name, value in split[0].items()})
 
 
 def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, Any]:
