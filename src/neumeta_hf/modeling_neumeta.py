@@ -16,7 +16,14 @@ from transformers import initialization as init
 from neumeta_hf.axes import Size
 from neumeta_hf.batches import Inputs
 from neumeta_hf.calibration import calibrate
-from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
+from neumeta_hf.checkpoints import (
+    Fingerprint,
+    HeldWeights,
+    check_loaded,
+    limit_building,
+    open_checkpoint,
+    weights_digest,
+)
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
@@ -506,8 +513,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a checksum of its
-            weights, so that its card does not tell of it what was measured before they were trained on.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of
+            its weights, so that its card does not tell of it what was measured before they were trained on.
 
         Raises:
             SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or
@@ -562,7 +569,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
             widths={group: ratios[group] for group in self.width_groups if size[group]},
             depths={stack.name: (size[stack.key], stack.full) for stack in self.space.depths.values()},
             full_num_parameters=self._full_num_parameters,
-            digest=weights_digest(model.state_dict()),
+            fingerprint=Fingerprint.of(model.state_dict()),
             **facts,
         )
         model.morph_origin = origin

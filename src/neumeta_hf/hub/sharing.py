@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import PROCESSOR, save_network, weights_digest
+from neumeta_hf.checkpoints import PROCESSOR, Fingerprint, save_network
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
@@ -58,7 +58,7 @@ class MorphOrigin:
         calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
             are the family's own.
         full_num_parameters: Of the family's reference.
-        digest: Checksum of its weights as they were generated.
+        fingerprint: Of its weights as they were generated.
     """
 
     source: str
@@ -72,7 +72,7 @@ class MorphOrigin:
     seed: int
     calibrated: int | None
     full_num_parameters: int
-    digest: str
+    fingerprint: Fingerprint
 
 
 def push_family(
@@ -211,7 +211,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
 
 def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | None) -> MorphFacts:
     """What is known of a morph, its measured score where the family's sweep holds this very network."""
-    is_changed = weights_digest(model.state_dict()) != origin.digest
+    is_changed = not origin.fingerprint.fits(model.state_dict())
     row = None if sweep is None or is_changed else _row_of(origin, sweep)
     # A relative path of two parts reads like a Hub id.
     is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
