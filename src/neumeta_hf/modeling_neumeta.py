@@ -17,7 +17,6 @@ from neumeta_hf.axes import Size
 from neumeta_hf.batches import Inputs
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import (
-    Fingerprint,
     HeldWeights,
     check_loaded,
     limit_building,
@@ -27,10 +26,11 @@ from neumeta_hf.checkpoints import (
 from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.family_sharing import FamilySharing
 from neumeta_hf.family_sizes import Width
 from neumeta_hf.family_statistics import FamilyStatistics
-from neumeta_hf.hub import FamilyPush, MorphOrigin, RunSource, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
+from neumeta_hf.provenance import RunSource
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.targets import TargetFamily, config_of, find_target
@@ -52,7 +52,7 @@ class _Forward(nn.Module):
         return self.family.forward(self.target, batch, seed=seed)
 
 
-class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
+class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
     """A family of networks in one checkpoint: the hypernetwork, and the tensors that it does not generate.
 
     `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
@@ -87,7 +87,6 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     """The task of the families that the class is for; None: of all."""
     with_loss: ClassVar[Callable[[Any, Tensor], Any] | None] = None
     """Makes an output with `loss` of a target's output and labels; None: the class has no loss."""
-    run_source: RunSource | None = None
     _classes: ClassVar[dict[str, Any]] = {}
     """The class of families for each task; `modeling_tasks` has them."""
     _skeletons: dict[Size, nn.Module]
@@ -551,29 +550,6 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
         self._name_origin(model, chosen, facts)
         return model
-
-    def _name_origin(self, model: Any, size: Size, facts: Mapping[str, Any]) -> None:
-        """Say where the morph comes from, for the card that is written when it is shared; the network stays as it is.
-
-        Args:
-            model: The morph.
-            size: Of the morph.
-            facts: How it was made, as `MorphOrigin` says it.
-        """
-        ratios = self.space.ratios(size)
-        origin = MorphOrigin(
-            source=self.name_or_path or "",
-            run=self.run_source,
-            family=self.target_family.name,
-            task=self.target_family.task,
-            widths={group: ratios[group] for group in self.width_groups if size[group]},
-            depths={stack.name: (size[stack.key], stack.full) for stack in self.space.depths.values()},
-            full_num_parameters=self._full_num_parameters,
-            fingerprint=Fingerprint.of(model.state_dict()),
-            **facts,
-        )
-        model.morph_origin = origin
-        model.push_to_hub = functools.partial(push_morph, model, origin)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TensorTree):

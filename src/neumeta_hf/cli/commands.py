@@ -210,7 +210,8 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     from neumeta_hf.data import load_image_data
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.evaluation.matching import match_data, name_data
-    from neumeta_hf.hub import RunSource, read_training
+    from neumeta_hf.hub import find_run_file, read_training
+    from neumeta_hf.provenance import RunSource
     from neumeta_hf.training import task_of
     from neumeta_hf.training.agreement import take_preprocessing
 
@@ -224,7 +225,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = None
     if Path(arguments.checkpoint).is_dir():
-        training = read_training(RunSource.of_folder(arguments.checkpoint).find("training.json"))
+        training = read_training(find_run_file(RunSource.of_folder(arguments.checkpoint), "training.json"))
     task = task_of(recipe)
     _check_task(arguments, family.target_family.task, task)
     reference = _reference(arguments, family, recipe, task)

@@ -193,12 +193,12 @@ def show_description(
 
 
 def _sweep_of(family: "NeuMetaModel") -> dict[str, Any] | None:
-    from neumeta_hf.hub.run_files import SWEEP, read_sweep
+    from neumeta_hf.hub.run_files import SWEEP, find_run_file, read_sweep
 
     if family.run_source is None:
         return None
     try:
-        return read_sweep(family.run_source.find(SWEEP))
+        return read_sweep(find_run_file(family.run_source, SWEEP))
     except (HubError, CheckpointError) as error:
         print(f"note: what was measured is left out: {error}", file=sys.stderr)
         return None

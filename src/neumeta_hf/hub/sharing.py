@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import PROCESSOR, Fingerprint, save_network
+from neumeta_hf.checkpoints import PROCESSOR, save_network
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
@@ -30,49 +30,16 @@ from neumeta_hf.hub.run_files import (
     SWEEP,
     TABLE,
     TRAINING,
-    RunSource,
+    find_run_file,
     read_processor,
     read_recipe,
     read_sweep,
     read_table,
     read_training,
 )
+from neumeta_hf.provenance import MorphOrigin, RunSource
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MorphOrigin:
-    """Where a morph comes from.
-
-    Attributes:
-        source: Hub id or folder of the family; empty for one that was never saved.
-        run: Where the family's image processor and its measured scores lie; None: nowhere.
-        family: Name of the target family.
-        task: What its networks do.
-        widths: Width group to ratio.
-        depths: Stack of blocks to how many it has, and how many in the reference.
-        num_samples: Generations averaged.
-        noise: Width of their noise in channels.
-        seed: Of that noise.
-        calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
-            are the family's own.
-        full_num_parameters: Of the family's reference.
-        fingerprint: Of its weights as they were generated.
-    """
-
-    source: str
-    run: RunSource | None
-    family: str
-    task: str
-    widths: Mapping[str, float]
-    depths: Mapping[str, tuple[int, int]]
-    num_samples: int
-    noise: float
-    seed: int
-    calibrated: int | None
-    full_num_parameters: int
-    fingerprint: Fingerprint
 
 
 def push_family(
@@ -162,7 +129,7 @@ def push_morph(
     """
     found = {}
     if origin.run is not None:
-        found = {name: origin.run.find(name, token=options.get("token")) for name in (PROCESSOR, SWEEP)}
+        found = {name: find_run_file(origin.run, name, token=options.get("token")) for name in (PROCESSOR, SWEEP)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -196,8 +163,8 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, processor, sweep = Path(folder), None, None
     if origin.run is not None:
         try:
-            processor = read_processor(origin.run.find(PROCESSOR))
-            sweep = read_sweep(origin.run.find(SWEEP))
+            processor = read_processor(find_run_file(origin.run, PROCESSOR))
+            sweep = read_sweep(find_run_file(origin.run, SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
     facts = _morph_facts(model, origin, sweep)
@@ -257,7 +224,7 @@ def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[
 
     What was read and checked is what is written, without the folders of the machine that it was first written on.
     """
-    found = {name: run.find(name, token=token) for name in (PROCESSOR, *FACTS)}
+    found = {name: find_run_file(run, name, token=token) for name in (PROCESSOR, *FACTS)}
     processor, table = read_processor(found[PROCESSOR]), read_table(found[TABLE])
     recipe, training, sweep = read_recipe(found[RECIPE]), read_training(found[TRAINING]), read_sweep(found[SWEEP])
     for name, values, indent in ((PROCESSOR, processor, 2), (TRAINING, training, 1), (SWEEP, sweep, 1)):
