@@ -23,7 +23,7 @@ from neumeta_hf.checkpoints import (
     open_checkpoint,
     weights_digest,
 )
-from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
+from neumeta_hf.configuration_neumeta import FORMAT_VERSION, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
 from neumeta_hf.family_sharing import FamilySharing
@@ -33,6 +33,7 @@ from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.provenance import RunSource
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
+from neumeta_hf.stored_space import compare_space, describe_space, library_version
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tensor_tree import TensorTree
 
@@ -78,6 +79,7 @@ class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
     Raises:
         TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
             a size, or the target family is for another task than the class.
+        CheckpointError: The target has other sizes than when the config was saved.
     """
 
     config_class = NeuMetaConfig
@@ -121,6 +123,8 @@ class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
         self.space = self.target_family.space(self.reference_config, shapes)
         if config.block_ranking:
             self.space = self.space.with_ranking(config.block_ranking)
+        if config.space is not None or (held is not None and config.format_version > 1):
+            compare_space(config.space, self.space, version=config.neumeta_version)
         selection = select(
             reference,
             self.space,
@@ -230,7 +234,12 @@ class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
-        """As for any transformers model; the config also gets a checksum of the weights, which loading compares."""
+        """As for any transformers model; the config also states the space of sizes, and a checksum of the weights.
+
+        Loading compares both.
+        """
+        self.config.format_version, self.config.space = FORMAT_VERSION, describe_space(self.space)
+        self.config.neumeta_version = library_version() or self.config.neumeta_version
         self.config.weights_digest = weights_digest(kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(*args, **kwargs)
 

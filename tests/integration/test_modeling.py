@@ -1070,7 +1070,7 @@ def test_label_names_go_all_the_way(make_case, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("format_version", 99, "reads format 1"),
+        ("format_version", 99, "reads formats 1 to 2"),
         ("normalization", "drop", "choose one of fuse, keep"),
         ("alignment", "left", "choose one of corner, center"),
         ("coordinate_noise", -1, "from 0"),
