@@ -173,9 +173,9 @@ def _morph(arguments: argparse.Namespace) -> None:
     device = find_device(arguments.device, automatic="cpu")
     family = _load_family(arguments.checkpoint).to(device)
     if budget is not None:
-        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
+        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of, depth=depth)
     elif not isinstance(width, dict) and arguments.multiple_of != 1:
-        width = nearest_width(family, width, multiple_of=arguments.multiple_of)
+        width = nearest_width(family, width, multiple_of=arguments.multiple_of, depth=depth)
     model = family.morph(
         width,
         depth=depth,
@@ -216,6 +216,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     from neumeta_hf.training.agreement import take_preprocessing
 
     widths = parse_widths(EVALUATED_WIDTHS if arguments.widths is None else arguments.widths)
+    depths = parse_widths(arguments.depths or "1.0", what="depths")
     device = find_device(arguments.device, automatic="gpu")
     family = _load_family(arguments.checkpoint).to(device)
     recipe = _recipe_of(arguments)
@@ -240,6 +241,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
         family,
         split,
         widths,
+        depths=depths,
         task=task,
         reference=reference,
         num_workers=_num_workers(recipe),
@@ -266,6 +268,7 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
     name = arguments.checkpoint
     for flag, is_given in (
         ("--widths", arguments.widths is not None),
+        ("--depths", arguments.depths is not None),
         ("--reference", arguments.reference is not None),
         ("--figures", arguments.figures),
         ("--calibrate", arguments.calibrate != 0),

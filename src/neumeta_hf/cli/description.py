@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import CheckpointError, HubError, SizeError
+from neumeta_hf.widths import format_size
 
 if TYPE_CHECKING:
     from neumeta_hf.modeling_neumeta import NeuMetaModel
@@ -101,21 +102,23 @@ def size_facts(family: "NeuMetaModel") -> list[dict[str, Any]]:
 
     sweep = _sweep_of(family)
     uniform = [row for row in sweep["rows"] if not isinstance(row["width"], Mapping)] if sweep else []
-    measured = {float(row["width"]): row for row in uniform}
-    widths = sorted(measured) or _some(sorted(family.config.trained_widths)) or [1.0]
+    measured = {(float(row["width"]), float(row.get("depth", 1))): row for row in uniform}
+    widths = _some(sorted(family.config.trained_widths)) or [1.0]
+    sizes = sorted(measured, key=lambda size: (-size[1], size[0])) or [(width, 1.0) for width in widths]
     example = family.target_family.example_batch(family.reference_config, 1)
     rows = []
-    for width in widths:
+    for width, depth in sizes:
         try:
-            network = family.skeleton_at(family.size_at(width))
+            network = family.skeleton_at(family.size_at(width, depth=depth))
         except SizeError:  # of another family, as the note below says
             continue
         row: dict[str, Any] = {
             "width": width,
+            **({} if depth == 1 else {"depth": depth}),
             "parameters": count_parameters(network),
             "macs": count_macs(network, example, family=family.target_family),
         }
-        found = measured.get(width)
+        found = measured.get((width, depth))
         if found and found["num_parameters"] == row["parameters"]:
             row["scores"] = {name: found[name] for name in _score_names(family) if name in found}
         rows.append(row)
@@ -177,7 +180,7 @@ def show_description(
     console.print(table)
     scores = [score for score in build_task(family.target_family.task).scores if any("scores" in row for row in sizes)]
     columns = [
-        Column(name="width", cells=[f"{row['width']:g}" for row in sizes]),
+        Column(name="width", cells=[format_size(row["width"], row.get("depth", 1)) for row in sizes]),
         *(Column(name=score.label, cells=[_shown(score, row.get("scores", {})) for row in sizes]) for score in scores),
         Column(name="parameters", cells=[f"{row['parameters']:,}" for row in sizes]),
         Column(name="MACs", cells=[f"{row['macs']:,}" for row in sizes]),

@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
+from neumeta_hf.axes import scale_channels
 from neumeta_hf.checkpoints import PROCESSOR, save_network
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
@@ -208,15 +209,14 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
     if origin.noise:
         decisive |= {"num_samples": origin.num_samples, "seed": origin.seed}
     # What the sweep does not say may have been otherwise.
-    is_whole = all(count == full for count, full in origin.depths.values())
-    if (
-        not is_whole
-        or len(ratios) > 1
-        or any(key not in facts or facts[key] != value for key, value in decisive.items())
-    ):
+    if len(ratios) > 1 or any(key not in facts or facts[key] != value for key, value in decisive.items()):
         return None
     uniform = (row for row in sweep["rows"] if not isinstance(row["width"], Mapping))
-    return next((row for row in uniform if row["width"] in ratios), None)
+    return next((row for row in uniform if row["width"] in ratios and _has_depth(origin, row.get("depth", 1))), None)
+
+
+def _has_depth(origin: MorphOrigin, depth: float) -> bool:
+    return all(count == scale_channels(full, depth) for count, full in origin.depths.values())
 
 
 def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
