@@ -51,6 +51,7 @@ class NeuMetaConfig(PreTrainedConfig):
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores. Those of
             sizes between two of them at most 7 % apart are read between theirs.
+        statistics_depths: Ratios of blocks at each of which these widths' statistics are stored.
         calibration_images: With "keep", how many images the checkpoint carries to measure the statistics of any other
             size on. They are synthetic: see `neumeta_hf.training.synthesize_images`.
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the
@@ -81,6 +82,7 @@ class NeuMetaConfig(PreTrainedConfig):
     trained_depths: list[float | int] | tuple[float | int, ...] = (1.0,)
     block_ranking: dict | None = None
     statistics_widths: list[float | int] | tuple[float | int, ...] = ()
+    statistics_depths: list[float | int] | tuple[float | int, ...] = (1.0,)
     calibration_images: int = 0
     coordinate_scale: int | None = None
     coordinate_noise: float | int = 1.0
@@ -166,11 +168,12 @@ class NeuMetaConfig(PreTrainedConfig):
                 f"coordinate_scale={self.coordinate_scale}: it is a number of channels, from 1 up; None for the "
                 "largest of the reference."
             )
-        if len(self.statistics_widths) > MAX_STATISTICS:
+        if (count := len(self.statistics_widths) * len(self.statistics_depths)) > MAX_STATISTICS:
             raise CheckpointError(
-                f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
+                f"statistics_widths holds {len(self.statistics_widths)} widths, at {len(self.statistics_depths)} depths "
+                f"each: of {count} sizes at most {MAX_STATISTICS} are stored."
             )
-        for name in ("trained_widths", "trained_depths"):
+        for name in ("trained_widths", "trained_depths", "statistics_depths"):
             if (count := len(getattr(self, name))) > MAX_WIDTHS:
                 raise CheckpointError(f"{name} holds {count} ratios: at most {MAX_WIDTHS} are.")
         for key in ("tv_before", "tv_after") if self.preparation else ():
@@ -180,8 +183,9 @@ class NeuMetaConfig(PreTrainedConfig):
                 )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
-        if bad := [depth for depth in self.trained_depths if not WIDTH.holds(depth) or depth > 1]:
-            raise CheckpointError(f"trained_depths holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
+        for name in ("trained_depths", "statistics_depths"):
+            if bad := [depth for depth in getattr(self, name) if not WIDTH.holds(depth) or depth > 1]:
+                raise CheckpointError(f"{name} holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
         for name, order in (self.block_ranking or {}).items():
             if not isinstance(order, list | tuple) or not all(COUNT.holds(number) for number in order):
                 raise CheckpointError(

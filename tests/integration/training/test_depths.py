@@ -8,7 +8,7 @@ import torch
 from neumeta_hf import NeuMetaModel
 from neumeta_hf.cli import main
 from neumeta_hf.cli.description import family_facts, size_facts
-from neumeta_hf.errors import RecipeError, SizeError
+from neumeta_hf.errors import CheckpointError, RecipeError, SizeError
 from neumeta_hf.preparation import rank_blocks
 from neumeta_hf.targets import CifarResNetConfig, find_target, load_network
 from neumeta_hf.training import SizeSampler, train
@@ -50,9 +50,15 @@ def test_a_run_draws_depths_and_its_family_morphs_to_them(make_recipe, tmp_path,
         family={"hypernetwork": hypernetwork, "coordinate_noise": 0.0},
         sizes=sizes,
     )
+    recipe.calibration.images = 0 if normalization == "keep" else None
     family = NeuMetaModel.from_pretrained(train(recipe))
     assert sorted(family.config.block_ranking) == ["stage2", "stage3"]
-    for depth, blocks in ((0.34, [1, 1, 1]), ({"stage3": 2}, [1, 2, 2]), (1.0, [1, 2, 3])):
+    if normalization == "keep":  # at trained depths, statistics need no images
+        assert list(family.config.statistics_depths) == [0.34, 1.0]
+        with pytest.raises(CheckpointError, match=r"at depths: 0\.34, 1"):
+            family.morph(0.5, depth={"stage3": 2})
+        family.calibrate([torch.randn(8, 1, 8, 8)], depths=[0.34, 0.67, 1.0])
+    for depth, blocks in ((0.34, [1, 1, 1]), (0.67, [1, 1, 2]), (1.0, [1, 2, 3])):
         morph = family.morph(0.5, depth=depth)
         assert morph.config.num_blocks == blocks
         assert (
@@ -71,7 +77,8 @@ def test_a_run_draws_depths_and_its_family_morphs_to_them(make_recipe, tmp_path,
     for depth, row in ((1.0, rows[0]), (0.34, rows[2])):
         card = family.morph(0.5, depth=depth).push_to_hub("org/half", dry_run=True).card
         assert f"{row['accuracy']:.2%}" in card
-    assert "Measured" not in family.morph(0.5, depth=0.67).push_to_hub("org/half", dry_run=True).card
+    if normalization == "fuse":
+        assert "Measured" not in family.morph(0.5, depth=0.67).push_to_hub("org/half", dry_run=True).card
     budget = str(rows[2]["num_parameters"])
     found = tmp_path / "found"
     assert main(["morph", folder, "--max-parameters", budget, "--depth", "0.34", "--output", str(found)]) == 0

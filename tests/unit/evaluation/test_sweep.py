@@ -344,7 +344,10 @@ def test_every_width_is_measured_at_every_depth(deep):
 def test_depths_are_in_what_is_written_and_shown(deep, tmp_path):
     deep.save_csv(tmp_path / "sweep.csv")
     with (tmp_path / "sweep.csv").open(newline="") as file:
-        assert [(line["width"], line["depth"]) for line in csv.DictReader(file)][1:3] == [("1.0", "1.0"), ("0.5", "0.67")]
+        assert [(line["width"], line["depth"]) for line in csv.DictReader(file)][1:3] == [
+            ("1.0", "1.0"),
+            ("0.5", "0.67"),
+        ]
     deep.save_json(tmp_path / "sweep.json")
     written = json.loads((tmp_path / "sweep.json").read_text())
     check_sweep(written, "sweep.json")
@@ -371,7 +374,8 @@ def test_a_written_depth_that_no_sweep_measures_is_refused(deep, change, said):
 
 
 @pytest.mark.parametrize(
-    ("depths", "said"), [([], "at least one"), ([1.0, 1.0], "each once"), ([0.1], "smallest possible"), ([2], "ratio in")]
+    ("depths", "said"),
+    [([], "at least one"), ([1.0, 1.0], "each once"), ([0.1], "smallest possible"), ([2], "ratio in")],
 )
 def test_depths_that_cannot_be_measured_stop_the_sweep_before_it(split, depths, said):
     with pytest.raises(SizeError, match=said):
