@@ -170,8 +170,8 @@ class NeuMetaConfig(PreTrainedConfig):
             )
         if (count := len(self.statistics_widths) * len(self.statistics_depths)) > MAX_STATISTICS:
             raise CheckpointError(
-                f"statistics_widths holds {len(self.statistics_widths)} widths, at {len(self.statistics_depths)} depths "
-                f"each: of {count} sizes at most {MAX_STATISTICS} are stored."
+                f"statistics_widths holds {len(self.statistics_widths)} widths, statistics_depths "
+                f"{len(self.statistics_depths)} depths: of {count} sizes at most {MAX_STATISTICS} are stored."
             )
         for name in ("trained_widths", "trained_depths", "statistics_depths"):
             if (count := len(getattr(self, name))) > MAX_WIDTHS:

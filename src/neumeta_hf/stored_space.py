@@ -80,8 +80,9 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
             if saved != found:
                 what = "axis" if part == "axes" else "stack of blocks"
                 raise CheckpointError(
-                    f"config.json says of the {what} {name!s:.80} that it {_told(saved, _KINDS[part])}, and by the rules of "
-                    f"{space.name!r} here it {_told(found, _KINDS[part])}. The rules have changed since the checkpoint was saved, or "
+                    f"config.json says of the {what} {name!s:.80} that it {_told(saved, _KINDS[part])}, and by the "
+                    f"rules of {space.name!r} here it {_told(found, _KINDS[part])}. The rules have changed since the "
+                    "checkpoint was saved, or "
                     f"its config.json has: {version_to_install(version)}, register the family as it was then, or "
                     "download the checkpoint again."
                 )

@@ -64,8 +64,8 @@ def draw_sweep(result: Mapping[str, Any]) -> "Figure":
     """The picture, as matplotlib holds it.
 
     Points of sizes drawn in training are filled, all others hollow, and those outside the trained range are diamonds. A
-    line joins the uniform widths of each depth; the reference is a dashed line across. Parameters are on a logarithmic axis where
-    they span more than a factor of four, because they go with the square of the width.
+    line joins the uniform widths of each depth; the reference is a dashed line across. Parameters are on a logarithmic
+    axis where they span more than a factor of four, because they go with the square of the width.
 
     Args:
         result: As `Sweep.to_dict()` gives it, or a result file holds it.
