@@ -18,7 +18,7 @@ the same training in multiply-accumulates, all of its epochs against all of thei
 to generate the stock ResNet-18 at width 0.5.
 
 With `--against REVISION` it measures that commit and the newest one here instead, in turns (see before_after.py), and
-writes PREFIX.json.
+writes PREFIX.json and PREFIX.png.
 """
 
 import argparse
@@ -307,6 +307,19 @@ def plot(results: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def plot_commits(measured: dict[str, dict], path: Path) -> None:
+    """What each thing takes after, relative to before, as bars."""
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    bars = axes.barh(list(measured), [values["after/before"] for values in measured.values()], color="#1f5fa8")
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1, color="#555555", linestyle="--", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("time relative to the commit before")
+    figure.savefig(path, dpi=150, format="png")
+
+
 def compare_commits(revision: str, path: Path) -> int:
     """Measure another commit and the newest one here; print and write what each took."""
     compared = compare(revision)
@@ -323,6 +336,8 @@ def compare_commits(revision: str, path: Path) -> int:
     Console().print(table)
     with write_beside(path) as beside:
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with write_beside(path.with_suffix(".png")) as beside:
+        plot_commits(compared["measured"], beside)
     return 0
 
 

@@ -226,8 +226,8 @@ def sweep(
         The sweep.
 
     Raises:
-        SizeError: A width or depth is impossible or named twice, or there is none, or more than 10,000; or `num_samples`
-            or `seed` is out of range.
+        SizeError: A width or depth is impossible or named twice, or there is none, or more than 10,000; or
+            `num_samples` or `seed` is out of range.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
             `calibration` is not of normalised images.
         DataError: The split is empty.
