@@ -33,7 +33,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from before_after import compare
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -322,6 +321,8 @@ def plot_commits(measured: dict[str, dict], path: Path) -> None:
 
 def compare_commits(revision: str, path: Path) -> int:
     """Measure another commit and the newest one here; print and write what each took."""
+    from before_after import compare  # beside this script, which others load by its path
+
     compared = compare(revision)
     result = {"facts": {**environment_facts(), "seed": 0, "mixed_precision": PRECISION}, **compared}
     table = Table("what", "before (s)", "after (s)", "after/before", "ours/plain before, after")

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from neumeta_hf.axes import Size
-from neumeta_hf.batches import Inputs
+from neumeta_hf.batches import Inputs, run_with
 from neumeta_hf.calibration import calibrate
 from neumeta_hf.checkpoints import (
     HeldWeights,
@@ -34,23 +34,11 @@ from neumeta_hf.provenance import RunSource
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.stored_space import compare_space, describe_space, library_version
-from neumeta_hf.targets import TargetFamily, config_of, find_target
+from neumeta_hf.targets import config_of, find_target
 from neumeta_hf.tensor_tree import TensorTree
 
 _MAX_KEPT = 64
 """Sizes whose network and coordinates are kept: sizes per group are too many."""
-
-
-class _Forward(nn.Module):
-    """A family's forward pass as a module, so that tensors can be put in the place of the network's own."""
-
-    def __init__(self, family: TargetFamily, target: nn.Module):
-        super().__init__()
-        self.family = family
-        self.target = target
-
-    def forward(self, batch: Inputs, *, seed: int | None) -> Any:
-        return self.family.forward(self.target, batch, seed=seed)
 
 
 class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
@@ -431,12 +419,10 @@ class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
         tensors = self.complete(size, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self._statistics_of(size)}
-        tensors = {f"target.{name}": tensor for name, tensor in tensors.items()}
-        inputs = {"batch": batch, "seed": seed}
         with contextlib.ExitStack() as stack:
             if static_outputs is not None and self.space.is_whole(size):  # else blocks have other numbers
                 stack.enter_context(static_outputs.taken_by(skeleton, self.static_modules))
-            return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
+            return run_with(skeleton, tensors, self.target_family.forward, batch, seed=seed, strict=True)
 
     def forward(
         self, inputs: Tensor | None = None, /, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **batch: Any

@@ -176,7 +176,7 @@ def _check_row(row: Any, score: Score, where: str) -> None:
     value = (RATIO if score.is_ratio else NUMBER).or_none()
     check(row, {**_ROW, score.name: value}, where)
     others = dict.fromkeys(set(row) - set(_ROW), NUMBER.or_none())  # the other scores
-    check(row, others | _MORE_ROW, where, needed=False)
+    check(row, {**others, **_MORE_ROW}, where, needed=False)
 
 
 def _shown(value: Any) -> str:
