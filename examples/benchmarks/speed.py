@@ -16,6 +16,9 @@ Writes PREFIX.json and PREFIX.png and prints a table. Ratios:
 
 the same training in multiply-accumulates, all of its epochs against all of theirs; and the seconds that the grid takes
 to generate the stock ResNet-18 at width 0.5.
+
+With `--against REVISION` it measures that commit and the newest one here instead, in turns (see before_after.py), and
+writes PREFIX.json and PREFIX.png.
 """
 
 import argparse
@@ -143,11 +146,24 @@ def measure_training_step(repeats: int) -> dict[str, float]:
 
 def measure_whole_step(width: float, repeats: int) -> dict[str, float]:
     """One step of the whole-network grid at one width against the plain step of that network."""
+    ours, plain = whole_objectives(width)
+    return compare_steps(ours, [plain], repeats)
+
+
+def whole_objectives(width: float) -> tuple[NeuMetaObjective, ReferenceObjective]:
+    """The losses of the whole-network grid at one width, and of the plain network of that width."""
     model, reference = build_whole_network()
     sampler = SizeSampler([width], sampler="uniform", num_random=1, seed=0)
     losses = LossesRecipe(task=1.0, reconstruction=0.0, regularization=0.0)
     ours = NeuMetaObjective(model, reference, losses=losses, sampler=sampler, seed=0)
-    return compare_steps(ours, [plain_objective(reference, width)], repeats)
+    return ours, plain_objective(reference, width)
+
+
+def whole_steppers(width: float) -> dict[str, Callable[[], None]]:
+    """A step of each of `whole_objectives`, as functions."""
+    ours, plain = whole_objectives(width)
+    stepper = make_stepper()
+    return {"ours": stepper(ours), "plain": stepper(plain)}
 
 
 def measure_recipe_step(repeats: int) -> dict[str, float]:
@@ -215,17 +231,8 @@ def measure_grid_generation(repeats: int) -> float:
         return side_by_side({"ours": lambda: family.generate(0.5)}, repeats=repeats * 3)["ours"]
 
 
-def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int, *, steps: int = 1) -> dict[str, float]:
-    """A step of ours against one of each plain objective.
-
-    AdamW is included; batch 128 at 32 pixels, channels last, in the precision that recipes choose.
-
-    Args:
-        ours: Has sizes that follow from the number of the step.
-        plain: Networks of one size.
-        repeats: A third of how often all are timed.
-        steps: How many are timed together, where they differ in turn.
-    """
+def make_stepper() -> Callable[[nn.Module], Callable[[], None]]:
+    """What makes the training step of an objective, AdamW included; all count the same steps and see one batch."""
     images = to_channels_last(torch.randn(128, 3, 32, 32))
     labels = torch.randint(0, 10, (128,))
     step = 0
@@ -245,6 +252,21 @@ def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int, *, 
 
         return take
 
+    return stepper
+
+
+def compare_steps(ours: nn.Module, plain: Sequence[nn.Module], repeats: int, *, steps: int = 1) -> dict[str, float]:
+    """A step of ours against one of each plain objective.
+
+    AdamW is included; batch 128 at 32 pixels, channels last, in the precision that recipes choose.
+
+    Args:
+        ours: Has sizes that follow from the number of the step.
+        plain: Networks of one size.
+        repeats: A third of how often all are timed.
+        steps: How many are timed together, where they differ in turn.
+    """
+    stepper = make_stepper()
     steppers = [stepper(objective) for objective in plain]
 
     def take_all(takes: list[Callable[[], None]]) -> None:
@@ -284,10 +306,49 @@ def plot(results: dict[str, dict], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def plot_commits(measured: dict[str, dict], path: Path) -> None:
+    """What each thing takes after, relative to before, as bars."""
+    figure = Figure(figsize=(6, 2.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    bars = axes.barh(list(measured), [values["after/before"] for values in measured.values()], color="#1f5fa8")
+    axes.bar_label(bars, fmt="%.2f", padding=3)
+    axes.axvline(1, color="#555555", linestyle="--", linewidth=1)
+    axes.invert_yaxis()
+    axes.set_xlabel("time relative to the commit before")
+    figure.savefig(path, dpi=150, format="png")
+
+
+def compare_commits(revision: str, path: Path) -> int:
+    """Measure another commit and the newest one here; print and write what each took."""
+    from before_after import compare  # beside this script, which others load by its path
+
+    compared = compare(revision)
+    result = {"facts": {**environment_facts(), "seed": 0, "mixed_precision": PRECISION}, **compared}
+    table = Table("what", "before (s)", "after (s)", "after/before", "ours/plain before, after")
+    for name, values in compared["measured"].items():
+        seconds, ratios = values["seconds"], values.get("ours/plain", {})
+        table.add_row(
+            name,
+            *(f"{seconds[which]['ours']:.4f}" for which in ("before", "after")),
+            f"{values['after/before']:.2f}",
+            ", ".join(f"{ratio:.2f}" for ratio in ratios.values()),
+        )
+    Console().print(table)
+    with write_beside(path) as beside:
+        beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    with write_beside(path.with_suffix(".png")) as beside:
+        plot_commits(compared["measured"], beside)
+    return 0
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", default="outputs/speed", help="PREFIX of the files; default: %(default)s")
+    parser.add_argument(
+        "--against", metavar="REVISION", help="measure this commit and the newest one here, HEAD, in turns"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     return parser
 
@@ -295,6 +356,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run, print, write."""
     arguments = build_parser().parse_args()
+    prefix = Path(arguments.output)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.against:
+        return compare_commits(arguments.against, prefix.with_name(prefix.name + ".json"))
     torch.manual_seed(0)
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
@@ -326,8 +391,6 @@ def main() -> int:
     )
     grid_seconds = measure_grid_generation(arguments.repeats)
     print(f"the grid generates ResNet-18 at width 0.5 in {grid_seconds:.3f} s (limit {GRID_LIMIT})")
-    prefix = Path(arguments.output)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "facts": {**environment_facts(), "seed": 0, "repeats": arguments.repeats, "mixed_precision": PRECISION},
         "peak_memory_gb": peak,

@@ -1,6 +1,6 @@
 """Batches on their way from data to a forward pass: names to tensors, of whatever kind."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
 import torch
@@ -93,3 +93,35 @@ def call(network: nn.Module, inputs: Inputs) -> Any:
         What it returns.
     """
     return network(inputs) if isinstance(inputs, Tensor) else network(**inputs)
+
+
+class _Forward(nn.Module):
+    """A forward pass as a module, so that tensors can be put in the place of the network's own."""
+
+    def __init__(self, network: nn.Module, forward: Callable[..., Any]):
+        super().__init__()
+        self.network = network
+        self.run = forward
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.run(self.network, *inputs, **options)
+
+
+def run_with(
+    network: nn.Module, tensors: Batch, forward: Callable[..., Any], *inputs: Any, strict: bool = False, **options: Any
+) -> Any:
+    """Run a network with other tensors in the place of its own.
+
+    Args:
+        network: Any module; its own tensors stay as they are.
+        tensors: By their names in the network.
+        forward: Runs the network; gets it first.
+        *inputs: What `forward` gets besides.
+        strict: Whether these have to be all tensors of the network, and no others.
+        **options: What `forward` gets by name.
+
+    Returns:
+        What `forward` returns.
+    """
+    named = {f"network.{name}": tensor for name, tensor in tensors.items()}
+    return torch.func.functional_call(_Forward(network, forward), named, inputs, options, strict=strict)

@@ -14,9 +14,13 @@ from neumeta_hf.checkpoints import check_numbers, forget_origin, without_origin
 from neumeta_hf.config_fields import check_fields
 from neumeta_hf.errors import CheckpointError, SizeError
 from neumeta_hf.kinds import AMOUNT, COUNT, MAX_NOISE, MAX_SAMPLES, SEED, WIDTH, number, whole_number
+from neumeta_hf.stored_space import check_description, version_to_install
 
-FORMAT_VERSION = 1
-"""Raised when a checkpoint's meaning changes; other formats are refused by name."""
+FORMAT_VERSION = 2
+"""Of the checkpoints that are saved. Raised when their meaning changes; newer formats are refused by name."""
+
+_FORMATS = (1, FORMAT_VERSION)
+"""Those that are read; format 1 states no space."""
 
 MAX_STATISTICS = 4096
 MAX_WIDTHS = 4096
@@ -47,6 +51,7 @@ class NeuMetaConfig(PreTrainedConfig):
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores. Those of
             sizes between two of them at most 7 % apart are read between theirs.
+        statistics_depths: Ratios of blocks at each of which these widths' statistics are stored.
         calibration_images: With "keep", how many images the checkpoint carries to measure the statistics of any other
             size on. They are synthetic: see `neumeta_hf.training.synthesize_images`.
         coordinate_scale: The constant `N` of the coordinates. None: the largest number of channels in the
@@ -59,6 +64,9 @@ class NeuMetaConfig(PreTrainedConfig):
         clamp_sizes: Whether a size outside the trained range keeps the nearest trained size as its size coordinate.
         preparation: Report of the preparation: orders, total variation before and after.
         weights_digest: Checksum of the weights that were saved with this config; loading compares it.
+        space: The sizes of the target as its rules gave them when it was saved: axes with their counts, steps and
+            parents, and stacks of blocks. Loading compares them. None: not saved yet, or by format 1.
+        neumeta_version: Version of this library that saved it.
         format_version: Format of the checkpoint.
     """
 
@@ -74,6 +82,7 @@ class NeuMetaConfig(PreTrainedConfig):
     trained_depths: list[float | int] | tuple[float | int, ...] = (1.0,)
     block_ranking: dict | None = None
     statistics_widths: list[float | int] | tuple[float | int, ...] = ()
+    statistics_depths: list[float | int] | tuple[float | int, ...] = (1.0,)
     calibration_images: int = 0
     coordinate_scale: int | None = None
     coordinate_noise: float | int = 1.0
@@ -81,6 +90,8 @@ class NeuMetaConfig(PreTrainedConfig):
     clamp_sizes: bool = True
     preparation: dict | None = None
     weights_digest: str | None = None
+    space: dict | None = None
+    neumeta_version: str | None = None
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -99,7 +110,8 @@ class NeuMetaConfig(PreTrainedConfig):
                 f"config.json {'names no model type' if found is None else f'is of model type {found!r}'}, and a "
                 f"family's is {cls.model_type!r}: give the folder or repo of a family."
             )
-        if config_dict.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:  # others are refused as such
+        config_dict = {"format_version": 1, **config_dict}
+        if config_dict["format_version"] in _FORMATS:  # others are refused as such
             check_numbers(config_dict)
             check_fields(config_dict)
             hypernetwork = config_dict.get("hypernetwork")
@@ -136,11 +148,13 @@ class NeuMetaConfig(PreTrainedConfig):
         Raises:
             CheckpointError: Naming the field, its value and what it may be.
         """
-        if self.format_version != FORMAT_VERSION:
+        if self.format_version not in _FORMATS:
             raise CheckpointError(
-                f"format_version={self.format_version}: this neumeta_hf reads format {FORMAT_VERSION}. "
-                "Install the release of neumeta_hf that wrote the checkpoint."
+                f"format_version={self.format_version}: this neumeta_hf reads formats 1 to {FORMAT_VERSION}. To load "
+                f"the checkpoint, {version_to_install(self.neumeta_version)}."
             )
+        if self.space is not None:
+            check_description(self.space)
         for name, allowed in (("normalization", ("fuse", "keep")), ("alignment", ("corner", "center"))):
             if getattr(self, name) not in allowed:
                 raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
@@ -154,11 +168,12 @@ class NeuMetaConfig(PreTrainedConfig):
                 f"coordinate_scale={self.coordinate_scale}: it is a number of channels, from 1 up; None for the "
                 "largest of the reference."
             )
-        if len(self.statistics_widths) > MAX_STATISTICS:
+        if (count := len(self.statistics_widths) * len(self.statistics_depths)) > MAX_STATISTICS:
             raise CheckpointError(
-                f"statistics_widths holds {len(self.statistics_widths)} widths: at most {MAX_STATISTICS} are stored."
+                f"statistics_widths holds {len(self.statistics_widths)} widths, statistics_depths "
+                f"{len(self.statistics_depths)} depths: of {count} sizes at most {MAX_STATISTICS} are stored."
             )
-        for name in ("trained_widths", "trained_depths"):
+        for name in ("trained_widths", "trained_depths", "statistics_depths"):
             if (count := len(getattr(self, name))) > MAX_WIDTHS:
                 raise CheckpointError(f"{name} holds {count} ratios: at most {MAX_WIDTHS} are.")
         for key in ("tv_before", "tv_after") if self.preparation else ():
@@ -168,8 +183,9 @@ class NeuMetaConfig(PreTrainedConfig):
                 )
         if self.calibration_images < 0:
             raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
-        if bad := [depth for depth in self.trained_depths if not WIDTH.holds(depth) or depth > 1]:
-            raise CheckpointError(f"trained_depths holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
+        for name in ("trained_depths", "statistics_depths"):
+            if bad := [depth for depth in getattr(self, name) if not WIDTH.holds(depth) or depth > 1]:
+                raise CheckpointError(f"{name} holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
         for name, order in (self.block_ranking or {}).items():
             if not isinstance(order, list | tuple) or not all(COUNT.holds(number) for number in order):
                 raise CheckpointError(

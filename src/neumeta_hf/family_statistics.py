@@ -1,5 +1,6 @@
 """BatchNorm statistics of a family: measuring them, storing them, and saying where there are none."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from neumeta_hf.family_sizes import FamilySizes, ignore_size_warnings
 from neumeta_hf.image_batches import ImageBatches, NormalizedImages, images_of
 from neumeta_hf.stored_statistics import StoredStatistics
 from neumeta_hf.tensor_tree import TensorTree
+
+_Uniform = tuple[float, float]
+"""A width and a depth, as ratios for all width groups and all stacks of blocks."""
 
 _PIXEL_STEPS = 32
 """Calibration images are stored as bytes, in steps of 1/32 of a standard deviation: from -4 to just below 4."""
@@ -31,30 +35,37 @@ class FamilyStatistics(FamilySizes):
     dtype: Any
 
     def _empty_statistics(self) -> StoredStatistics:
-        """One set of BatchNorm statistics per stored width, empty and of the right shape."""
-        found: dict[float, dict[str, Tensor]] = {}
-        for width in self.config.statistics_widths:
-            shapes = self.space.shapes(self.size_at(width))
+        """One set of BatchNorm statistics per stored size, empty and of the right shape."""
+        found: dict[_Uniform, dict[str, Tensor]] = {}
+        for width, depth in itertools.product(self.config.statistics_widths, self.config.statistics_depths):
+            size = self.size_at(width, depth=depth)
+            shapes = self.space.shapes(size)
             dtypes = {True: torch.int64, False: torch.get_default_dtype()}
-            found[width] = {
+            found[width, depth] = {
                 name: torch.zeros(shapes[name], dtype=dtypes[name.endswith("num_batches_tracked")])
-                for name in self.statistic_names
+                for name in self._statistics_of(size)
             }
         return self._store_statistics(found)
 
-    def _store_statistics(self, widths: Mapping[float, Mapping[str, Tensor]]) -> StoredStatistics:
+    def _store_statistics(self, sizes: Mapping[_Uniform, Mapping[str, Tensor]]) -> StoredStatistics:
         nested = self.hypernetwork.positions == "absolute"
-        return StoredStatistics(self.space, widths, free=self.width_groups, are_nested=nested)
+        return StoredStatistics(self.space, sizes, free=self.width_groups, are_nested=nested)
 
-    def hold_statistics(self, measured: Mapping[float, Mapping[str, Tensor]]) -> None:
+    def hold_statistics(self, measured: Mapping[_Uniform, Mapping[str, Tensor]]) -> None:
         """Keep statistics in the checkpoint, in the place of those that were stored.
 
         Args:
-            measured: Uniform width to its statistics, by tensor name.
+            measured: Width and depth, as ratios, to the statistics of that size by tensor name: of every width at every
+                depth, the depths of a width one after the other.
         """
-        self.statistics, self.config.statistics_widths = self._store_statistics(measured), list(measured)
+        self.statistics = self._store_statistics(measured)
+        self.config.statistics_widths = list(dict.fromkeys(width for width, _ in measured))
+        # Without a width there is nothing that they are the depths of.
+        self.config.statistics_depths = list(dict.fromkeys(depth for _, depth in measured)) or [1.0]
 
-    def calibrate(self, batches: Iterable[Any], widths: Iterable[float] | None = None) -> None:
+    def calibrate(
+        self, batches: Iterable[Any], widths: Iterable[float] | None = None, depths: Iterable[float] | None = None
+    ) -> None:
         """Measure the BatchNorm statistics of uniform widths on images, and keep them in the checkpoint.
 
         Training has measured them on its own images; on images of yours, statistics follow what the networks will see.
@@ -64,10 +75,12 @@ class FamilyStatistics(FamilySizes):
                 lists them); a few thousand. Gone through once.
             widths: Ratios, such as a list or a progress bar around it; they replace what was stored before. None: those
                 that are stored.
+            depths: Ratios of blocks, such as `[0.67, 1.0]`; every width is measured at each. None: those that are
+                stored, 1.0 alone where none are.
 
         Raises:
-            CheckpointError: This checkpoint has no generated BatchNorm; there is no batch or no width, or there are too
-                many widths; a batch is not of normalised images, or a network does not take it.
+            CheckpointError: This checkpoint has no generated BatchNorm; there is no batch or no size, or there are too
+                many sizes; a batch is not of normalised images, or a network does not take it.
             SizeError: No network of the family has one of these sizes.
 
         Whatever is raised, what was stored is as it was.
@@ -75,23 +88,46 @@ class FamilyStatistics(FamilySizes):
         if not self.statistic_names:
             raise CheckpointError("this checkpoint generates no BatchNorm: it needs no statistics at any size.")
         widths = self.config.statistics_widths if widths is None else widths
+        depths = self.config.statistics_depths if depths is None else list(depths)
+        measured = self.measure_statistics(batches, ((width, depth) for width in widths for depth in depths))
+        if not measured:
+            raise CheckpointError(
+                "calibrate() got no width or no depth, and this checkpoint stores none: pass widths=[0.5, 1.0]."
+            )
+        self.hold_statistics(measured)
+
+    def measure_statistics(
+        self, batches: Iterable[Any], sizes: Iterable[tuple[Any, float]]
+    ) -> dict[_Uniform, dict[str, Tensor]]:
+        """Measure the BatchNorm statistics of sizes on images, and keep nothing.
+
+        Args:
+            batches: As for `calibrate`.
+            sizes: Widths and depths, as ratios.
+
+        Returns:
+            Width and depth to the statistics of that size, by tensor name.
+
+        Raises:
+            CheckpointError: As for `calibrate`.
+            SizeError: As for `calibrate`.
+        """
         images = self._image_batches(batches)
-        # Read once, for all widths; what has been checked need not be again.
+        # Read once, for all sizes; what has been checked need not be again.
         held = NormalizedImages(images)
-        measured: dict[float, dict[str, Tensor]] = {}
-        for width in widths:
+        measured: dict[_Uniform, dict[str, Tensor]] = {}
+        for width, depth in sizes:
             if isinstance(width, Mapping | PreTrainedConfig | MorphConfig):
                 raise SizeError(f"calibrate() got a {type(width).__name__}: it stores uniform widths, such as 0.5.")
             if len(measured) == MAX_STATISTICS:
                 raise CheckpointError(
-                    f"calibrate() got more than {MAX_STATISTICS} widths, which is all that are stored."
+                    f"calibrate() got more than {MAX_STATISTICS} sizes, which is all that are stored."
                 )
             with ignore_size_warnings():
-                state = self.morph(width, calibration=held).state_dict()
-            measured[float(width)] = {name: state[name] for name in self.statistic_names}
-        if not measured:
-            raise CheckpointError("calibrate() got no width, and this checkpoint stores none: pass widths=[0.5, 1.0].")
-        self.hold_statistics(measured)
+                state = self.morph(width, depth=depth, calibration=held).state_dict()
+            names = self._statistics_of(self.size_at(width, depth=depth))
+            measured[float(width), float(depth)] = {name: state[name] for name in names}
+        return measured
 
     def _image_batches(self, batches: Iterable[Any]) -> ImageBatches:
         return ImageBatches(batches, self.target_family.image_shape(self.reference_config))
@@ -148,9 +184,11 @@ class FamilyStatistics(FamilySizes):
     def _require_statistics(self, size: Size) -> None:
         if self.statistic_names and not self.statistics.covers(size):
             stored = ", ".join(f"{width:g}" for width in self.config.statistics_widths) or "none"
+            depths = ", ".join(f"{depth:g}" for depth in self.config.statistics_depths)
+            at_depths = "" if self.space.is_whole(size) and depths == "1" else f", at depths: {depths}"
             problem = (
                 "this checkpoint keeps BatchNorm and stores no statistics for the size asked for (stored widths: "
-                f"{stored})."
+                f"{stored}{at_depths})."
             )
             advice = (
                 "Run morph() of that size, which measures them."

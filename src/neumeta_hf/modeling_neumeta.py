@@ -14,40 +14,36 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 
 from neumeta_hf.axes import Size
-from neumeta_hf.batches import Inputs
+from neumeta_hf.batches import Inputs, run_with
 from neumeta_hf.building import fill, own_tensors
 from neumeta_hf.calibration import calibrate
-from neumeta_hf.checkpoints import HeldWeights, check_loaded, limit_building, open_checkpoint, weights_digest
-from neumeta_hf.configuration_neumeta import MorphConfig, NeuMetaConfig, check_sampling
+from neumeta_hf.checkpoints import (
+    HeldWeights,
+    check_loaded,
+    limit_building,
+    open_checkpoint,
+    weights_digest,
+)
+from neumeta_hf.configuration_neumeta import FORMAT_VERSION, MorphConfig, NeuMetaConfig, check_sampling
 from neumeta_hf.coordinates import TensorCoordinates, add_noise, make_coordinates
 from neumeta_hf.errors import CheckpointError, SizeError, TargetError
+from neumeta_hf.family_sharing import FamilySharing
 from neumeta_hf.family_sizes import Width
 from neumeta_hf.family_statistics import FamilyStatistics
-from neumeta_hf.hub import FamilyPush, MorphOrigin, RunSource, push_morph
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.layouts import from_canonical, to_canonical
+from neumeta_hf.provenance import RunSource
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
-from neumeta_hf.targets import TargetFamily, config_of, find_target
+from neumeta_hf.stored_space import compare_space, describe_space, library_version
+from neumeta_hf.targets import config_of, find_target
 from neumeta_hf.tensor_tree import TensorTree
 
 _MAX_KEPT = 64
 """Sizes whose network and coordinates are kept: sizes per group are too many."""
 
 
-class _Forward(nn.Module):
-    """A family's forward pass as a module, so that tensors can be put in the place of the network's own."""
-
-    def __init__(self, family: TargetFamily, target: nn.Module):
-        super().__init__()
-        self.family = family
-        self.target = target
-
-    def forward(self, batch: Inputs, *, seed: int | None) -> Any:
-        return self.family.forward(self.target, batch, seed=seed)
-
-
-class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
+class NeuMetaModel(FamilyStatistics, FamilySharing, PreTrainedModel):
     """A family of networks in one checkpoint: the hypernetwork, and the tensors that it does not generate.
 
     `morph` makes a plain network of a size; `forward` runs one without making it; both go through `generate`.
@@ -73,6 +69,7 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     Raises:
         TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
             a size, or the target family is for another task than the class.
+        CheckpointError: The target has other sizes than when the config was saved.
     """
 
     config_class = NeuMetaConfig
@@ -82,7 +79,6 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
     """The task of the families that the class is for; None: of all."""
     with_loss: ClassVar[Callable[[Any, Tensor], Any] | None] = None
     """Makes an output with `loss` of a target's output and labels; None: the class has no loss."""
-    run_source: RunSource | None = None
     _classes: ClassVar[dict[str, Any]] = {}
     """The class of families for each task; `modeling_tasks` has them."""
     _skeletons: dict[tuple[Size, torch.device], nn.Module]
@@ -117,6 +113,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         self.space = self.target_family.space(self.reference_config, shapes)
         if config.block_ranking:
             self.space = self.space.with_ranking(config.block_ranking)
+        if config.space is not None or (held is not None and config.format_version > 1):
+            compare_space(config.space, self.space, version=config.neumeta_version)
         selection = select(
             reference,
             self.space,
@@ -229,7 +227,12 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
-        """As for any transformers model; the config also gets a checksum of the weights, which loading compares."""
+        """As for any transformers model; the config also states the space of sizes, and a checksum of the weights.
+
+        Loading compares both.
+        """
+        self.config.format_version, self.config.space = FORMAT_VERSION, describe_space(self.space)
+        self.config.neumeta_version = library_version() or self.config.neumeta_version
         self.config.weights_digest = weights_digest(kwargs.get("state_dict") or self.state_dict())
         super().save_pretrained(*args, **kwargs)
 
@@ -426,13 +429,11 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         tensors = self.complete(size, generated)
         if self.training:  # BatchNorm then writes into the statistics that it is given
             tensors |= {name: tensors[name].clone() for name in self._statistics_of(size)}
-        buffers = {name: buffer for name, buffer in skeleton.named_buffers() if name not in tensors}
-        tensors = {f"target.{name}": tensor for name, tensor in {**buffers, **tensors}.items()}
-        inputs = {"batch": batch, "seed": seed}
+        tensors |= {name: buffer for name, buffer in skeleton.named_buffers() if name not in tensors}
         with contextlib.ExitStack() as stack:
             if static_outputs is not None and self.space.is_whole(size):  # else blocks have other numbers
                 stack.enter_context(static_outputs.taken_by(skeleton, self.static_modules))
-            return torch.func.functional_call(_Forward(self.target_family, skeleton), tensors, (), inputs, strict=True)
+            return run_with(skeleton, tensors, self.target_family.forward, batch, seed=seed, strict=True)
 
     def forward(
         self, inputs: Tensor | None = None, /, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **batch: Any
@@ -517,8 +518,8 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a checksum of its
-            weights, so that its card does not tell of it what was measured before they were trained on.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of
+            its weights, so that its card does not tell of it what was measured before they were trained on.
 
         Raises:
             SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or
@@ -553,29 +554,6 @@ class NeuMetaModel(FamilyStatistics, FamilyPush, PreTrainedModel):
         facts = {"num_samples": int(num_samples), "noise": float(noise), "seed": int(seed), "calibrated": calibrated}
         self._name_origin(model, chosen, facts)
         return model
-
-    def _name_origin(self, model: Any, size: Size, facts: Mapping[str, Any]) -> None:
-        """Say where the morph comes from, for the card that is written when it is shared; the network stays as it is.
-
-        Args:
-            model: The morph.
-            size: Of the morph.
-            facts: How it was made, as `MorphOrigin` says it.
-        """
-        ratios = self.space.ratios(size)
-        origin = MorphOrigin(
-            source=self.name_or_path or "",
-            run=self.run_source,
-            family=self.target_family.name,
-            task=self.target_family.task,
-            widths={group: ratios[group] for group in self.width_groups if size[group]},
-            depths={stack.name: (size[stack.key], stack.full) for stack in self.space.depths.values()},
-            full_num_parameters=self._full_num_parameters,
-            digest=weights_digest(model.state_dict()),
-            **facts,
-        )
-        model.morph_origin = origin
-        model.push_to_hub = functools.partial(push_morph, model, origin)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, TensorTree):

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-ROW_KEYS = ("width", "num_parameters", "macs", "compression_rate", "trained", "in_range")
+ROW_KEYS = ("width", "depth", "num_parameters", "macs", "compression_rate", "trained", "in_range")
 """What a row of a sweep says beside its scores, which have other names."""
 
 

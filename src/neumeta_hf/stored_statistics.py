@@ -18,23 +18,29 @@ class StoredStatistics(TensorTree):
 
     Args:
         space: Of the sizes.
-        widths: Ratio to its statistics, by tensor name; empty ones of the right shape before a checkpoint is loaded.
-        free: Axes that the ratios change.
+        sizes: Width and depth, as ratios, to the statistics of that size by the names of its tensors; empty ones of the
+            right shape before a checkpoint is loaded.
+        free: Axes that widths change.
         are_nested: Whether smaller networks have the first channels of larger ones.
     """
 
     def __init__(
-        self, space: SizeSpace, widths: Mapping[float, Mapping[str, Tensor]], *, free: Sequence[str], are_nested: bool
+        self,
+        space: SizeSpace,
+        sizes: Mapping[tuple[float, float], Mapping[str, Tensor]],
+        *,
+        free: Sequence[str],
+        are_nested: bool,
     ):
         buffers = {
             f"{index}.{name}": statistic
-            for index, statistics in enumerate(widths.values())
+            for index, statistics in enumerate(sizes.values())
             for name, statistic in statistics.items()
         }
         super().__init__({}, buffers)
         # Inside __dict__: nothing of it is a module's.
-        self._space, self._widths, self._are_nested = space, list(widths), are_nested
-        self._sizes = [space.size(width, free=free) for width in widths]
+        self._space, self._widths, self._are_nested = space, [width for width, _ in sizes], are_nested
+        self._sizes = [space.size(width, depth=depth, free=free) for width, depth in sizes]
 
     def covers(self, size: Size) -> bool:
         """Whether there are statistics for a size, its own or of two near sizes that it lies between."""
@@ -70,15 +76,23 @@ class StoredStatistics(TensorTree):
         sizes, widths = self._sizes, self._widths
         if size in sizes:
             return [sizes.index(size)]
-        by_width = sorted(range(len(widths)), key=widths.__getitem__)
+        alike = [index for index, stored in enumerate(sizes) if self._has_blocks_of(stored, size)]
+        by_width = sorted(alike, key=widths.__getitem__)
         below = [index for index in by_width if all(sizes[index][axis] <= size[axis] for axis in size)]
         above = [index for index in by_width if all(sizes[index][axis] >= size[axis] for axis in size)]
         if not below or not above or widths[above[0]] > NEAR * widths[below[-1]]:
             return None
-        names = self._stored(below[-1])
-        if any(len(self._space.parts(name, size)[0]) > 1 for name in names if self._space.tensors[name]):
+        held, names = self._stored(below[-1]), self._space.names(size)
+        if any(
+            len(self._space.parts(name, size)[0]) > 1
+            for name, tensors in self._space.tensors.items()
+            if tensors and names.get(name) in held
+        ):
             return None  # channels of several parts would correspond part by part
         return [below[-1], above[0]]
+
+    def _has_blocks_of(self, size: Size, other: Size) -> bool:
+        return all(size[stack.key] == other[stack.key] for stack in self._space.depths.values())
 
     def _stored(self, index: int) -> dict[str, Tensor]:
         # The tensors of one size alone: with many sizes a walk through all of them takes longer than a morph.

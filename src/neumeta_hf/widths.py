@@ -6,11 +6,12 @@ from decimal import Decimal, InvalidOperation
 from neumeta_hf.errors import RecipeError
 
 
-def parse_widths(text: str) -> list[float]:
+def parse_widths(text: str, *, what: str = "widths") -> list[float]:
     """Read a range or a list of widths.
 
     Args:
         text: "first:last:step", both ends included where the step meets them, or "a,b,c".
+        what: The ratios are called in errors.
 
     Returns:
         Ratios, in the order given; decimals come out exact (0.1:0.3:0.1 is 0.1, 0.2, 0.3).
@@ -27,7 +28,7 @@ def parse_widths(text: str) -> list[float]:
         return [float(first + step * number) for number in range(int((last - first) / step) + 1)]
     except (InvalidOperation, ValueError) as error:
         raise RecipeError(
-            f"widths {text!r}: write first:last:step with a positive step (10,000 widths at most), such as "
+            f"{what} {text!r}: write first:last:step with a positive step (10,000 {what} at most), such as "
             "0.25:1.0:0.125, or a list such as 0.25,0.5,1.0."
         ) from error
 

@@ -178,6 +178,18 @@ def test_the_table_of_speed_is_what_was_measured():
     assert f"takes {ratios[4]['ratio'] * 12 / 18:.2f} times their seconds" in text
 
 
+def test_the_table_of_two_commits_is_what_was_measured():
+    path, lines = marked("before and after")
+    measured = read(path)["measured"]
+    assert [line[0] for line in lines] == list(measured)
+    for line, values in zip(lines, measured.values(), strict=True):
+        seconds = [f"{values['seconds'][which]['ours']:.3f} s" for which in ("before", "after")]
+        assert line[1:] == [*seconds, f"{values['after/before']:.2f}"]
+    ratios = measured["step at width 0.5"]["ours/plain"]
+    said = f"takes {ratios['before']:.2f} of the plain step of that network before, and {ratios['after']:.2f} after"
+    assert said in " ".join(MEASURED.split())
+
+
 def test_whole_networks_were_measured_by_the_commands_that_stand_there(monkeypatch):
     monkeypatch.chdir(ROOT)
     script = load_script("benchmarks/whole_network.py")

@@ -1070,7 +1070,7 @@ def test_label_names_go_all_the_way(make_case, tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("format_version", 99, "reads format 1"),
+        ("format_version", 99, "reads formats 1 to 2"),
         ("normalization", "drop", "choose one of fuse, keep"),
         ("alignment", "left", "choose one of corner, center"),
         ("coordinate_noise", -1, "from 0"),
@@ -1078,6 +1078,8 @@ def test_label_names_go_all_the_way(make_case, tmp_path):
         ("trained_widths", [0.5, 0], "ratios in"),
         ("trained_widths", [32], "ratios in"),
         ("statistics_widths", [0.5, -1.0], "ratios in"),
+        ("statistics_depths", [1.5], "ratios in"),
+        ("statistics_depths", [0.5] * 5000, "at most"),
     ],
 )
 def test_values_that_no_model_can_have_are_refused(lenet_family, field, value, says, tmp_path):

@@ -14,6 +14,7 @@ from transformers import ResNetConfig, UperNetConfig
 
 from neumeta_hf.checkpoints import (
     DIGEST_FILE,
+    Fingerprint,
     check_numbers,
     forget_origin,
     is_hub_name,
@@ -199,6 +200,55 @@ def test_who_trains_a_saved_network_on_is_told_what_to_do_and_can(saved, make_ca
     look_at(saved)
     save_network(network, saved)  # saved with it, there is nothing to do
     look_at(saved)
+
+
+@pytest.fixture
+def tensors():
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "conv": torch.randn(6, 5, 3, 3, generator=generator),
+        "odd": torch.randn(7, generator=generator),
+        "part": torch.randn(9, generator=generator)[1:],  # integers of eight bytes begin elsewhere
+        "half": torch.randn(5, generator=generator).bfloat16(),
+        "count": torch.tensor(3),
+        "mask": torch.tensor([True, False, True]),
+    }
+
+
+def test_a_fingerprint_sees_each_value_that_changes(tensors):
+    taken = Fingerprint.of(tensors)
+    assert taken.fits({name: tensor.clone() for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        flat = tensor.reshape(-1)
+        for index in range(flat.numel()):
+            was = flat[index].clone()
+            flat[index] = ~was if was.dtype == torch.bool else was + 1
+            assert not taken.fits(tensors), (name, index)
+            flat[index] = was
+    assert taken.fits(tensors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["conv"][2].zero_(),
+        lambda tensors: torch.nn.init.normal_(tensors["conv"], std=1e-6),
+        lambda tensors: tensors["conv"].mul_(1 + 1e-6),
+        lambda tensors: tensors.update(odd=tensors["odd"][:6]),
+        lambda tensors: tensors.update(odd=tensors["odd"].double()),
+        lambda tensors: tensors.pop("count"),
+        lambda tensors: tensors.update(more=torch.zeros(1)),
+    ],
+)
+def test_a_fingerprint_sees_what_is_done_to_weights(tensors, change):
+    taken = Fingerprint.of(tensors)
+    change(tensors)
+    assert not taken.fits(tensors)
+
+
+def test_a_fingerprint_does_not_see_how_weights_lie_in_memory(tensors):
+    taken = Fingerprint.of(tensors)
+    assert taken.fits(tensors | {"conv": tensors["conv"].contiguous(memory_format=torch.channels_last)})
 
 
 @pytest.mark.parametrize("text", ["{}", '{"weights_digest": 3}', '{"weights_digest": "sha256:12"}'])

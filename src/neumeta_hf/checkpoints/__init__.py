@@ -6,6 +6,7 @@ from neumeta_hf.checkpoints.opening import PROCESSOR, Checkpoint, open_checkpoin
 from neumeta_hf.checkpoints.source import explain_loading_errors, is_hub_name
 from neumeta_hf.checkpoints.weights import (
     DIGEST_FILE,
+    Fingerprint,
     check_keys,
     check_loaded,
     check_weights,
@@ -17,6 +18,7 @@ __all__ = [
     "DIGEST_FILE",
     "PROCESSOR",
     "Checkpoint",
+    "Fingerprint",
     "HeldWeights",
     "check_keys",
     "check_loaded",

@@ -1,5 +1,6 @@
 """The weights themselves: a checksum, whether they are numbers, whether they are those of their network."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -35,6 +36,56 @@ def weights_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fingerprint:
+    """What tells weights of a moment from those that they are later; about a hundredth of the time of a checksum.
+
+    The bits of each tensor, added up as integers. It is exact on every device, and no device is waited for. Any one
+    value that changes is seen, and so is every training step. What is not: values that change places inside of a
+    tensor, or changes whose bits cancel out to the last one.
+
+    Attributes:
+        kinds: Name, type and shape of each tensor.
+        sums: Of the bits of each, on its device.
+    """
+
+    kinds: tuple[tuple[str, torch.dtype, torch.Size], ...]
+    sums: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Fingerprint":
+        """Take the fingerprint of weights.
+
+        Args:
+            tensors: Name to tensor.
+
+        Returns:
+            The fingerprint, which holds none of them.
+        """
+        kinds = tuple((name, tensor.dtype, tensor.shape) for name, tensor in tensors.items())
+        return cls(kinds, tuple(map(_sum_bits, tensors.values())))
+
+    def fits(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether weights are still those that the fingerprint was taken of.
+
+        Args:
+            tensors: Name to tensor, on any device.
+        """
+        other = Fingerprint.of(tensors)
+        return self.kinds == other.kinds and all(
+            int(mine) == int(theirs) for mine, theirs in zip(self.sums, other.sums, strict=True)
+        )
+
+
+def _sum_bits(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1)
+    if flat.storage_offset() * flat.element_size() % 8:
+        flat = flat.clone()  # a part of a larger one, which integers of eight bytes cannot be read from
+    bytes_ = flat.view(torch.uint8)
+    end = len(bytes_) // 8 * 8
+    return bytes_[:end].view(torch.int64).sum() + bytes_[end:].sum()
 
 
 def check_weights(tensors: Mapping[str, Tensor], digest: str | None, name: str) -> None:

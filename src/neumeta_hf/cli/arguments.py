@@ -157,6 +157,11 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--widths", help=f"of a family: range first:last:step, or list a,b,c; default: {EVALUATED_WIDTHS}"
     )
+    parser.add_argument(
+        "--depths",
+        help="of a family whose networks can leave blocks out: ratios of blocks, written as for --widths; every width "
+        "is measured at each; default: 1.0",
+    )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument(
         "--dataset",

@@ -173,9 +173,9 @@ def _morph(arguments: argparse.Namespace) -> None:
     device = find_device(arguments.device, automatic="cpu")
     family = _load_family(arguments.checkpoint).to(device)
     if budget is not None:
-        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of)
+        width = find_width(family, budget, cost=cost, multiple_of=arguments.multiple_of, depth=depth)
     elif not isinstance(width, dict) and arguments.multiple_of != 1:
-        width = nearest_width(family, width, multiple_of=arguments.multiple_of)
+        width = nearest_width(family, width, multiple_of=arguments.multiple_of, depth=depth)
     model = family.morph(
         width,
         depth=depth,
@@ -211,11 +211,13 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     from neumeta_hf.data import load_data, make_preprocessor
     from neumeta_hf.evaluation import draw_networks, parse_widths, sweep
     from neumeta_hf.evaluation.matching import match_data, name_data
-    from neumeta_hf.hub import RunSource, read_training
+    from neumeta_hf.hub import find_run_file, read_training
+    from neumeta_hf.provenance import RunSource
     from neumeta_hf.training import task_of
     from neumeta_hf.training.agreement import take_preprocessing
 
     widths = parse_widths(EVALUATED_WIDTHS if arguments.widths is None else arguments.widths)
+    depths = parse_widths(arguments.depths or "1.0", what="depths")
     device = find_device(arguments.device, automatic="gpu")
     family = _load_family(arguments.checkpoint).to(device)
     recipe = _recipe_of(arguments)
@@ -225,7 +227,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
     # How the family came about: command, seed, versions and sizes, as its run wrote them down.
     training = None
     if Path(arguments.checkpoint).is_dir():
-        training = read_training(RunSource.of_folder(arguments.checkpoint).find("training.json"))
+        training = read_training(find_run_file(RunSource.of_folder(arguments.checkpoint), "training.json"))
     task = task_of(recipe)
     _check_task(arguments, family.target_family.task, task)
     reference = _reference(arguments, family, recipe, task)
@@ -242,6 +244,7 @@ def _evaluate_family(arguments: argparse.Namespace, prefix: Path) -> None:
         family,
         split,
         widths,
+        depths=depths,
         task=task,
         reference=reference,
         num_workers=_num_workers(recipe),
@@ -268,6 +271,7 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
     name = arguments.checkpoint
     for flag, is_given in (
         ("--widths", arguments.widths is not None),
+        ("--depths", arguments.depths is not None),
         ("--reference", arguments.reference is not None),
         ("--figures", arguments.figures),
         ("--calibrate", arguments.calibrate != 0),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.errors import CheckpointError, HubError, SizeError
+from neumeta_hf.widths import format_size
 
 if TYPE_CHECKING:
     from neumeta_hf.modeling_neumeta import NeuMetaModel
@@ -80,6 +81,8 @@ def family_facts(family: "NeuMetaModel") -> dict[str, Any]:
     if min(config.trained_depths) < 1:
         facts["blocks"] = {name: stack.full for name, stack in family.space.depths.items()}
         facts["trained depths"] = list(config.trained_depths)
+        if config.statistics_widths:
+            facts["depths with stored BatchNorm statistics"] = list(config.statistics_depths)
     if config.preparation:
         facts["total variation before, after preparation"] = [
             round(config.preparation["tv_before"], 2),
@@ -101,21 +104,23 @@ def size_facts(family: "NeuMetaModel") -> list[dict[str, Any]]:
 
     sweep = _sweep_of(family)
     uniform = [row for row in sweep["rows"] if not isinstance(row["width"], Mapping)] if sweep else []
-    measured = {float(row["width"]): row for row in uniform}
-    widths = sorted(measured) or _some(sorted(family.config.trained_widths)) or [1.0]
+    measured = {(float(row["width"]), float(row.get("depth", 1))): row for row in uniform}
+    widths = _some(sorted(family.config.trained_widths)) or [1.0]
+    sizes = sorted(measured, key=lambda size: (-size[1], size[0])) or [(width, 1.0) for width in widths]
     example = family.target_family.example_batch(family.reference_config, 1)
     rows = []
-    for width in widths:
+    for width, depth in sizes:
         try:
-            network = family.skeleton_at(family.size_at(width))
+            network = family.skeleton_at(family.size_at(width, depth=depth))
         except SizeError:  # of another family, as the note below says
             continue
         row: dict[str, Any] = {
             "width": width,
+            **({} if depth == 1 else {"depth": depth}),
             "parameters": count_parameters(network),
             "macs": count_macs(network, example, family=family.target_family),
         }
-        found = measured.get(width)
+        found = measured.get((width, depth))
         if found and found["num_parameters"] == row["parameters"]:
             row["scores"] = {name: found[name] for name in _score_names(family) if name in found}
         rows.append(row)
@@ -177,7 +182,7 @@ def show_description(
     console.print(table)
     scores = [score for score in build_task(family.target_family.task).scores if any("scores" in row for row in sizes)]
     columns = [
-        Column(name="width", cells=[f"{row['width']:g}" for row in sizes]),
+        Column(name="width", cells=[format_size(row["width"], row.get("depth", 1)) for row in sizes]),
         *(Column(name=score.label, cells=[_shown(score, row.get("scores", {})) for row in sizes]) for score in scores),
         Column(name="parameters", cells=[f"{row['parameters']:,}" for row in sizes]),
         Column(name="MACs", cells=[f"{row['macs']:,}" for row in sizes]),
@@ -193,12 +198,12 @@ def show_description(
 
 
 def _sweep_of(family: "NeuMetaModel") -> dict[str, Any] | None:
-    from neumeta_hf.hub.run_files import SWEEP, read_sweep
+    from neumeta_hf.hub.run_files import SWEEP, find_run_file, read_sweep
 
     if family.run_source is None:
         return None
     try:
-        return read_sweep(family.run_source.find(SWEEP))
+        return read_sweep(find_run_file(family.run_source, SWEEP))
     except (HubError, CheckpointError) as error:
         print(f"note: what was measured is left out: {error}", file=sys.stderr)
         return None

@@ -3,7 +3,7 @@
 import bisect
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -22,6 +22,7 @@ def find_width(
     *,
     cost: Cost | Callable[[nn.Module], float] = "macs",
     multiple_of: int = 1,
+    depth: float | Mapping[str, int] = 1.0,
 ) -> float:
     """The largest uniform width, within the trained range, whose network costs no more than a budget.
 
@@ -33,13 +34,14 @@ def find_width(
             return a number from 0 up that grows with the width: some ten widths are tried, by bisection.
         multiple_of: Only widths at which the number of channels of every group in `model.width_groups` is a multiple of
             it, such as 8: GPUs are no faster with a few channels fewer.
+        depth: Of all networks that are tried, as for `morph`.
 
     Returns:
-        A ratio for all width groups, for `morph`.
+        A ratio for all width groups, for `morph` with the same depth.
 
     Raises:
-        SizeError: The budget is no number above 0 or below the cost of the smallest width, `cost` is no cost or does
-            not return one, or no width has such channels.
+        SizeError: No network has the depth, the budget is no number above 0 or below the cost of the smallest width,
+            `cost` is no cost or does not return one, or no width has such channels.
     """
     if not (NUMBER.holds(budget) and budget > 0):
         raise SizeError(f"budget={budget!r}: give a finite number above 0, such as 300_000.")
@@ -54,12 +56,12 @@ def find_width(
         raise SizeError(f"cost={cost!r}: give one of {', '.join(get_args(Cost))}, or a function of a network.")
 
     def cost_at(width: float) -> float:
-        # Counting needs shapes alone.
+        size = model.size_at(width, depth=depth)
         if isinstance(cost, str):
-            return known[cost](model.skeleton_at(model.size_at(width)))
-        return _as_cost(cost(family.build(model.target_config_at(width)).eval()), width)
+            return known[cost](model.skeleton_at(size))  # counting needs shapes alone
+        return _as_cost(cost(family.build(family.config_at(model.reference_config, size)).eval()), width)
 
-    widths = _widths_of_multiples(model, multiple_of)
+    widths = _widths_of_multiples(model, multiple_of, depth)
     number = bisect.bisect_right(widths, budget, key=cost_at)
     if number == 0:
         rule = f" with multiples of {multiple_of} channels" if multiple_of > 1 else ""
@@ -70,13 +72,16 @@ def find_width(
     return widths[number - 1]
 
 
-def nearest_width(model: NeuMetaModel, width: float, *, multiple_of: int) -> float:
+def nearest_width(
+    model: NeuMetaModel, width: float, *, multiple_of: int, depth: float | Mapping[str, int] = 1.0
+) -> float:
     """The uniform width nearest to another whose channels are all multiples of a number.
 
     Args:
         model: The family.
         width: The ratio asked for.
         multiple_of: What the number of channels of every group in `model.width_groups` has to be a multiple of.
+        depth: Of the network, as for `morph`.
 
     Returns:
         The ratio itself where it has such channels; else the nearest in the trained range, of two the smaller.
@@ -87,13 +92,13 @@ def nearest_width(model: NeuMetaModel, width: float, *, multiple_of: int) -> flo
     """
 
     def channels_at(width: float) -> list[int]:
-        size = model.size_at(width)
+        size = model.size_at(width, depth=depth)
         return [size[group] for group in model.width_groups]
 
     asked = channels_at(width)
     if whole_number(1).holds(multiple_of) and not any(count % multiple_of for count in asked):
         return width
-    nearest = min(_widths_of_multiples(model, multiple_of), key=lambda found: (abs(found - width), found))
+    nearest = min(_widths_of_multiples(model, multiple_of, depth), key=lambda found: (abs(found - width), found))
     if any(abs(now - before) >= multiple_of for now, before in zip(channels_at(nearest), asked, strict=True)):
         raise SizeError(
             f"multiple_of={multiple_of}: no width near {width:g} has a multiple of {multiple_of} channels in every "
@@ -137,7 +142,7 @@ def _as_cost(value: Any, width: float) -> float:
     return cost
 
 
-def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
+def _widths_of_multiples(model: NeuMetaModel, multiple_of: int, depth: float | Mapping[str, int]) -> list[float]:
     if not whole_number(1).holds(multiple_of):
         rule = "give a number of channels from 1 up, or 1 for any."
         raise SizeError(f"multiple_of={multiple_of!r}: {rule}", command=f"--multiple-of {multiple_of}: {rule}")
@@ -146,7 +151,7 @@ def _widths_of_multiples(model: NeuMetaModel, multiple_of: int) -> list[float]:
         return widths
 
     def divisor_at(width: float) -> int:
-        size = model.size_at(width)
+        size = model.size_at(width, depth=depth)  # groups of blocks that are left out have 0, a multiple of all
         return math.gcd(*(size[group] for group in model.width_groups))
 
     divisors = {width: divisor_at(width) for width in widths}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from neumeta_hf.errors import SizeError
 from neumeta_hf.printable import printable
 from neumeta_hf.scores import Score, score_of
-from neumeta_hf.widths import format_width
+from neumeta_hf.widths import format_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,8 +64,8 @@ def draw_sweep(result: Mapping[str, Any]) -> "Figure":
     """The picture, as matplotlib holds it.
 
     Points of sizes drawn in training are filled, all others hollow, and those outside the trained range are diamonds. A
-    line joins the uniform widths; the reference is a dashed line across. Parameters are on a logarithmic axis where
-    they span more than a factor of four, because they go with the square of the width.
+    line joins the uniform widths of each depth; the reference is a dashed line across. Parameters are on a logarithmic
+    axis where they span more than a factor of four, because they go with the square of the width.
 
     Args:
         result: As `Sweep.to_dict()` gives it, or a result file holds it.
@@ -88,7 +88,9 @@ def draw_sweep(result: Mapping[str, Any]) -> "Figure":
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     uniform = [row for row in rows if not isinstance(row["width"], Mapping) and row["width"] is not None]
-    axes.plot(*_points(uniform, score), color=_BLUE, linewidth=1.2, zorder=1)
+    for depth in sorted({row.get("depth", 1) for row in uniform}, reverse=True) or [1]:
+        line = [row for row in uniform if row.get("depth", 1) == depth]
+        axes.plot(*_points(line, score), color=_BLUE, linewidth=1.2, zorder=1)
     for kind, style in _MARKERS.items():
         if chosen := [
             row
@@ -139,7 +141,7 @@ def _annotate(axes: "Axes", rows: list[Any], score: Score, canvas: "FigureCanvas
     taken = [Bbox([centre - reach, centre + reach]) for centre in centres]
     for row in rows:
         note = axes.annotate(
-            printable(format_width(row["width"])).replace(",", "\n"),  # a line for each group
+            printable(format_size(row["width"], row.get("depth", 1))).replace(",", "\n"),  # a line for each group
             (row["num_parameters"], _value(row, score)),
             xytext=(0, 0),
             textcoords="offset points",

@@ -27,7 +27,7 @@ from neumeta_hf.progress import progress_bar
 from neumeta_hf.scores import ROW_KEYS
 from neumeta_hf.targets import TargetFamily, config_of, find_target
 from neumeta_hf.tasks import Task, build_task
-from neumeta_hf.widths import format_width
+from neumeta_hf.widths import format_size, format_width
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,11 +41,13 @@ class SweepRow:
 
     Attributes:
         width: The ratio, or a ratio per width group; None of a network that is of no family.
+        depth: Ratio of blocks.
         scores: Of the task by name, ratios as ratios.
         num_parameters: Of the whole network.
         macs: Multiply-accumulates of the whole network for one image.
         compression_rate: 1 minus the share of the full-size network's parameters that is left; of the whole network.
-        trained: Whether training drew this very network: its channels are those of one of the uniform trained widths.
+        trained: Whether training drew this very network: it has the channels of a uniform trained width, and the blocks
+            of a trained depth.
         in_range: Whether every width group lies between the smallest and the largest that training drew.
     """
 
@@ -56,6 +58,7 @@ class SweepRow:
     compression_rate: float
     trained: bool
     in_range: bool
+    depth: float = 1.0
 
     @property
     def kind(self) -> str:
@@ -84,8 +87,13 @@ class Sweep:
         return {
             "facts": self.facts,
             "reference": _plain(self.reference) if self.reference else None,
-            "rows": [_plain(row) for row in self.rows],
+            "rows": self._plain_rows(),
         }
+
+    def _plain_rows(self) -> list[dict[str, Any]]:
+        """The rows as plain values; they name their depth where one of them has another than 1."""
+        has_depths = any(row.depth != 1 for row in self.rows)
+        return [_plain(row, with_depth=has_depths) for row in self.rows]
 
     def save_json(self, path: str | Path) -> None:
         """Write `to_dict()`.
@@ -108,7 +116,7 @@ class Sweep:
         Raises:
             OSError: The folder does not exist or cannot be written to.
         """
-        lines = [{**_plain(row), "width": format_width(row.width, exact=True)} for row in self.rows]
+        lines = [{**row, "width": format_width(row["width"], exact=True)} for row in self._plain_rows()]
         with write_beside(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
@@ -139,7 +147,7 @@ class Sweep:
 
         names = [str(self.facts[key]) for key in ("checkpoint", "dataset", "split") if key in self.facts]
         rows = [*([self.reference] if self.reference else []), *self.rows]
-        sizes = [break_at_commas(printable(format_width(row.width))) for row in rows]
+        sizes = [break_at_commas(printable(format_size(row.width, row.depth))) for row in rows]
         if self.reference:
             sizes[0] = "reference"
         kinds = ["" if row is self.reference else row.kind for row in rows]
@@ -157,14 +165,14 @@ class Sweep:
         return build_tables(columns, width=width, title=", ".join(names), sections=[0] if self.reference else [])
 
 
-def _plain(row: SweepRow) -> dict[str, Any]:
+def _plain(row: SweepRow, *, with_depth: bool = False) -> dict[str, Any]:
     values = dataclasses.asdict(row)
-    width, scores = values.pop("width"), values.pop("scores")
+    width, depth, scores = (values.pop(name) for name in ("width", "depth", "scores"))
     finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
-    return {"width": width, **finite, **values}
+    return {"width": width, **({"depth": depth} if with_depth else {}), **finite, **values}
 
 
-def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
+def _check_sizes(widths: Sequence[float | Mapping[str, float]], depths: Sequence[float]) -> None:
     if not 1 <= len(widths) <= MAX_ROWS:
         given = f"has {len(widths):,} ratios" if widths else "is empty"
         raise SizeError(f"widths {given}: give at least one, such as [0.25, 0.5, 1.0], and at most {MAX_ROWS:,}.")
@@ -174,6 +182,11 @@ def _check_widths(widths: Sequence[float | Mapping[str, float]]) -> None:
         if key in seen:
             raise SizeError(f"widths names {format_width(width)} twice: a sweep measures each size once.")
         seen.add(key)
+    if not depths or len(set(depths)) < len(depths) or len(widths) * len(depths) > MAX_ROWS:
+        raise SizeError(
+            f"depths={list(depths)[:5]}: give at least one, each once, such as [0.67, 1.0], and at most {MAX_ROWS:,} "
+            "sizes in all."
+        )
 
 
 def sweep(
@@ -181,6 +194,7 @@ def sweep(
     split: "Split",
     widths: Sequence[float | Mapping[str, float]],
     *,
+    depths: Sequence[float] = (1.0,),
     task: Task | None = None,
     reference: nn.Module | None = None,
     num_samples: int = 1,
@@ -197,6 +211,7 @@ def sweep(
         model: The family.
         split: What is measured on.
         widths: Ratios, or ratios per width group.
+        depths: Ratios of blocks; every width is measured at each of them.
         task: What networks are measured by. None: the family's, with default options.
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
@@ -211,14 +226,14 @@ def sweep(
         The sweep.
 
     Raises:
-        SizeError: A width is impossible or named twice, or there is none, or more than 10,000; or `num_samples` or
-            `seed` is out of range.
+        SizeError: A width or depth is impossible or named twice, or there is none, or more than 10,000; or
+            `num_samples` or `seed` is out of range.
         CheckpointError: BatchNorm was kept, and there are neither statistics nor `calibration` for a width; or
             `calibration` is not of normalised images.
         DataError: The split is empty.
         RecipeError: A score of the task has the name of something else in a row.
     """
-    _check_widths(widths)
+    _check_sizes(widths, depths)
     check_sampling(num_samples=num_samples, seed=seed)
     config, family = model.config, model.target_family
     task = task or build_task(family.task)
@@ -231,26 +246,31 @@ def sweep(
     batches = None if calibration is None else NormalizedImages(ImageBatches(calibration))
 
     # Two widths that round to the same size are one network: one that was trained, if either was.
-    trained_sizes = {model.size_at(width) for width in config.trained_widths}
-    sizes = [model.size_at(width) for width in widths]  # an impossible width must not cost the sweep before it
+    trained_sizes = {
+        model.size_at(width, depth=depth) for width in config.trained_widths for depth in config.trained_depths
+    }
+    asked = [(width, depth) for depth in depths for width in widths]
+    # Before all else: an impossible size must not cost the sweep before it.
+    sizes = [model.size_at(width, depth=depth) for width, depth in asked]
 
-    def measure(network: nn.Module, width: Any, *, trained: bool, in_range: bool) -> SweepRow:
+    def measure(network: nn.Module, width: Any, **known: Any) -> SweepRow:
         options = {"batch_size": batch_size, "device": model.device, "num_workers": num_workers}
         row = _measure(network, split, task, family, example, **options)
         rate = 1 - row.num_parameters / full_size
-        return dataclasses.replace(row, width=width, compression_rate=rate, trained=trained, in_range=in_range)
+        return dataclasses.replace(row, width=width, compression_rate=rate, **known)
 
     # First, so that a reference that does not fit the data says so before the long part.
     measured = measure(reference, 1.0, trained=False, in_range=True) if reference is not None else None
     rows, origins = [], []
-    with progress_bar(widths, description="sweep", unit=" sizes", shown=progress) as bar:
-        for width, size in zip(bar, sizes, strict=True):
+    with progress_bar(asked, description="sweep", unit=" sizes", shown=progress) as bar:
+        for (width, depth), size in zip(bar, sizes, strict=True):
             with ignore_size_warnings():  # the row says it
-                network = model.morph(width, num_samples=num_samples, seed=seed, calibration=batches)
+                network = model.morph(width, depth=depth, num_samples=num_samples, seed=seed, calibration=batches)
             origins.append(network.morph_origin)
-            row = measure(network, width, trained=size in trained_sizes, in_range=model.is_in_trained_range(size))
+            is_trained, in_range = size in trained_sizes, model.is_in_trained_range(size)
+            row = measure(network, width, depth=depth, trained=is_trained, in_range=in_range)
             first = task.scores[0]
-            bar.set_postfix({"width": format_width(width), first.label: first.format(row.scores[first.name])})
+            bar.set_postfix({"width": format_size(width, depth), first.label: first.format(row.scores[first.name])})
             rows.append(row)
     origin = origins[0]  # all were made alike
     sampling = {

@@ -2,20 +2,17 @@
 
 from neumeta_hf.checkpoints import PROCESSOR
 from neumeta_hf.hub.family_card import FamilyFacts
-from neumeta_hf.hub.family_push import FamilyPush
 from neumeta_hf.hub.preprocessors import TOKENIZER
 from neumeta_hf.hub.push import PushPlan
-from neumeta_hf.hub.run_files import RunSource, read_training
-from neumeta_hf.hub.sharing import MorphOrigin, push_family, push_morph, save_morph
+from neumeta_hf.hub.run_files import find_run_file, read_training
+from neumeta_hf.hub.sharing import push_family, push_morph, save_morph
 
 __all__ = [
     "PROCESSOR",
     "TOKENIZER",
     "FamilyFacts",
-    "FamilyPush",
-    "MorphOrigin",
     "PushPlan",
-    "RunSource",
+    "find_run_file",
     "push_family",
     "push_morph",
     "read_training",

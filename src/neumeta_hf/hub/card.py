@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from neumeta_hf.hub.escaping import plain, words
 from neumeta_hf.scores import score_of
-from neumeta_hf.widths import format_width
+from neumeta_hf.widths import format_size
 
 BEGIN = "<!-- neumeta: begin (rewritten by every push) -->"
 END = "<!-- neumeta: end -->"
@@ -112,7 +112,9 @@ def eval_results(
             dataset_name=name,
             dataset_split=None if split is None else plain(split),
             metric_type=plain(score.hub_name or score.name),
-            metric_name=plain(f"{score.label} at width {format_width(row['width'])} ({size_of(row)})"),
+            metric_name=plain(
+                f"{score.label} at width {format_size(row['width'], row.get('depth', 1))} ({size_of(row)})"
+            ),
             metric_value=round(row[score.name], 6),
         )
         for row in rows

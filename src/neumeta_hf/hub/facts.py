@@ -24,6 +24,7 @@ from neumeta_hf.kinds import (
     text,
 )
 from neumeta_hf.scores import ROW_KEYS, Score, score_of
+from neumeta_hf.widths import format_size
 
 REMEDY = (
     "remove it, or write it anew (neumeta train writes recipe.yaml and training.json, neumeta evaluate sweep.json)."
@@ -69,6 +70,7 @@ _ROW: _Kinds = {
     "trained": YES_OR_NO,
     "in_range": YES_OR_NO,
 }
+_MORE_ROW: _Kinds = {"depth": Kind("a number above 0, of at most 1", lambda value: RATIO.holds(value) and value > 0)}
 
 
 def check_training(training: Mapping[str, Any], where: str) -> None:
@@ -110,8 +112,10 @@ def check_sweep(sweep: Mapping[str, Any], where: str) -> None:
     for index, row in enumerate(rows, start=1):
         _check_row(row, score, f"{where}, row {index}")
         width = frozenset(row["width"].items()) if isinstance(row["width"], dict) else row["width"]
-        if seen.setdefault(width, index) != index:
-            raise CheckpointError(f"{where}: rows {seen[width]} and {index} are of one width, {row['width']}: {REMEDY}")
+        size = (width, row.get("depth", 1))
+        if seen.setdefault(size, index) != index:
+            told = format_size(row["width"], size[1])
+            raise CheckpointError(f"{where}: rows {seen[size]} and {index} are of one width, {told}: {REMEDY}")
     if reference is not None:
         _check_row(reference, score, f"{where}, reference")
 
@@ -171,7 +175,8 @@ def _check_score(facts: Mapping[str, Any], where: str) -> Score:
 def _check_row(row: Any, score: Score, where: str) -> None:
     value = (RATIO if score.is_ratio else NUMBER).or_none()
     check(row, {**_ROW, score.name: value}, where)
-    check(row, dict.fromkeys(set(row) - set(_ROW), NUMBER.or_none()), where, needed=False)  # the other scores
+    others = dict.fromkeys(set(row) - set(_ROW), NUMBER.or_none())  # the other scores
+    check(row, {**others, **_MORE_ROW}, where, needed=False)
 
 
 def _shown(value: Any) -> str:

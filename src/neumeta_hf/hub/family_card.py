@@ -17,7 +17,7 @@ from neumeta_hf.hub.card import (
 )
 from neumeta_hf.hub.escaping import block, cell, code, literal, plain, words
 from neumeta_hf.scores import score_of
-from neumeta_hf.widths import format_width
+from neumeta_hf.widths import format_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _sweep_section(sweep: Mapping[str, Any], *, has_figure: bool) -> str:
         "|---|---|---|---|---|---|",
     ]
     rows = [("reference", "", sweep["reference"])] if sweep.get("reference") else []
-    rows += [(format_width(row["width"]), size_of(row), row) for row in sweep["rows"]]
+    rows += [(format_size(row["width"], row.get("depth", 1)), size_of(row), row) for row in sweep["rows"]]
     lines += [
         f"| {cell(name)} | {kind} | {score.format(row[score.name])} | {row['num_parameters']:,} | {row['macs']:,} | "
         f"{row['compression_rate']:.1%} |"
@@ -170,7 +170,9 @@ def _normalization(config: Mapping[str, Any]) -> str:
         return "fused into the convolutions"
     stored, images = len(config["statistics_widths"]), config["calibration_images"]
     own = f"; any other size measures its own on the checkpoint's {images} synthetic images" if images else ""
-    return f"kept, with statistics stored for {stored} widths{own}"
+    depths = len(config.get("statistics_depths") or (1,))
+    at_depths = f" at each of {depths} depths" if depths > 1 else ""
+    return f"kept, with statistics stored for {stored} widths{at_depths}{own}"
 
 
 def _training_section(facts: FamilyFacts) -> str:

@@ -15,7 +15,8 @@ import yaml
 from huggingface_hub import CommitInfo
 from transformers import PreTrainedModel
 
-from neumeta_hf.checkpoints import save_network, weights_digest
+from neumeta_hf.axes import scale_channels
+from neumeta_hf.checkpoints import save_network
 from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.files import write_folder_beside
 from neumeta_hf.hub.card import is_hub_id
@@ -31,48 +32,15 @@ from neumeta_hf.hub.run_files import (
     SWEEP,
     TABLE,
     TRAINING,
-    RunSource,
+    find_run_file,
     read_recipe,
     read_sweep,
     read_table,
     read_training,
 )
+from neumeta_hf.provenance import MorphOrigin, RunSource
 
 logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MorphOrigin:
-    """Where a morph comes from.
-
-    Attributes:
-        source: Hub id or folder of the family; empty for one that was never saved.
-        run: Where the family's image processor or tokenizer and its measured scores lie; None: nowhere.
-        family: Name of the target family.
-        task: What its networks do.
-        widths: Width group to ratio.
-        depths: Stack of blocks to how many it has, and how many in the reference.
-        num_samples: Generations averaged.
-        noise: Width of their noise in channels.
-        seed: Of that noise.
-        calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
-            are the family's own.
-        full_num_parameters: Of the family's reference.
-        digest: Checksum of its weights as they were generated.
-    """
-
-    source: str
-    run: RunSource | None
-    family: str
-    task: str
-    widths: Mapping[str, float]
-    depths: Mapping[str, tuple[int, int]]
-    num_samples: int
-    noise: float
-    seed: int
-    calibrated: int | None
-    full_num_parameters: int
-    digest: str
 
 
 def push_family(
@@ -162,7 +130,7 @@ def push_morph(
     """
     preprocessor, sweep = {}, None
     if origin.run is not None:
-        find = functools.partial(origin.run.find, token=options.get("token"))
+        find = functools.partial(find_run_file, origin.run, token=options.get("token"))
         preprocessor, sweep = read_preprocessor(find), read_sweep(find(SWEEP))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -197,8 +165,8 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     folder, preprocessor, sweep = Path(folder), {}, None
     if origin.run is not None:
         try:
-            preprocessor = read_preprocessor(origin.run.find)
-            sweep = read_sweep(origin.run.find(SWEEP))
+            find = functools.partial(find_run_file, origin.run)
+            preprocessor, sweep = read_preprocessor(find), read_sweep(find(SWEEP))
         except (HubError, CheckpointError) as error:
             logger.warning("the morph is saved with what there is: %s", error)
     facts = _morph_facts(model, origin, sweep)
@@ -211,7 +179,7 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
 
 def _morph_facts(model: Any, origin: MorphOrigin, sweep: Mapping[str, Any] | None) -> MorphFacts:
     """What is known of a morph, its measured score where the family's sweep holds this very network."""
-    is_changed = weights_digest(model.state_dict()) != origin.digest
+    is_changed = not origin.fingerprint.fits(model.state_dict())
     row = None if sweep is None or is_changed else _row_of(origin, sweep)
     # A relative path of two parts reads like a Hub id.
     is_on_hub = is_hub_id(origin.source) and not Path(origin.source).is_dir()
@@ -241,15 +209,14 @@ def _row_of(origin: MorphOrigin, sweep: Mapping[str, Any]) -> Mapping[str, Any] 
     if origin.noise:
         decisive |= {"num_samples": origin.num_samples, "seed": origin.seed}
     # What the sweep does not say may have been otherwise.
-    is_whole = all(count == full for count, full in origin.depths.values())
-    if (
-        not is_whole
-        or len(ratios) > 1
-        or any(key not in facts or facts[key] != value for key, value in decisive.items())
-    ):
+    if len(ratios) > 1 or any(key not in facts or facts[key] != value for key, value in decisive.items()):
         return None
     uniform = (row for row in sweep["rows"] if not isinstance(row["width"], Mapping))
-    return next((row for row in uniform if row["width"] in ratios), None)
+    return next((row for row in uniform if row["width"] in ratios and _has_depth(origin, row.get("depth", 1))), None)
+
+
+def _has_depth(origin: MorphOrigin, depth: float) -> bool:
+    return all(count == scale_channels(full, depth) for count, full in origin.depths.values())
 
 
 def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[str, Any]:
@@ -257,7 +224,7 @@ def _add_run(run: RunSource, folder: Path, *, token: bool | str | None) -> dict[
 
     What was read and checked is what is written, without the folders of the machine that it was first written on.
     """
-    find = functools.partial(run.find, token=token)
+    find = functools.partial(find_run_file, run, token=token)
     preprocessor = read_preprocessor(find)
     found = {name: find(name) for name in FACTS}
     table = read_table(found[TABLE])

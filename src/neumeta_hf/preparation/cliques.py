@@ -16,13 +16,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch_pruning.dependency import DependencyGraph, Node
 from torch_pruning.pruner.function import BasePruningFunc
 
-from neumeta_hf.batches import Inputs, move_batch
+from neumeta_hf.batches import Inputs, move_batch, run_with
 from neumeta_hf.building import own_tensors
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
@@ -199,23 +198,11 @@ def _randomise(model: nn.Module) -> None:
                 buffer.uniform_(0.5, 1.5, generator=generator)
 
 
-class _Forward(nn.Module):
-    """A run of a network as a module, so that other weights can be put in the place of its own."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Inputs) -> list[Tensor]:
-        return run(self.model, inputs)
-
-
 def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone."""
     state = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
-    network = _Forward(model)
     with torch.no_grad():
-        expected = network(example_inputs)
+        expected = run(model, example_inputs)
 
     def error(permuted: list[Clique]) -> float:
         largest = 0.0
@@ -226,8 +213,7 @@ def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliq
                 channels = list(range(clique.num_channels))
                 weights = apply_order(weights, clique, channels[1:] + channels[:1] if turn else [1, 0, *channels[2:]])
             with torch.no_grad():
-                named = {f"model.{name}": tensor for name, tensor in weights.items()}
-                actual = functional_call(network, named, (example_inputs,))
+                actual = run_with(model, weights, run, example_inputs)
             largest = max(largest, relative_error(expected, actual))
         return largest
 

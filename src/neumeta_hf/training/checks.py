@@ -183,7 +183,7 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
             "Set augmentations to 0, or train whole networks."
         )
     if model.statistic_names:
-        model.config.statistics_widths = stored
+        model.config.statistics_widths, model.config.statistics_depths = stored, training_depths(recipe)
         model.config.validate_neumeta()
         if resolve_calibration(recipe, model).images:
             draw_calibration_sizes(recipe, model)

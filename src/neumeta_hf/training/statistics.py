@@ -172,37 +172,40 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         RecipeError: There are more widths than a checkpoint stores, or no sizes to make images for.
         CheckpointError: The statistics of a network are not finite.
     """
-    widths = statistics_widths(recipe, model)
-    if len(set(widths)) > MAX_STATISTICS:
+    sizes = list(dict.fromkeys(itertools.product(statistics_widths(recipe, model), training_depths(recipe))))
+    if len(sizes) > MAX_STATISTICS:
         raise RecipeError(
-            f"statistics_widths gives {len(set(widths))} widths: at most {MAX_STATISTICS} are stored. Give fewer."
+            f"statistics_widths at the depths of sizes.depths gives {len(sizes)} sizes: at most {MAX_STATISTICS} are "
+            "stored. Give fewer."
         )
     batches = calibration_batches(split, recipe.statistics_images)
     logger.info(
         "statistics of BatchNorm: %d networks on %d images each (statistics_widths, statistics_images)",
-        len(widths),
+        len(sizes),
         sum(map(len, batches)),
     )
-    _measure_statistics(model, batches, widths, accelerator)
+    _measure_statistics(model, batches, sizes, accelerator)
     on_main(accelerator, lambda: _store_images(recipe, model, split, batches))
 
 
 def _measure_statistics(
-    model: NeuMetaModel, batches: NormalizedImages, widths: list[float], accelerator: Accelerator
+    model: NeuMetaModel, batches: NormalizedImages, sizes: list[tuple[float, float]], accelerator: Accelerator
 ) -> None:
-    """As `NeuMetaModel.calibrate`, each process some of the widths."""
+    """As `NeuMetaModel.calibrate`, each process some of the sizes."""
 
-    def measure(mine: list[float]) -> list[dict[str, Tensor]]:
-        if mine:
-            shown = accelerator.is_local_main_process
-            model.calibrate(batches, progress_bar(mine, description="statistics", unit=" sizes", shown=shown))
-        found: list[Any] = [model.statistics.at(model.size_at(width)) for width in mine]
+    def measure(mine: list[tuple[float, float]]) -> list[dict[str, Tensor]]:
+        if not mine:
+            return []
+        shown = accelerator.is_local_main_process
+        bar = progress_bar(mine, description="statistics", unit=" sizes", shown=shown)
+        found = model.measure_statistics(batches, bar).values()
         return [{name: statistic.cpu() for name, statistic in statistics.items()} for statistics in found]
 
-    measured = share(accelerator, widths, measure)
-    if accelerator.num_processes > 1:
-        model.hold_statistics(dict(zip(map(float, widths), measured, strict=True)))
-        model.statistics.to(model.device)
+    measured = share(accelerator, sizes, measure)
+    model.hold_statistics(
+        {(float(width), float(depth)): of for (width, depth), of in zip(sizes, measured, strict=True)}
+    )
+    model.statistics.to(model.device)
 
 
 def _store_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, batches: NormalizedImages) -> None:

@@ -41,6 +41,25 @@ def test_the_widest_network_within_the_budget_is_found(make_case, name):
             assert find_width(family, budget, cost=cost) == widest
 
 
+@pytest.mark.parametrize("depth", [0.5, {"stage3": 1}])
+def test_the_width_is_that_of_networks_of_the_depth_asked_for(make_case, depth):
+    family = make_case("cifar_resnet", "keep").family()
+
+    def parameters_at(width):
+        return count_parameters(family.skeleton_at(family.size_at(width, depth=depth)))
+
+    widths = uniform_widths(family)
+    for budget in sorted({parameters_at(width) for width in widths}):
+        found = find_width(family, budget, cost="parameters", depth=depth)
+        assert found == max(width for width in widths if parameters_at(width) <= budget)
+        assert found == find_width(family, budget, cost=count_parameters, depth=depth)
+    full = parameters_at(1.0)
+    assert find_width(family, full, cost="parameters", depth=depth) == 1.0
+    assert find_width(family, full, cost="parameters") < 1.0
+    with pytest.raises(SizeError, match="depth"):
+        find_width(family, full, depth=3)
+
+
 @pytest.mark.parametrize("name", ["upernet", "autoencoder_kl", "mlp_vae"])
 def test_of_other_tasks_too(networks, name):
     family = NeuMetaModel.from_reference(

@@ -20,6 +20,10 @@ MOST_MEGABYTES = 600
 """Beside what the libraries take. What is asked for is gigabytes."""
 
 
+FORMAT_1 = {"format_version": 1, "space": ...}
+"""What states no space of sizes, and so has nothing that other sizes could be compared with."""
+
+
 @pytest.fixture(scope="module")
 def kept(make_case, tmp_path_factory):
     """A family with stored statistics and images in its checkpoint."""
@@ -27,7 +31,7 @@ def kept(make_case, tmp_path_factory):
     family.store_calibration_images(torch.zeros(4, 1, 8, 8))
     folder = tmp_path_factory.mktemp("kept") / "family"
     family.save_pretrained(folder)
-    return folder
+    return change_config(folder, **FORMAT_1)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def generated(make_case, tmp_path_factory):
     """A family all of whose weights an INR makes: no tensor in its files is as large as its networks."""
     folder = tmp_path_factory.mktemp("generated") / "family"
     make_case("lenet").family().save_pretrained(folder)
-    return folder
+    return change_config(folder, **FORMAT_1)
 
 
 def deep(model_type, **fields):
@@ -226,6 +230,7 @@ def test_a_large_honest_network_is_read(tmp_path):
 def test_growth_is_bounded_by_what_is_held_and_free_for_small_networks(make_case, tmp_path):
     family = make_case("lenet").family()
     family.save_pretrained(tmp_path / "family")
+    change_config(tmp_path / "family", **FORMAT_1)
     for channels, fits in ([64, 128, 256], True), ([2000, 4000, 4000], False):
         change_config(tmp_path / "family", target_config__hidden_channels=channels, weights_digest=None)
         if fits:

@@ -1,11 +1,17 @@
-"""A checkpoint on the Hub is asked what its images are, and an answer that cannot be had is no answer."""
+"""What a checkpoint states of its images and of its sizes, and an answer that cannot be had is no answer."""
+
+import json
 
 import pytest
+from config_changes import change_config
 from huggingface_hub import constants
 
+from neumeta_hf import NeuMetaModel
+from neumeta_hf.axes import Axis
 from neumeta_hf.data.preprocessor import stated_preprocessing
-from neumeta_hf.errors import HubError
+from neumeta_hf.errors import CheckpointError, HubError
 from neumeta_hf.targets import build_image_processor
+from neumeta_hf.targets.lenet import LeNetFamily
 
 OPTIONS = {"num_channels": 1, "model_type": "neumeta_lenet"}
 
@@ -40,3 +46,34 @@ def test_that_a_repo_says_nothing_is_known_only_when_it_was_asked(repo, monkeypa
     assert stated_preprocessing(name, **OPTIONS) is None
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert stated_preprocessing(name, **OPTIONS) is None
+
+
+def test_a_checkpoint_is_refused_when_the_rules_of_its_target_have_changed(make_case, tmp_path, monkeypatch):
+    make_case("lenet").family().save_pretrained(tmp_path)
+    version = json.loads((tmp_path / "config.json").read_text())["neumeta_version"]
+    NeuMetaModel.from_pretrained(tmp_path)
+    axes = LeNetFamily.axes
+
+    def by_twos(family, config):
+        return [Axis(axis.name, axis.full, step=2 if axis.name == "conv2" else 1) for axis in axes(family, config)]
+
+    monkeypatch.setattr(LeNetFamily, "axes", by_twos)
+    with pytest.raises(CheckpointError, match=f"conv2 .* step 1.* step 2.*install neumeta_hf {version}"):
+        NeuMetaModel.from_pretrained(tmp_path)
+    # Format 1 states no sizes: it loads with what rules there are.
+    assert (
+        NeuMetaModel.from_pretrained(change_config(tmp_path, format_version=1, space=...)).space.axes["conv2"].step == 2
+    )
+
+
+@pytest.mark.parametrize("format_version", [1, ...])
+def test_an_old_checkpoint_is_of_the_new_format_once_it_is_saved(make_case, tmp_path, format_version):
+    make_case("lenet").family().save_pretrained(tmp_path / "old")
+    change_config(tmp_path / "old", format_version=format_version, space=..., neumeta_version=...)
+    family = NeuMetaModel.from_pretrained(tmp_path / "old")
+    assert family.config.format_version == 1
+    family.save_pretrained(tmp_path / "new")
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["format_version"] == 2
+    assert config["space"]["axes"].keys() == family.space.axes.keys()
+    NeuMetaModel.from_pretrained(tmp_path / "new")

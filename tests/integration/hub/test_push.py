@@ -628,6 +628,8 @@ def test_code_beside_the_weights_serves_people_without_the_package(hub, hub_envi
     family = load(run_folder)
     family.push_to_hub("org/family", with_code=True)
     assert "auto_map" not in family.config.to_dict()
+    travels = [name for name in hub.files("org/family") if name.endswith(".py")]
+    assert not [name for name in travels if "hub" in name or "card" in name or "push" in name]
     script = """
 import importlib.abc, sys
 
@@ -650,6 +652,13 @@ else:
 model = AutoModelForImageClassification.from_pretrained("org/family", trust_remote_code=True)
 assert type(model).__module__.startswith("transformers_modules"), type(model).__module__
 morph = model.morph(width=0.5)
+for network in (model, morph):
+    try:
+        network.push_to_hub("org/copy")
+    except Exception as error:
+        assert "pip install neumeta_hf" in str(error), error
+    else:
+        sys.exit("pushed without the package")
 print(sum(tensor.double().sum().item() for tensor in morph.state_dict().values()))
 """
     result = subprocess.run(

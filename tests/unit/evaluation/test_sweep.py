@@ -15,9 +15,10 @@ from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError
 from neumeta_hf.evaluation import Sweep, count_macs, count_parameters, evaluate_network, sweep
 from neumeta_hf.family_sizes import SizeWarning
+from neumeta_hf.hub.facts import check_sweep
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.scores import Score
-from neumeta_hf.targets import LeNetConfig, find_target, resize
+from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, find_target, resize
 
 CONFIG = LeNetConfig(hidden_channels=[4, 8, 16], image_size=8, num_labels=10)
 
@@ -28,7 +29,9 @@ class Family:
     device = torch.device("cpu")
 
     def __init__(self, trained_widths=(0.25, 0.5, 1.0)):
-        self.config = types.SimpleNamespace(trained_widths=list(trained_widths), target_config=CONFIG)
+        self.config = types.SimpleNamespace(
+            trained_widths=list(trained_widths), trained_depths=[1.0], target_config=CONFIG
+        )
         self.target_family = find_target(CONFIG)
         self.space = self.target_family.space(CONFIG)
         self.calls = []
@@ -36,14 +39,14 @@ class Family:
     def skeleton_at(self, size):
         return self.target_family.build(self.target_family.config_at(CONFIG, size))
 
-    def size_at(self, width):
-        return self.space.size(width)
+    def size_at(self, width, *, depth=1.0):
+        return self.space.size(width, depth=depth)
 
     def is_in_trained_range(self, size):
         low, high = (self.size_at(pick(self.config.trained_widths)) for pick in (min, max))
         return all(low[axis] <= size[axis] <= high[axis] for axis in size)
 
-    def morph(self, width, *, num_samples, seed, calibration):
+    def morph(self, width, *, depth=1.0, num_samples, seed, calibration):
         self.calls.append({"width": width, "num_samples": num_samples, "seed": seed, "calibration": calibration})
         warnings.warn("outside", SizeWarning, stacklevel=2)
         torch.manual_seed(round(1000 * width) if isinstance(width, float) else 0)
@@ -235,6 +238,7 @@ def test_json_holds_facts_reference_and_rows(result, tmp_path):
     assert read.keys() == {"facts", "reference", "rows"}
     for found, row in zip([read["reference"], *read["rows"]], [result.reference, *result.rows], strict=True):
         fields = dataclasses.asdict(row)
+        assert fields.pop("depth") == 1  # of whole networks, as of families without blocks
         assert found == {**fields.pop("scores"), **fields}
     assert read["facts"]["checkpoint"] == "digits-lenet"
 
@@ -294,3 +298,85 @@ def test_the_table_shows_the_reference_first_and_every_row(result):
     assert f"{result.rows[0].num_parameters:,}" in lines[1]
     assert "outside" in lines[5]
     assert "digits-lenet, digits, test" in text
+
+
+class DeepFamily(Family):
+    """One whose networks can leave blocks out; trained at widths 0.5 and 1, whole and at one block a stage."""
+
+    def __init__(self):
+        self.config = types.SimpleNamespace(trained_widths=[0.5, 1.0], trained_depths=[0.34, 1.0], target_config=DEEP)
+        self.target_family = find_target(DEEP)
+        self.space = self.target_family.space(DEEP)
+
+    def skeleton_at(self, size):
+        return self.target_family.build(self.target_family.config_at(DEEP, size))
+
+    def is_in_trained_range(self, size):
+        return True
+
+    def morph(self, width, *, depth=1.0, num_samples, seed, calibration):
+        network = self.skeleton_at(self.size_at(width, depth=depth)).eval()
+        network.morph_origin = types.SimpleNamespace(noise=0.0, calibrated=None)
+        return network
+
+
+DEEP = CifarResNetConfig(
+    num_blocks=[1, 2, 3], stage_channels=[4, 6, 8], image_size=8, num_input_channels=1, num_labels=10
+)
+
+
+@pytest.fixture(scope="module")
+def deep(split):
+    return sweep(DeepFamily(), split, [0.5, 1.0], depths=[1.0, 0.67, 0.34], progress=False)
+
+
+def test_every_width_is_measured_at_every_depth(deep):
+    assert [(row.width, row.depth) for row in deep.rows] == [
+        (width, depth) for depth in (1.0, 0.67, 0.34) for width in (0.5, 1.0)
+    ]
+    family = DeepFamily()
+    for row in deep.rows:
+        network = family.skeleton_at(family.size_at(row.width, depth=row.depth))
+        assert row.num_parameters == count_parameters(network)
+    assert [row.kind for row in deep.rows] == 2 * ["trained"] + 2 * ["untrained"] + 2 * ["trained"]
+
+
+def test_depths_are_in_what_is_written_and_shown(deep, tmp_path):
+    deep.save_csv(tmp_path / "sweep.csv")
+    with (tmp_path / "sweep.csv").open(newline="") as file:
+        assert [(line["width"], line["depth"]) for line in csv.DictReader(file)][1:3] == [
+            ("1.0", "1.0"),
+            ("0.5", "0.67"),
+        ]
+    deep.save_json(tmp_path / "sweep.json")
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    check_sweep(written, "sweep.json")
+    assert [row["depth"] for row in written["rows"]] == [1.0, 1.0, 0.67, 0.67, 0.34, 0.34]
+    deep.plot(tmp_path / "sweep.png")
+    console = Console(file=io.StringIO(), width=100)
+    console.print(*deep.tables(100))
+    assert "0.5 depth 0.34" in console.file.getvalue()
+
+
+def test_a_sweep_of_whole_networks_says_nothing_of_depth(result):
+    assert "depth" not in result.to_dict()["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"depth": 0}, "depth is 0"), ({"depth": 1.5}, "depth is 1.5"), ({"depth": 1.0}, "of one width, 0.5")],
+)
+def test_a_written_depth_that_no_sweep_measures_is_refused(deep, change, said):
+    written = deep.to_dict()
+    written["rows"][2] |= change
+    with pytest.raises(CheckpointError, match=said):
+        check_sweep(written, "sweep.json")
+
+
+@pytest.mark.parametrize(
+    ("depths", "said"),
+    [([], "at least one"), ([1.0, 1.0], "each once"), ([0.1], "smallest possible"), ([2], "ratio in")],
+)
+def test_depths_that_cannot_be_measured_stop_the_sweep_before_it(split, depths, said):
+    with pytest.raises(SizeError, match=said):
+        sweep(DeepFamily(), split, [0.5], depths=depths, progress=False)

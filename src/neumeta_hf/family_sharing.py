@@ -1,16 +1,18 @@
-"""Pushing a family: a part of `NeuMetaModel`."""
+"""Saying where a family and its morphs come from, and pushing them: a part of `NeuMetaModel`."""
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neumeta_hf.hub.family_card import FamilyFacts
-from neumeta_hf.hub.push import PushPlan
-from neumeta_hf.hub.run_files import RunSource
-from neumeta_hf.hub.sharing import push_family
+from neumeta_hf.axes import Size
+from neumeta_hf.checkpoints import Fingerprint
+from neumeta_hf.errors import HubError
+from neumeta_hf.provenance import MorphOrigin, RunSource
 
 
-class FamilyPush:
-    """What uploads a family with its card.
+class FamilySharing:
+    """What uploads a family with its card, and lets its morphs be uploaded with theirs.
 
     Attributes:
         run_source: Where the files of its run lie, which pushes take along; None: nowhere.
@@ -24,6 +26,8 @@ class FamilyPush:
     hypernetwork: Any
     static: Any
     num_generated_parameters: Any
+    name_or_path: Any
+    _full_num_parameters: Any
 
     def push_to_hub(
         self,
@@ -43,7 +47,7 @@ class FamilyPush:
         overwrite_card: bool = False,
         with_code: bool = False,
         dry_run: bool = False,
-    ) -> str | PushPlan:
+    ) -> Any:
         """Upload the family as one commit: weights, config, image processor, facts of its run, and a model card.
 
         Args:
@@ -69,17 +73,19 @@ class FamilyPush:
             dry_run: Upload nothing, and ask the Hub nothing of `repo_id`, whose card may hold more.
 
         Returns:
-            Address of the commit. Where nothing has changed there is no new one. In a dry run, the card and the files
-            that would go up.
+            Address of the commit. Where nothing has changed there is no new one. In a dry run, a `PushPlan`: the card
+            and the files that would go up.
 
         Raises:
             HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
+                Code beside somebody's weights, without the package, refuses too.
             CardError: The card that is there cannot be read, or is somebody's own and has another licence.
             CheckpointError: A file of the run is damaged, or `run` is no folder.
         """
+        hub = _hub()
         if run is not None:
             self.run_source = RunSource.of_folder(run)
-        facts = FamilyFacts(
+        facts = hub.FamilyFacts(
             config=self.config.to_dict(),
             family=self.target_family.name,
             task=self.target_family.task,
@@ -91,7 +97,7 @@ class FamilyPush:
             },
         )
         family: Any = self
-        commit = push_family(
+        commit = hub.push_family(
             family,
             facts,
             repo_id,
@@ -110,9 +116,48 @@ class FamilyPush:
             overwrite_card=overwrite_card,
             dry_run=dry_run,
         )
-        if isinstance(commit, PushPlan):
+        if isinstance(commit, hub.PushPlan):
             return commit
         self.name_or_path = commit.repo_url.repo_id  # what its morphs name from now on
         if self.run_source is None:
             self.run_source = RunSource(repo_id=self.name_or_path, revision=commit.oid)
         return commit
+
+    def _name_origin(self, morph: Any, size: Size, facts: Mapping[str, Any]) -> None:
+        """Say where a morph comes from, for the card that is written when it is shared; the network stays as it is.
+
+        Args:
+            morph: The network.
+            size: Of the morph.
+            facts: How it was made, as `MorphOrigin` says it.
+        """
+        ratios = self.space.ratios(size)
+        morph.morph_origin = MorphOrigin(
+            source=self.name_or_path or "",
+            run=self.run_source,
+            family=self.target_family.name,
+            task=self.target_family.task,
+            widths={group: ratios[group] for group in self.width_groups if size[group]},
+            depths={stack.name: (size[stack.key], stack.full) for stack in self.space.depths.values()},
+            full_num_parameters=self._full_num_parameters,
+            fingerprint=Fingerprint.of(morph.state_dict()),
+            **facts,
+        )
+        morph.push_to_hub = functools.partial(_push_morph, morph, morph.morph_origin)
+
+
+def _push_morph(morph: Any, origin: MorphOrigin, repo_id: str, **options: Any) -> Any:
+    """Upload a morph; `neumeta_hf.hub.push_morph` says with which options."""
+    return _hub().push_morph(morph, origin, repo_id, **options)
+
+
+def _hub() -> Any:
+    """What pushes: loaded when somebody does, and left out of the code that goes beside weights."""
+    # transformers asks of code beside weights that all is installed that it imports, but for what it tries to.
+    try:
+        from neumeta_hf import hub
+    except ImportError as error:
+        raise HubError(
+            "pushing takes the package itself, and this is the code beside somebody's weights: pip install neumeta_hf."
+        ) from error
+    return hub
