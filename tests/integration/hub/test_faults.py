@@ -123,7 +123,10 @@ FAULTS = {
     "another model type": (with_config(model_type="bert"), r"of model type 'bert', and a family's is 'neumeta'"),
     "unknown model type": (with_config(model_type="nonsense"), r"of model type 'nonsense'"),
     "newer format": (with_config(format_version=2, more={}), r"format_version=2: this neumeta_hf reads format 1"),
-    "unknown hypernetwork": (with_config(hypernetwork__type="other"), r"'other' is unknown: choose one of field, grid, inr"),
+    "unknown hypernetwork": (
+        with_config(hypernetwork__type="other"),
+        r"'other' is unknown: choose one of field, grid, inr",
+    ),
     "unknown option of the hypernetwork": (with_config(hypernetwork__depth=3), r"no option depth"),
     "option of another type": (with_config(hypernetwork__hidden_size="big"), r"hidden_size='big'"),
     "negative option": (with_config(hypernetwork__hidden_size=-1), r"hidden_size=-1"),
