@@ -72,21 +72,14 @@ SMOOTHNESS: dict[str, list[str]] = {
 }
 
 
-def _levels(name: str, *overrides: str, noise: float = 0.0, options: str = "positions: relative") -> list[str]:
-    hypernetwork = f"family.hypernetwork={{type: {name}, levels: 2, {options}}}"
-    return [hypernetwork, f"family.coordinate_noise={noise:g}", "train_static=false", *overrides]
+def _levels(name: str, *, noise: float) -> list[str]:
+    hypernetwork = f"family.hypernetwork={{type: {name}, positions: relative, levels: 2}}"
+    return [hypernetwork, f"family.coordinate_noise={noise:g}", "train_static=false"]
 
 
-# The first channels are the most important ones, and no size merges any.
-FIRST = ("preparation.order=importance", "losses.detail=0")
 FIELD: dict[str, list[str]] = {
-    "grid": _levels("grid"),
-    "field": _levels("field"),
-    "field, noise": _levels("field", noise=1.0),
-    "grid, noise": _levels("grid", noise=1.0),
-    "field, an MLP per tensor": _levels("field", options="positions: relative, shared: false"),
-    "grid, first channels": _levels("grid", *FIRST, options="positions: absolute"),
-    "field, first channels": _levels("field", *FIRST, options="positions: absolute"),
+    f"{name}, noise" if noise else name: _levels(name, noise=noise)
+    for noise, name in ((0.0, "grid"), (0.0, "field"), (1.0, "field"), (1.0, "grid"))
 }
 PARTS = {  # variants, recipe, and name of the result
     "settings": (SETTINGS, "cifar10_resnet20_paper.yaml", "inr_settings"),
@@ -188,7 +181,7 @@ def main() -> None:
 def write(prefix: Path, result: dict[str, Any]) -> None:
     """Write a result and its figure."""
     Path(f"{prefix}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    figure = Figure(figsize=(7, 0.5 + 0.35 * len(result["rows"])), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.35 * len(result["rows"])), layout="constrained")
     axes = figure.subplots()
     for width in WIDTHS:
         values = [row["mean"][f"{width:g}"] for row in result["rows"].values()]
@@ -199,7 +192,7 @@ def write(prefix: Path, result: dict[str, Any]) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("validation accuracy [%]")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(f"{prefix}.png", dpi=150)
 
 

@@ -174,7 +174,7 @@ def test_guides_are_there_and_errors_name_one_of_them(run, capsys):
     assert "A new target family in one file" in listed
     config = json.loads((run / "reference" / "config.json").read_text())
     Path("other").mkdir()
-    Path("other/config.json").write_text(json.dumps({**config, "model_type": "bert"}))
+    Path("other/config.json").write_text(json.dumps({**config, "model_type": "beit"}))
     said = refusal(capsys, "prepare", "other", "--output", "out")
     (name,) = re.findall(r"`neumeta docs (\w+)`", said)
     assert cli.main(["docs", name]) == 0

@@ -218,6 +218,18 @@ def test_the_table_of_settings_of_the_inr_is_what_was_measured():
         assert (said == "silent") == all(rows[name]["silent"])
 
 
+def test_the_table_of_the_field_is_what_was_measured():
+    path, lines = marked("field")
+    result = read(path)
+    (reference, *values), *lines = lines
+    assert (reference, values[0]) == ("reference", f"{result['facts']['reference']:.2f} %")
+    assert [name for name, *_ in lines] == list(result["rows"])
+    for name, *values, parameters in lines:
+        row = result["rows"][name]
+        assert values == [f"{row['mean'][width]:.2f} %" for width in ("1", "0.75", "0.5", "0.375", "0.25")]
+        assert parameters == f"{row['hypernetwork_parameters'][0]:,}"
+
+
 def test_the_table_of_depths_is_what_was_measured():
     path, lines = marked("depth")
     means = read(path)["means"]

@@ -144,7 +144,7 @@ FAULTS = {
     "negative option": (with_config(hypernetwork__hidden_size=-1), r"hidden_size=-1"),
     "no layers": (with_config(hypernetwork__num_hidden_layers=0), r"num_hidden_layers=0"),
     "hypernetwork that is a word": (with_config(hypernetwork="inr"), r"config.json holds a value that does not fit"),
-    "target of another kind": (with_config(target_config__model_type="beit"), r"no target family of model type 'bert'"),
+    "target of another kind": (with_config(target_config__model_type="beit"), r"no target family of model type 'beit'"),
     "unknown target": (with_config(target_config__model_type="nonsense"), r"target_config is of model type 'nonsense'"),
     "no target": (with_config(target_config=...), r"target_config names no model type"),
     "10^12 channels": (
