@@ -97,6 +97,12 @@ def test_a_language_model_becomes_a_family_that_is_measured_drawn_and_morphed(te
     (row,) = json.loads(Path("half/sweep.json").read_text())["rows"]
     assert row["loss"] == pytest.approx(sweep["rows"][0]["loss"], rel=1e-5)
     assert "no image processor" not in capsys.readouterr().err
+    for options in ([], ["--widths", "0.5"]):
+        assert cli.main(["-q", "push", "run", "org/name", "--dry-run", *options]) == 0
+        said = capsys.readouterr().out
+        assert "tokenizer.json" in said
+        assert "pipeline_tag: text-generation" in said
+    assert "33 blocks of text of the test split" in said
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(texts):
