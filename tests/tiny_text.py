@@ -8,6 +8,23 @@ WORDS = ("the", "cat", "dog", "sat", "ran", "on", "mat", "a", "red", "big")
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
 
 
+class NextToken:
+    """What data ask of a task."""
+
+    name = "next"
+    modality = "text"
+    labels = ("next_token",)
+
+
+class MaskedToken(NextToken):
+    labels = ("masked_token",)
+    mask_probability = 0.3
+
+
+class Pairs(NextToken):
+    labels = ("similarity",)
+
+
 def word_tokenizer(*, start=False, **changed):
     """One token a word; with `start`, a token before each text."""
     vocabulary = {token: index for index, token in enumerate((*SPECIAL, *WORDS))}

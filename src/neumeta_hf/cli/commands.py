@@ -440,7 +440,9 @@ def _is_plain(checkpoint: "Checkpoint") -> bool:
 
 def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """The recipe of --config or of a checkpoint's run, with what the command says about its data."""
-    from neumeta_hf.training import load_recipe
+    from neumeta_hf.data import generated_data
+    from neumeta_hf.data.config import GENERATED
+    from neumeta_hf.training import load_recipe, task_of
 
     path = getattr(arguments, "config", None) or _find_recipe(arguments.checkpoint)
     if path is None:
@@ -453,6 +455,8 @@ def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     recipe = load_recipe(path, getattr(arguments, "overrides", ()))
     if getattr(arguments, "dataset", None):
         recipe.data.dataset = arguments.dataset
+    if recipe.data.dataset == GENERATED:
+        recipe.data = generated_data(recipe.data, task_of(recipe), Path(path).parent)
     return recipe
 
 

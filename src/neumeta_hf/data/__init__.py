@@ -4,6 +4,7 @@ from neumeta_hf.data.base import Data, Split
 from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.counts import check_classes
 from neumeta_hf.data.entry import check_keys, load_data, make_preprocessor
+from neumeta_hf.data.generation import generated_data, write_texts
 from neumeta_hf.data.loading import ImageData, load_image_data
 from neumeta_hf.data.splits import ImageSplit, collate
 from neumeta_hf.data.streams import StreamLoader, StreamSplit
@@ -20,7 +21,9 @@ __all__ = [
     "check_classes",
     "check_keys",
     "collate",
+    "generated_data",
     "load_data",
     "load_image_data",
     "make_preprocessor",
+    "write_texts",
 ]

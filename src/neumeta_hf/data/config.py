@@ -9,6 +9,10 @@ Labels = Literal["class", "mask", "none"]
 Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
 
 
+GENERATED = "generated"
+"""Stands in `dataset` for text that the target itself writes, and is what a run calls the folder of it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """How an image becomes the input of a network; the fields are those of `DataConfig`, with what applies without."""
@@ -30,7 +34,9 @@ class DataConfig:
     Attributes:
         dataset: "digits" (scikit-learn's 8x8 digits, embedded), a Hub id, a local folder that `datasets.load_dataset`
             reads, or a file of text (parquet, JSON, CSV or plain). The digits have no columns and splits to name; a
-            fixed fifth of them is the test split. Of plain text files each is one document.
+            fixed fifth of them is the test split. Of plain text files each is one document. "generated" is text that
+            the target's checkpoint, a causal language model, writes itself; a tenth of it is for testing unless
+            `test_fraction` says otherwise.
         subset: Name of the data set's configuration, where it has several.
         labels: What goes along with an image: "class" (one number), "mask" (the index of a class for each pixel), or
             "none".
@@ -86,6 +92,8 @@ class DataConfig:
             takes `max_steps`. Splits are named whole: none is cut, or a slice.
         shuffle_blocks: Of a stream, how many blocks are read ahead and mixed.
         kept_blocks: Of a stream, how many blocks of the validation and of the test split are kept, the first ones.
+        generated_tokens: How many tokens the target writes.
+        generated_temperature: At which it writes them; the seed is `data_seed`.
     """
 
     __pydantic_config__: ClassVar[dict] = {"extra": "forbid"}
@@ -121,6 +129,8 @@ class DataConfig:
     streaming: bool = False
     shuffle_blocks: int = 1024
     kept_blocks: int = 512
+    generated_tokens: int = 1_000_000
+    generated_temperature: float = 1.0
 
     @property
     def preprocessing(self) -> Preprocessing:

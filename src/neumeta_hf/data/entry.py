@@ -7,7 +7,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from neumeta_hf.data.base import Data
-from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.config import GENERATED, DataConfig
+from neumeta_hf.data.generation import check_generated
 from neumeta_hf.data.loading import load_image_data
 from neumeta_hf.data.pairs import load_pair_data
 from neumeta_hf.data.partition import load_splits
@@ -18,7 +19,7 @@ from neumeta_hf.errors import DataError
 from neumeta_hf.tasks import Task
 
 _TEXT = ("text_column", "text_columns", "score_column", "block_size", "tokenizer")
-_TEXT += ("streaming", "shuffle_blocks", "kept_blocks")
+_TEXT += ("streaming", "shuffle_blocks", "kept_blocks", "generated_tokens", "generated_temperature")
 _SHARED = ("dataset", "subset", "train_split", "test_split", "test_fraction", "validation_split")
 _SHARED += ("validation_fraction", "data_seed")
 
@@ -43,6 +44,8 @@ def check_keys(config: DataConfig, task: Task) -> None:
     foreign = [name for name in said if name not in _SHARED and (name in _TEXT) != is_text]
     if is_text and config.labels == "none":
         foreign.remove("labels")
+    if config.dataset == GENERATED and is_text:
+        check_generated(config, task)
     if not foreign:
         return
     read, other = ("text", "images") if is_text else ("images", "text")
@@ -74,6 +77,8 @@ def make_preprocessor(config: DataConfig, task: Task, source: str | None, *, pre
         return task.make_image_processor(**dataclasses.asdict(config.preprocessing))
     if prefer_source and source is not None:
         return load_tokenizer(source, what="the checkpoint")
+    if config.tokenizer == CHARACTERS and config.dataset == GENERATED:
+        raise DataError("data.tokenizer=characters: a network writes text by its own tokenizer. Leave it out.")
     if config.tokenizer == CHARACTERS and config.streaming:
         raise DataError(
             "data.tokenizer=characters with data.streaming: which characters there are is known of a whole split "

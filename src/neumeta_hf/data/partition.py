@@ -81,7 +81,7 @@ def _load(config: DataConfig, split: str, role: str, *, is_text: bool, streaming
     if not (progress_is_shown() and on_terminal()):
         datasets.disable_progress_bars()
     try:
-        dataset = datasets.load_dataset(builder, config.subset, split=split, streaming=streaming, **options)
+        dataset: Any = datasets.load_dataset(builder, config.subset, split=split, streaming=streaming, **options)
     except Exception as error:  # of each format that `datasets` reads, and of the network
         ways = "Splits are named by data.train_split, data.validation_split and data.test_split."
         if not os.path.exists(folder):

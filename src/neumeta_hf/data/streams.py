@@ -158,13 +158,13 @@ class StreamLoader:
         Raises:
             CheckpointError: It is no such state.
         """
-        numbers = [state.get(name) for name in ("round", "window", "taken")]
+        numbers: Any = [state.get(name) for name in ("round", "window", "taken")]
         start: Any = state.get("start")
         if len(state) != 4 or not all(type(number) is int and number >= 0 for number in numbers):
             raise CheckpointError(f"the state of a stream has the numbers {numbers}, which say no place in it.")
         if not _is_like(start, self._beginning):
             raise CheckpointError("the state of a stream begins at what is no place in these documents.")
-        self._round, self._window, self._taken = numbers  # pyright: ignore[reportAttributeAccessIssue]
+        self._round, self._window, self._taken = numbers
         self._start, self._blocks = start, None
 
     # ------------------------------------------------------------------------------------------------ the documents

@@ -24,6 +24,8 @@ PIPELINE_TAGS = {
     "sentence-embedding": "sentence-similarity",
 }
 """Task, as target families name it, to the Hub's name; others have none."""
+ROWS = {"causal-lm": "blocks of text", "masked-lm": "blocks of text", "sentence-embedding": "pairs of sentences"}
+"""Task to what it is measured on; others are on images."""
 CITATION = """\
 ## Citation
 
@@ -133,7 +135,7 @@ def where_measured(facts: Mapping[str, Any]) -> str:
     """
     count, split, dataset = (facts.get(key) for key in ("num_images", "split", "dataset"))
     images = [
-        *([] if count is None else [f"{count:,} images"]),
+        *([] if count is None else [f"{count:,} {ROWS.get(facts.get('task', ''), 'images')}"]),
         *([] if split is None else [f"the {words(split)} split"]),
         *([] if dataset is None else [words(dataset)]),
     ]

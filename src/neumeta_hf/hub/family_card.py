@@ -8,6 +8,7 @@ import yaml
 
 from neumeta_hf.hub.card import (
     CITATION,
+    ROWS,
     assemble,
     eval_results,
     front_matter,
@@ -205,7 +206,8 @@ def _limits_section(facts: FamilyFacts) -> str:
     elif (split := facts.sweep["facts"].get("split")) != "test":
         which = "a split that is not named" if split is None else f"the {words(split)} split"
         lines.append(f"- The scores above are of {which}, which selection may have seen.")
-    lines.append("- The classes and images are those of the training data; nothing is known of others.")
+    data = "texts" if facts.task in ROWS else "classes and images"
+    lines.append(f"- The {data} are those of the training data; nothing is known of others.")
     return "\n".join(lines)
 
 

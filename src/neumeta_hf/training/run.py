@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch.utils.data import DataLoader
 
 from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
-from neumeta_hf.data import Data, Split, StreamSplit, load_data, make_preprocessor
+from neumeta_hf.data import Data, Split, StreamSplit, generated_data, load_data, make_preprocessor, write_texts
+from neumeta_hf.data.config import GENERATED
 from neumeta_hf.data.workers import make_loader
-from neumeta_hf.errors import CheckpointError, RecipeError
+from neumeta_hf.errors import CheckpointError, DataError, RecipeError
 from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
 from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
@@ -138,7 +140,10 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
             recipe = resolve_recipe(recipe, checkpoint)
         source = str(made) if made else recipe.target.checkpoint
         preprocessor = make_preprocessor(recipe.data, task, source, prefer_source=made is not None)
-        data = load_data(recipe.data, task, preprocessor)
+        texts = None
+        if recipe.data.dataset == GENERATED and task.modality == "text":
+            texts = on_main(accelerator, lambda: _texts(recipe, output, checkpoint, preprocessor, accelerator))
+        data = load_data(generated_data(recipe.data, task, texts or output), task, preprocessor)
         target: Any = None if made else start_target(recipe, task, data, checkpoint, preprocessor)
         if task.has_classes:
             data = match_labels(data, load_config(str(made)) if made else config_of(target))
@@ -149,6 +154,8 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         # Only now: data or a target that cannot be read must not leave half a run behind.
         if not resume:
             on_main(accelerator, lambda: _write(output / RECIPE, recipe_text(recipe)))
+        if texts not in (None, output):
+            on_main(accelerator, lambda: _copy(texts / GENERATED, output / GENERATED))
         accelerator.init_trackers("neumeta", config={} if resume else {"recipe": json.dumps(recipe.to_dict())})
         run = _Run(recipe, task, data, preprocessor, output, resume, accelerator, signals, before_saving)
         reference, report, seconds = run.make_reference(target)
@@ -457,6 +464,23 @@ def _read_seconds(path: Path | None) -> dict[str, float]:
     if not all(AMOUNT.holds(value) for value in seconds.values()):
         raise CheckpointError(f"{path} does not hold seconds: each must be {AMOUNT.rule}. Start the run anew.")
     return seconds
+
+
+def _texts(recipe: Recipe, output: Path, checkpoint: Any, tokenizer: Any, accelerator: Accelerator) -> Path:
+    """Where the folder of the text lies that the target writes; in the run's own folder once there is a run."""
+    if find_folder(output, GENERATED) is not None:
+        return output
+    if checkpoint is None:
+        raise DataError(
+            "data.dataset=generated: a trained language model writes the text. Name it with target.checkpoint, or name "
+            "a data set of texts."
+        )
+    return write_texts(checkpoint, tokenizer, recipe.data, device=accelerator.device)
+
+
+def _copy(folder: Path, place: Path) -> None:
+    with write_folder_beside(place) as beside:
+        shutil.copytree(folder, beside, dirs_exist_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from neumeta_hf.data.config import GENERATED
 from neumeta_hf.errors import CheckpointError, RecipeError
 from neumeta_hf.files import partial_path, recover, remove_folder
 
@@ -18,7 +19,7 @@ FAMILY = "family"
 """What the files of the family are called while they are written."""
 
 _OF_THE_RUN = (STATE, PRETRAIN_STATE, BEST, LAST, PRETRAINED)
-_WRITTEN = (RECIPE, FACTS, STATE, PRETRAIN_STATE, REFERENCE, PRETRAINED, BEST, LAST, FAMILY)
+_WRITTEN = (RECIPE, FACTS, STATE, PRETRAIN_STATE, REFERENCE, PRETRAINED, BEST, LAST, FAMILY, GENERATED)
 
 
 @contextlib.contextmanager

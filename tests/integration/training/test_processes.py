@@ -70,6 +70,18 @@ def test_both_processes_hold_the_same_bits(folder):
     assert_equal(*(load_file(folder / f"run-{rank}.safetensors") for rank in (0, 1)))
 
 
+def test_two_processes_share_a_stream_and_go_on_with_it(folder):
+    seen = [json.loads((folder / f"stream-{rank}.json").read_text()) for rank in (0, 1)]
+    blocks = [{tuple(block) for block in part["whole"]} for part in seen]
+    assert [len(part) for part in blocks] == [32, 32]
+    assert not blocks[0] & blocks[1]
+    for part in seen:
+        assert part["parts"] == part["whole"]
+    weights = [load_file(folder / f"stream-{rank}.safetensors") for rank in (0, 1)]
+    assert_equal(*weights)
+    assert torch.equal(weights[0]["parts"], weights[0]["whole"])
+
+
 def test_two_processes_equal_one_with_the_joint_batch(folder, tmp_path):
     three_steps(tmp_path, Accelerator(cpu=True))
     one, two = load_file(tmp_path / "three-1-0.safetensors"), load_file(folder / "three-2-0.safetensors")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,7 @@ from tests.tiny_text import save, sentences, word_tokenizer
 from transformers import AutoTokenizer
 
 from neumeta_hf import NeuMetaModel, cli
+from neumeta_hf.data import generation
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError, TargetError
 from neumeta_hf.training import recipe_from_dict, train
 from neumeta_hf.training.state import read_manifest
@@ -95,6 +97,12 @@ def test_a_language_model_becomes_a_family_that_is_measured_drawn_and_morphed(te
     (row,) = json.loads(Path("half/sweep.json").read_text())["rows"]
     assert row["loss"] == pytest.approx(sweep["rows"][0]["loss"], rel=1e-5)
     assert "no image processor" not in capsys.readouterr().err
+    for options in ([], ["--widths", "0.5"]):
+        assert cli.main(["-q", "push", "run", "org/name", "--dry-run", *options]) == 0
+        said = capsys.readouterr().out
+        assert "tokenizer.json" in said
+        assert "pipeline_tag: text-generation" in said
+    assert "33 blocks of text of the test split" in said
 
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(texts):
@@ -269,3 +277,80 @@ def test_a_state_of_a_stream_is_looked_at_before_it_is_gone_on_with(texts, words
         path.write_bytes(dataclasses.replace(manifest, streams=streams).text())
         with pytest.raises(CheckpointError, match="stream"):
             train(streamed(texts, words), resume=True)
+
+
+# ---------------------------------------------------------------------------------- text that the network itself writes
+
+
+def self_taught(words, **changed):
+    data = {"dataset": "generated", "generated_tokens": 3000, "tokenizer": None, "validation_split": None}
+    data |= changed.pop("data", {})
+    target = {"config": {}, "checkpoint": words}
+    return language("", target=target, pretrain=None, data=data, **changed)
+
+
+def texts_of(folder):
+    return datasets.load_dataset(str(Path(folder, "generated")), split="train")["text"][:]
+
+
+def test_a_language_model_learns_from_what_it_writes(words, monkeypatch):
+    train(self_taught(words))
+    texts = texts_of("run")
+    tokenizer = word_tokenizer()
+    # Special tokens, which the small network writes too, are no text.
+    assert 2000 < sum(len(tokenizer(text)["input_ids"]) for text in texts) < 3200
+    assert len(set(texts)) > len(texts) / 2
+    losses = validation_losses("run")
+    assert losses[-1] < losses[0]
+    assert cli.main(["-q", "evaluate", "run", "--widths", "0.5,1.0"]) == 0
+    sweep = json.loads(Path("run/sweep.json").read_text())
+    assert sweep["facts"]["dataset"] == "generated"
+    assert cli.main(["-q", "morph", "run", "--width", "0.5", "--output", "half"]) == 0
+    assert cli.main(["-q", "evaluate", "half", "--config", "run/recipe.yaml"]) == 0
+
+    reset_accelerate()
+    monkeypatch.setattr(generation, "sample_tokens", None)  # kept: nothing is written again
+    train(self_taught(words, output_dir="again"))
+    assert Path("again/model.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
+    reset_accelerate()
+    with pytest.raises(TypeError):
+        train(self_taught(words, data={"data_seed": 1}, output_dir="other"))
+
+
+def test_a_run_goes_on_with_the_text_in_its_folder(words, monkeypatch, tmp_path):
+    train(self_taught(words, output_dir="whole"))
+    reset_accelerate()
+    assert train(self_taught(words, train={"stop_after_steps": 3})) is None
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "elsewhere")
+    shutil.rmtree(words)
+    reset_accelerate()
+    train(self_taught(words), resume=True)
+    assert Path("run/model.safetensors").read_bytes() == Path("whole/model.safetensors").read_bytes()
+    shutil.rmtree("run/generated")
+    assert cli.main(["-q", "evaluate", "run"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"target": {"checkpoint": None}}, "data.tokenizer is left out"),
+        ({"data": {"validation_split": "validation"}}, r"data\.validation_split='validation'.*nothing of that kind"),
+        ({"data": {"streaming": True}}, r"data\.streaming=True.*nothing of that kind"),
+        ({"data": {"generated_tokens": 0}}, r"data\.generated_tokens=0"),
+        ({"data": {"generated_temperature": 0}}, r"data\.generated_temperature=0"),
+        ({"data": {"tokenizer": "characters"}}, r"data\.tokenizer=characters"),
+        ({"data": {"tokenizer": "words"}, "target": {"checkpoint": None}, "pretrain": LOOP}, r"target\.checkpoint"),
+    ],
+)
+def test_what_says_nothing_of_generated_text_is_refused(words, changed, message):
+    values = self_taught(words).to_dict()
+    for key, entries in changed.items():
+        values[key] = {**(values[key] or {}), **entries}
+    with pytest.raises(DataError, match=message):
+        train(recipe_from_dict(values))
+    assert not Path("run").exists()
+
+
+def test_only_language_models_write(tmp_path):
+    with pytest.raises(DataError, match="sentence-embedding does not"):
+        train(encoder(tmp_path, data={"dataset": "generated"}))

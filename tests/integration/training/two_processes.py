@@ -1,5 +1,6 @@
 """What test_processes.py runs in each of two processes: `python two_processes.py FOLDER`."""
 
+import contextlib
 import copy
 import json
 import os
@@ -7,12 +8,16 @@ import signal
 import sys
 from pathlib import Path
 
+import datasets
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from tiny_runs import DATA, RECIPE, reset_accelerate
+from torch import nn
 
 from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.data.streams import stream_text_data
+from neumeta_hf.data.tokenization import character_tokenizer
 from neumeta_hf.errors import DataError
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.targets import LeNetConfig, find_target
@@ -117,6 +122,61 @@ def work_is_shared(folder: Path, accelerator: Accelerator) -> None:
     (folder / f"shared-{rank}.json").write_text(json.dumps(found))
 
 
+class FirstToken(nn.Module):
+    """A loss of blocks of text that notes which blocks it saw."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Embedding(12, 1)
+        self.seen = []
+
+    def forward(self, *, input_ids, step, **_):
+        self.seen += input_ids.tolist()
+        return {"loss": self.model(input_ids).square().mean()}
+
+
+def a_stream_is_shared(folder: Path, accelerator: Accelerator) -> None:
+    """Train on a stream, whole, and stopped inside of a part and resumed."""
+    rank = accelerator.process_index
+    texts = [f"{number:04d}" for number in range(64)]  # a block each
+    if accelerator.is_main_process:
+        for split in ("train", "validation", "test"):
+            datasets.Dataset.from_dict({"text": texts}).to_parquet(folder / "texts" / f"{split}.parquet")
+    accelerator.wait_for_everyone()
+    config = DataConfig(
+        dataset=str(folder / "texts"), streaming=True, validation_split="validation", block_size=5, shuffle_blocks=8
+    )
+    split = stream_text_data(config, character_tokenizer(["0123456789"])).train
+
+    def make(name: str, **changed) -> tuple[TrainingLoop, FirstToken]:
+        objective = FirstToken()
+        loop = TrainingLoop(
+            objective,
+            split,
+            LoopRecipe(epochs=2, max_steps=8, batch_size=4, **changed),
+            accelerator=accelerator,
+            seed=0,
+            state_dir=folder / f"stream-{name}",
+            validate=lambda: (0.0, {}),
+            keep=lambda is_best: None,
+            name=name,
+        )
+        return loop, objective
+
+    loop, whole = make("whole")
+    loop.run()
+    loop, first = make("parts", stop_after_steps=3)
+    with contextlib.suppress(StoppedEarly):
+        loop.run()
+    loop, rest = make("parts")
+    loop.run(resume=True)
+    parts = first.seen + rest.seen
+    (folder / f"stream-{rank}.json").write_text(json.dumps({"whole": whole.seen, "parts": parts}))
+    weights = {"whole": whole.model.weight, "parts": rest.model.weight}
+    save_file({name: weight.detach() for name, weight in weights.items()}, folder / f"stream-{rank}.safetensors")
+
+
 def whole_run(folder: Path, rank: int) -> None:
     """A run from data to checkpoint, and what every process drew and ended with."""
     draws = []
@@ -157,4 +217,5 @@ if __name__ == "__main__":
     three_steps(output, accelerator)
     one_is_told_to_stop(output, accelerator)
     work_is_shared(output, accelerator)
+    a_stream_is_shared(output, accelerator)
     whole_run(output, accelerator.process_index)

@@ -5,8 +5,7 @@ import json
 import datasets
 import pytest
 import torch
-from tests.tiny_text import save, sentences, word_tokenizer
-from tests.unit.data.test_text import MaskedToken, NextToken, Pairs
+from tests.tiny_text import MaskedToken, NextToken, Pairs, save, sentences, word_tokenizer
 
 from neumeta_hf.data import DataConfig, load_data, make_preprocessor
 from neumeta_hf.errors import CheckpointError, DataError

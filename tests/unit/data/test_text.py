@@ -6,7 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tests.tiny_text import save, sentences, word_tokenizer
+from tests.tiny_text import MaskedToken, NextToken, Pairs, save, sentences, word_tokenizer
 
 from neumeta_hf.data import DataConfig, check_keys, load_data, make_preprocessor, packing
 from neumeta_hf.data.masking import Masking
@@ -15,21 +15,6 @@ from neumeta_hf.errors import CheckpointError, DataError
 from neumeta_hf.tasks import Task, build_task
 
 LENGTH = 6
-
-
-class NextToken:
-    name = "next"
-    modality = "text"
-    labels = ("next_token",)
-
-
-class MaskedToken(NextToken):
-    labels = ("masked_token",)
-    mask_probability = 0.3
-
-
-class Pairs(NextToken):
-    labels = ("similarity",)
 
 
 @pytest.fixture(autouse=True)
