@@ -81,6 +81,7 @@ CASES = [
     ("resnet", "fuse"),
     ("resnet", "keep"),
     ("resnet_bottleneck", "keep"),
+    ("convnext", "fuse"),
 ]
 
 

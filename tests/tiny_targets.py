@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import PreTrainedConfig, ResNetConfig, UperNetConfig
+from transformers import ConvNextConfig, PreTrainedConfig, ResNetConfig, UperNetConfig
 
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -29,6 +29,11 @@ def cifar_resnet(**options) -> CifarResNetConfig:
 def stock_resnet(**options) -> ResNetConfig:
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 2], "layer_type": "basic", "num_labels": 3}
     return ResNetConfig(**{**sizes, "image_size": 32, **options})
+
+
+def convnext(**options) -> ConvNextConfig:
+    sizes = {"hidden_sizes": [8, 12], "depths": [1, 2], "num_stages": 2, "patch_size": 2, "layer_scale_init_value": 0.5}
+    return ConvNextConfig(**{**sizes, "image_size": 16, "num_labels": 3, **options})
 
 
 def upernet(**options) -> UperNetConfig:
@@ -55,6 +60,7 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "cifar_resnet_identity": lambda: cifar_resnet(shortcut="identity"),
     "resnet": stock_resnet,
     "resnet_bottleneck": lambda: stock_resnet(hidden_sizes=[16, 32], layer_type="bottleneck"),
+    "convnext": convnext,
     "upernet": upernet,
     "autoencoder_kl": autoencoder_kl,
     "mlp_vae": mlp_vae,
@@ -72,6 +78,9 @@ def make_network(config: PreTrainedConfig, seed: int = 0) -> Any:
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
                 if module.bias is not None:
                     module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+            if isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.uniform_(-0.5, 0.5, generator=generator)
             if isinstance(module, _BatchNorm):
                 for tensor, low, high in (
                     (module.weight, 0.5, 1.5),

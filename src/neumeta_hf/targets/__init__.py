@@ -14,6 +14,12 @@ from neumeta_hf.targets.cifar_resnet import (
     cifar_resnet110,
     load_cifar_checkpoint,
 )
+from neumeta_hf.targets.convnext import (
+    NeuMetaConvNextConfig,
+    NeuMetaConvNextForImageClassification,
+    NeuMetaConvNextV2Config,
+    NeuMetaConvNextV2ForImageClassification,
+)
 from neumeta_hf.targets.image_processing import (
     GrayscaleImageProcessor,
     build_image_processor,
@@ -51,6 +57,10 @@ __all__ = [
     "MlpVae",
     "MlpVaeTargetConfig",
     "NeuMetaAutoencoderKL",
+    "NeuMetaConvNextConfig",
+    "NeuMetaConvNextForImageClassification",
+    "NeuMetaConvNextV2Config",
+    "NeuMetaConvNextV2ForImageClassification",
     "NeuMetaResNetBackbone",
     "NeuMetaResNetConfig",
     "NeuMetaResNetForImageClassification",

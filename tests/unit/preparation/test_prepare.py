@@ -6,7 +6,7 @@ import preparation_networks as networks
 import pytest
 import torch
 from diffusers import AutoencoderKL
-from transformers import ResNetConfig, UperNetConfig
+from transformers import ConvNextConfig, ConvNextV2Config, ResNetConfig, UperNetConfig
 
 from neumeta_hf.errors import PreparationError, TargetError
 from neumeta_hf.preparation import (
@@ -31,6 +31,14 @@ from neumeta_hf.targets import (
 
 CIFAR = {"num_blocks": [2, 1, 1], "stage_channels": [4, 6, 8], "image_size": 8, "num_labels": 3}
 STOCK = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [2, 1, 1], "num_labels": 5}
+CONVNEXT = {
+    "hidden_sizes": [8, 12],
+    "depths": [1, 2],
+    "num_stages": 2,
+    "patch_size": 2,
+    "image_size": 16,
+    "num_labels": 3,
+}
 VAE = {"block_out_channels": [8, 16], "norm_num_groups": 4, "latent_channels": 3}
 # Family, config, and how many cliques there are: residual streams, then what lies inside each block.
 TARGETS = {
@@ -45,6 +53,8 @@ TARGETS = {
         NeuMetaResNetConfig(**STOCK, layer_type="basic", inner_sizes=[[5, 7], [6], [9]]),
         3 + 4,
     ),
+    "convnext": ("convnext", ConvNextConfig(**CONVNEXT, layer_scale_init_value=0.5), 2 + 3),
+    "convnextv2": ("convnextv2", ConvNextV2Config(**CONVNEXT), 2 + 3),
     "upernet": (
         "upernet",
         UperNetConfig(
