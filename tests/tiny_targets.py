@@ -10,6 +10,7 @@ from transformers import ConvNextConfig, PreTrainedConfig, ResNetConfig, UperNet
 
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
+    AutoencoderTinyTargetConfig,
     CifarResNetConfig,
     LeNetConfig,
     MlpVaeTargetConfig,
@@ -48,6 +49,12 @@ def autoencoder_kl() -> AutoencoderKLTargetConfig:
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
 
 
+def autoencoder_tiny() -> AutoencoderTinyTargetConfig:
+    vae = {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [2, 1], "latent_channels": 2}
+    widths = {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}
+    return AutoencoderTinyTargetConfig(image_size=16, num_channels=1, vae={**vae, **widths})
+
+
 def mlp_vae() -> MlpVaeTargetConfig:
     sizes = {"encoder_hidden_channels": [16], "decoder_hidden_channels": [16], "latent_channels": 3}
     return MlpVaeTargetConfig(image_size=8, num_channels=1, **sizes)
@@ -63,6 +70,7 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "convnext": convnext,
     "upernet": upernet,
     "autoencoder_kl": autoencoder_kl,
+    "autoencoder_tiny": autoencoder_tiny,
     "mlp_vae": mlp_vae,
 }
 

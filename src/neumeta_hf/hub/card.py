@@ -19,6 +19,7 @@ PIPELINE_TAGS = {
     "image-classification": "image-classification",
     "semantic-segmentation": "image-segmentation",
     "image-generation": "unconditional-image-generation",
+    "image-reconstruction": "image-to-image",
 }
 """Task, as target families name it, to the Hub's name; others have none."""
 CITATION = """\

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.targets.autoencoder_kl import AutoencoderKLTargetConfig
+from neumeta_hf.targets.autoencoder_tiny import AutoencoderTinyTargetConfig
 from neumeta_hf.targets.autoencoding import AutoencoderFamily, AutoencoderOutput
 from neumeta_hf.targets.cifar_resnet import (
     CifarResNetConfig,
@@ -43,12 +44,13 @@ from neumeta_hf.targets.sizes import ratios, resize, size_of
 from neumeta_hf.targets.upernet import UperNetFamily
 
 if TYPE_CHECKING:
-    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
+    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL, NeuMetaAutoencoderTiny
 
 __all__ = [
     "AutoencoderFamily",
     "AutoencoderKLTargetConfig",
     "AutoencoderOutput",
+    "AutoencoderTinyTargetConfig",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
     "GrayscaleImageProcessor",
@@ -57,6 +59,7 @@ __all__ = [
     "MlpVae",
     "MlpVaeTargetConfig",
     "NeuMetaAutoencoderKL",
+    "NeuMetaAutoencoderTiny",
     "NeuMetaConvNextConfig",
     "NeuMetaConvNextForImageClassification",
     "NeuMetaConvNextV2Config",
@@ -90,8 +93,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Only who names one of these waits for the import of diffusers.
-    if name not in ("MlpVae", "NeuMetaAutoencoderKL"):
+    if name not in ("MlpVae", "NeuMetaAutoencoderKL", "NeuMetaAutoencoderTiny"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
+    from neumeta_hf.targets import diffusers_networks
 
-    return {"MlpVae": MlpVae, "NeuMetaAutoencoderKL": NeuMetaAutoencoderKL}[name]
+    return getattr(diffusers_networks, name)

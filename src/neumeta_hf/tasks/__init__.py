@@ -6,11 +6,13 @@ What only measuring or drawing needs (datasets, evaluate, torchmetrics, matplotl
 from neumeta_hf.tasks.base import Meter, Task, build_task, list_tasks, register_task
 from neumeta_hf.tasks.classification import ImageClassification
 from neumeta_hf.tasks.generation import ImageGeneration
+from neumeta_hf.tasks.reconstruction import ImageReconstruction
 from neumeta_hf.tasks.segmentation import SemanticSegmentation
 
 __all__ = [
     "ImageClassification",
     "ImageGeneration",
+    "ImageReconstruction",
     "Meter",
     "SemanticSegmentation",
     "Task",

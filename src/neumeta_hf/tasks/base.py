@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -140,10 +140,12 @@ class Task(abc.ABC):
         """
 
 
+TaskClass = TypeVar("TaskClass", bound=Task)
+
 _REGISTRY: dict[str, type[Task]] = {}
 
 
-def register_task(cls: type[Task]) -> type[Task]:
+def register_task(cls: type[TaskClass]) -> type[TaskClass]:
     """Class decorator: makes a task known under its `name`.
 
     Returns:

@@ -19,6 +19,7 @@ from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
+    AutoencoderTinyTargetConfig,
     CifarResNetConfig,
     LeNetConfig,
     MlpVaeTargetConfig,
@@ -64,6 +65,12 @@ def vae(block_out_channels, norm_num_groups, **options):
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=fields)
 
 
+def tiny_vae(encoder, decoder, **options):
+    fields = {"encoder_block_out_channels": encoder, "decoder_block_out_channels": decoder, "latent_channels": 2}
+    blocks = {"num_encoder_blocks": [1] * len(encoder), "num_decoder_blocks": [2, 1, 1][: len(decoder)]}
+    return AutoencoderTinyTargetConfig(image_size=[16, 8], num_channels=1, vae={**fields, **blocks, **options})
+
+
 CASES = {
     "lenet": lambda: LeNetConfig(hidden_channels=[4, 8, 12], image_size=8, num_labels=3),
     "lenet_batch_norm": lambda: LeNetConfig(
@@ -97,6 +104,10 @@ CASES = {
         mid_block_add_attention=False,
         decoder_block_out_channels=[6, 10, 10],
         inner_channels={"encoder.mid_block.resnets.0": 12, "decoder.up_blocks.1.resnets.0": 8},
+    ),
+    "autoencoder_tiny": lambda: tiny_vae([8, 8], [12, 12]),
+    "autoencoder_tiny_inner": lambda: tiny_vae(
+        [4, 8, 8], [10, 8, 4], inner_channels={"encoder.layers.1": 6, "decoder.layers.3": 5}, act_fn="silu"
     ),
     "mlp_vae": lambda: MlpVaeTargetConfig(
         image_size=4, encoder_hidden_channels=[16, 9], decoder_hidden_channels=[12], latent_channels=3
@@ -146,7 +157,7 @@ def answers(model, config):
 def answer_shape(config):
     """Of the answer for one image: an image, or logits of three classes, for each pixel or for all of it."""
     family = find_target(config)
-    if family.task == "image-generation":
+    if family.task in ("image-generation", "image-reconstruction"):
         return family.image_shape(config)
     return (3, *family.image_shape(config)[1:]) if family.task == "semantic-segmentation" else (3,)
 
@@ -455,7 +466,7 @@ def test_every_parameter_gets_a_gradient(config):
     model = family.build(resize(config, 0.75)).train()
     torch.manual_seed(0)
     images = torch.randn(8, *family.image_shape(config))
-    if family.task == "image-generation":
+    if answer_shape(config) == family.image_shape(config):
         loss = sum(value.square().mean() for value in family.forward(model, images).values())
     else:
         loss = model(images, labels=torch.randint(3, (8, *answer_shape(config)[1:]))).loss

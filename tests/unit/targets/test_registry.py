@@ -39,7 +39,7 @@ def _restore_registry(monkeypatch):
 
 def test_the_families_of_this_library_are_registered():
     classifiers = ["cifar_resnet", "convnext", "convnextv2", "lenet", "resnet"]
-    assert list_targets() == sorted(["autoencoder_kl", "mlp_vae", "upernet", *classifiers])
+    assert list_targets() == sorted(["autoencoder_kl", "autoencoder_tiny", "mlp_vae", "upernet", *classifiers])
 
 
 def test_a_registered_family_is_found_by_name_and_by_config():
