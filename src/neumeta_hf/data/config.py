@@ -14,7 +14,7 @@ class Preprocessing:
     """How an image becomes the input of a network; the fields are those of `DataConfig`, with what applies without."""
 
     image_size: int | list[int] = 8
-    center_crop: bool = False
+    center_crop: bool | int = False
     interpolation: Interpolation = "bilinear"
     num_channels: Literal[1, 3] = 1
     mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
@@ -60,8 +60,9 @@ class DataConfig:
             "bilinear", 1, [0.5] and [0.5].
         center_crop: How images of another size come to it, here and in the image processor that is saved with the
             network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
-            and cropped at the centre, as is usual for ImageNet; processors of transformers do it for square RGB images
-            with a class. Masks go the same way; each of their pixels is then the nearest one.
+            and cropped at the centre, as is usual for ImageNet; a number such as 248: resized so that the shorter side
+            has as many pixels, and cropped. Processors of transformers do it for square RGB images with a class. Masks
+            go the same way; each of their pixels is then the nearest one.
         interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
             "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
@@ -93,7 +94,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     data_seed: int = 0
     image_size: int | list[int] | None = None
-    center_crop: bool | None = None
+    center_crop: bool | int | None = None
     interpolation: Interpolation | None = None
     num_channels: Literal[1, 3] | None = None
     mean: list[float] | None = None

@@ -134,6 +134,12 @@ def _check_preprocessing(wanted: Preprocessing) -> None:
             f"data.image_size={wanted.image_size}: give the height and width in pixels, at least 1, as one number or "
             "as [height, width]."
         )
+    crop = wanted.center_crop
+    if not isinstance(crop, bool) and crop < min(sides):
+        raise DataError(
+            f"data.center_crop={crop}: give true, false, or how many pixels the shorter side is resized to before the "
+            f"centre is cropped, at least the {min(sides)} of data.image_size."
+        )
     if wanted.interpolation not in (known := get_args(Interpolation)):
         raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
     for name in ("mean", "std"):

@@ -16,7 +16,7 @@ from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, to_classes
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import height_and_width, resampling
+from neumeta_hf.images import covering_size, height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -144,7 +144,7 @@ def to_size(
     image: Image.Image,
     size: tuple[int, int],
     *,
-    center_crop: bool = False,
+    center_crop: bool | int = False,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
     max_pixels: int | None = None,
 ) -> Image.Image:
@@ -157,7 +157,7 @@ def to_size(
     Args:
         image: Grey or RGB, or a mask.
         size: Height and width wanted.
-        center_crop: Crop instead.
+        center_crop: Crop instead. A number: what the shorter side is resized to, instead of 256/224 of the size.
         resample: How pixels are interpolated.
         max_pixels: Of what the centre is cropped from, which a long strip makes huge. None: any number.
 
@@ -170,10 +170,10 @@ def to_size(
     height, width = size
     if center_crop:
         if image.width * height < image.height * width:
-            across = width * 256 // 224
+            across = covering_size(width, min(size), center_crop)
             down = across * image.height // image.width
         else:
-            down = height * 256 // 224
+            down = covering_size(height, min(size), center_crop)
             across = down * image.width // image.height
         if max_pixels is not None and across * down > max_pixels:
             raise DataError(

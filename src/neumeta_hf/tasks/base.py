@@ -122,7 +122,7 @@ class Task(abc.ABC):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor | None:
         """What turns images into a network's input outside of this library.
@@ -132,7 +132,8 @@ class Task(abc.ABC):
             image_size: Height and width, or one number for both.
             mean: Per channel, of values in [0, 1].
             std: Per channel.
-            center_crop: Whether the centre of a larger image is cropped.
+            center_crop: Whether the centre of a larger image is cropped; a number: of one with so many pixels on its
+                shorter side.
             interpolation: How pixels are interpolated.
 
         Returns:

@@ -70,7 +70,7 @@ class ImageClassification(Task):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor:
         return build_image_processor(

@@ -82,7 +82,7 @@ class ImageReconstruction(Task):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> None:
         """None: diffusers has it in code, `VaeImageProcessor`, and that knows no other range than [-1, 1].
