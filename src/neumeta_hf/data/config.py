@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from neumeta_hf.images import Interpolation
 
 Labels = Literal["class", "mask", "none"]
-Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
+Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip", "randaugment"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,12 @@ class DataConfig:
         augmentation: Of training images, whose masks move along: "none", "crop" (pad by an eighth of the size with
             black, crop at random), "crop_flip" (and mirror half of them), "scale_crop_flip" (scale by 0.5 to 2, crop at
             random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
-            needs `in_memory` off, and has no masks). In masks the padding is 255.
+            needs `in_memory` off, and has no masks), "randaugment" ("crop_flip", and then two of 14 changes of colours
+            or place drawn for each image; has no masks). In masks the padding is 255.
+        mixup: Of training images with a class, beside the augmentation: above 0, another image is mixed into each, and
+            its class counts as much as it; the share is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
+        cutmix: Likewise, but the other image takes the place of a rectangle; 1.0 is usual. Where both are above 0, each
+            is done to half of the images.
         in_memory: Decode once and keep all images; off for data sets larger than memory.
         max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
             decoded, since a small file can hold more than memory does.
@@ -100,6 +105,8 @@ class DataConfig:
     mean: list[float] | None = None
     std: list[float] | None = None
     augmentation: Augmentation = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
     in_memory: bool = True
     max_image_pixels: int = 100_000_000
 

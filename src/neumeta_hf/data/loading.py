@@ -80,8 +80,9 @@ def load_image_data(config: DataConfig) -> ImageData:
         validation, validation_rows, rows = train, np.sort(order[:num_validation]), np.sort(order[num_validation:])
     else:
         validation_rows = np.arange(len(validation))
+    is_augmented = config.augmentation != "none" or config.mixup > 0 or config.cutmix > 0
     data = ImageData(
-        train=ImageSplit(train, rows, config, augmented=config.augmentation != "none", name="train"),
+        train=ImageSplit(train, rows, config, augmented=is_augmented, name="train"),
         validation=ImageSplit(validation, validation_rows, config, augmented=False, name="validation"),
         test=ImageSplit(test, test_rows, config, augmented=False, name="test"),
         label_names=loaded.label_names,
@@ -113,6 +114,13 @@ def _check(config: DataConfig) -> None:
             "data.augmentation=random_resized_crop_flip crops the original image, which is not kept in memory: set "
             "data.in_memory=false. For the embedded digits choose another augmentation."
         )
+    for name in ("mixup", "cutmix"):
+        if not 0 <= (alpha := getattr(config, name)) <= 100:
+            raise DataError(f"data.{name}={alpha}: give a number from 0 (none) to 100.")
+        if alpha and config.labels != "class":
+            raise DataError(
+                f"data.{name}={alpha} mixes classes, and data.labels={config.labels} has none. Leave it out."
+            )
     if config.max_image_pixels < 1:
         raise DataError(f"data.max_image_pixels={config.max_image_pixels}: give a number of pixels from 1 up.")
     if config.test_fraction is not None:
@@ -179,9 +187,9 @@ def _check_labels(config: DataConfig) -> None:
                 f"data.ignore_index={config.ignore_index} stands for no class, and data.mask_values calls it "
                 f"{values[config.ignore_index]!r}: leave it out of one."
             )
-    if config.labels == "mask" and config.augmentation == "random_resized_crop_flip":
+    if config.labels == "mask" and config.augmentation in ("random_resized_crop_flip", "randaugment"):
         raise DataError(
-            "data.augmentation=random_resized_crop_flip moves no masks along: choose scale_crop_flip, which does."
+            f"data.augmentation={config.augmentation} moves no masks along: choose scale_crop_flip, which does."
         )
 
 

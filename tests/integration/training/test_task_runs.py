@@ -233,3 +233,17 @@ def test_a_tiny_autoencoder_trains_its_decoder_and_its_morphs_are_stock(tmp_path
         assert 0 < row["ssim"] < 1
     assert (tmp_path / "sweep_images.png").stat().st_size > 0
     assert not (output / "preprocessor_config.json").exists()  # diffusers has it in code
+
+
+def test_a_classifier_of_mixed_and_changed_images_with_smoothed_labels_resumes_to_the_bit(tmp_path):
+    data = {**DIGITS, "labels": "class", "augmentation": "randaugment", "mixup": 0.2, "cutmix": 1.0}
+    target = {"family": "lenet", "config": {"hidden_channels": [4, 6, 8], "kernel_size": 3}}
+    changes = {"data": data, "target": target, "task": {"label_smoothing": 0.1}, "family": {**GRID}}
+    whole = train(vae_recipe(tmp_path / "whole", **changes))
+    reset_accelerate()
+    stop = {**LOOP, "batch_size": 128, "stop_after_steps": 13}
+    assert train(vae_recipe(tmp_path / "stopped", **changes, train=stop)) is None
+    reset_accelerate()
+    resumed = train(vae_recipe(tmp_path / "stopped", **changes), resume=True)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
