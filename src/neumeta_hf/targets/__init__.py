@@ -29,6 +29,7 @@ from neumeta_hf.targets.image_processing import (
 )
 from neumeta_hf.targets.lenet import LeNetConfig, LeNetForImageClassification
 from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
+from neumeta_hf.targets.mobilenet_v2 import NeuMetaMobileNetV2Config, NeuMetaMobileNetV2ForImageClassification
 from neumeta_hf.targets.registry import (
     TargetFamily,
     config_of,
@@ -64,6 +65,8 @@ __all__ = [
     "NeuMetaConvNextForImageClassification",
     "NeuMetaConvNextV2Config",
     "NeuMetaConvNextV2ForImageClassification",
+    "NeuMetaMobileNetV2Config",
+    "NeuMetaMobileNetV2ForImageClassification",
     "NeuMetaResNetBackbone",
     "NeuMetaResNetConfig",
     "NeuMetaResNetForImageClassification",

@@ -90,19 +90,21 @@ def check_inner_sizes(inner: Sequence[Sequence[int]] | None, num_blocks: Sequenc
         raise ValueError(f"inner_sizes={inner}: pass a count from 1 up for each of {num_blocks} blocks.")
 
 
-def as_class(config: PreTrainedConfig, cls: type[Config], **inner: Any) -> Config:
+def as_class(
+    config: PreTrainedConfig, cls: type[Config], *, dropped: Sequence[str] = ("inner_sizes",), **own: Any
+) -> Config:
     """The same network as a config of another class, such as the stock one of a size that it can express.
 
     Args:
         config: With what the two classes share; not modified.
         cls: Of the result.
-        **inner: What `cls` alone has.
+        dropped: What the class of `config` may have beside that.
+        **own: What `cls` has beside that.
 
     Returns:
         A new config.
     """
-    fields = config.to_dict()
-    fields.pop("inner_sizes", None)
+    fields = {name: value for name, value in config.to_dict().items() if name not in dropped}
     if fields.pop("model_type") != cls.model_type:
         fields["architectures"] = None
-    return cls(**fields, **inner)
+    return cls(**fields, **own)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import ConvNextConfig, ConvNextV2Config, ResNetConfig, UperNetConfig
+from transformers import ConvNextConfig, ConvNextV2Config, MobileNetV2Config, ResNetConfig, UperNetConfig
 
 from neumeta_hf import NeuMetaModel
 from neumeta_hf.axes import scale_channels
@@ -24,6 +24,7 @@ from neumeta_hf.targets import (
     LeNetConfig,
     MlpVaeTargetConfig,
     NeuMetaConvNextConfig,
+    NeuMetaMobileNetV2Config,
     NeuMetaResNetConfig,
     config_of,
     find_target,
@@ -53,6 +54,20 @@ def convnext(cls=ConvNextConfig, **options):
     # As published, the layer scale starts so small that the blocks of a fresh network do nothing.
     own = {"layer_scale_init_value": 0.5} if issubclass(cls, ConvNextConfig) else {}
     return cls(**{**sizes, "patch_size": 2, "initializer_range": 0.2, **own, **options})
+
+
+def mobilenet(cls=MobileNetV2Config, **options):
+    sizes = {"depth_multiplier": 0.25, "depth_divisible_by": 1, "min_depth": 1, "expand_ratio": 2.0, "image_size": 32}
+    return cls(
+        **{
+            **sizes,
+            "finegrained_output": False,
+            "classifier_dropout_prob": 0.0,
+            "num_labels": 3,
+            "initializer_range": 0.2,
+            **options,
+        }
+    )
 
 
 def upernet(backbone, **options):
@@ -91,6 +106,16 @@ CASES = {
         layer_scale_init_value=0.0, depths=[2, 1, 1], hidden_sizes=[8, 8, 16], num_stages=3
     ),
     "convnextv2": lambda: convnext(ConvNextV2Config),
+    "mobilenet_v2": lambda: mobilenet(),
+    "mobilenet_v2_own": lambda: mobilenet(
+        NeuMetaMobileNetV2Config,
+        stem_channels=6,
+        stage_channels=[4, 6, 6, 8, 8, 10, 12],
+        inner_channels=[[], [8, 9], [10, 6, 7], [8, 9, 10, 8], [12, 10, 9], [8, 8, 12], [14]],
+        head_channels=12,
+        first_layer_is_expansion=False,
+        tf_padding=False,
+    ),
     "upernet": lambda: upernet(resnet(layer_type="basic", hidden_sizes=[8, 16], out_features=["stage1", "stage2"])),
     "upernet_inner": lambda: upernet(
         resnet(NeuMetaResNetConfig, inner_sizes=[[6], [4, 10]], out_features=["stem", "stage2"]), pool_scales=(1, 2, 3)

@@ -6,7 +6,7 @@ import preparation_networks as networks
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
-from transformers import ConvNextConfig, ConvNextV2Config, ResNetConfig, UperNetConfig
+from transformers import ConvNextConfig, ConvNextV2Config, MobileNetV2Config, ResNetConfig, UperNetConfig
 
 from neumeta_hf.errors import PreparationError, TargetError
 from neumeta_hf.preparation import (
@@ -40,6 +40,10 @@ CONVNEXT = {
     "image_size": 16,
     "num_labels": 3,
 }
+MOBILENET = {
+    **{"depth_multiplier": 0.25, "depth_divisible_by": 2, "min_depth": 2, "expand_ratio": 2.0, "image_size": 32},
+    **{"finegrained_output": False, "num_labels": 3},
+}
 VAE = {"block_out_channels": [8, 16], "norm_num_groups": 4, "latent_channels": 3}
 TINY = {
     **{"encoder_block_out_channels": [8, 6], "decoder_block_out_channels": [6, 8]},
@@ -60,6 +64,8 @@ TARGETS = {
     ),
     "convnext": ("convnext", ConvNextConfig(**CONVNEXT, layer_scale_init_value=0.5), 2 + 3),
     "convnextv2": ("convnextv2", ConvNextV2Config(**CONVNEXT), 2 + 3),
+    # Seven stages, sixteen blocks, the stem and the head.
+    "mobilenet": ("mobilenet_v2", MobileNetV2Config(**MOBILENET), 7 + 16 + 2),
     "upernet": (
         "upernet",
         UperNetConfig(

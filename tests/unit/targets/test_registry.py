@@ -38,7 +38,7 @@ def _restore_registry(monkeypatch):
 
 
 def test_the_families_of_this_library_are_registered():
-    classifiers = ["cifar_resnet", "convnext", "convnextv2", "lenet", "resnet"]
+    classifiers = ["cifar_resnet", "convnext", "convnextv2", "lenet", "mobilenet_v2", "resnet"]
     assert list_targets() == sorted(["autoencoder_kl", "autoencoder_tiny", "mlp_vae", "upernet", *classifiers])
 
 
