@@ -82,6 +82,7 @@ CASES = [
     ("resnet", "keep"),
     ("resnet_bottleneck", "keep"),
     ("convnext", "fuse"),
+    ("mobilenet_v2", "fuse"),
 ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import ConvNextConfig, PreTrainedConfig, ResNetConfig, UperNetConfig
+from transformers import ConvNextConfig, MobileNetV2Config, PreTrainedConfig, ResNetConfig, UperNetConfig
 
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
@@ -35,6 +35,19 @@ def stock_resnet(**options) -> ResNetConfig:
 def convnext(**options) -> ConvNextConfig:
     sizes = {"hidden_sizes": [8, 12], "depths": [1, 2], "num_stages": 2, "patch_size": 2, "layer_scale_init_value": 0.5}
     return ConvNextConfig(**{**sizes, "image_size": 16, "num_labels": 3, **options})
+
+
+def mobilenet_v2(**options) -> MobileNetV2Config:
+    # With weights of no training, layers of so few channels may be dead under ReLU6.
+    steps = {
+        "hidden_act": "gelu",
+        "depth_divisible_by": 1,
+        "min_depth": 1,
+        "expand_ratio": 2.0,
+        "finegrained_output": False,
+    }
+    sizes = {"depth_multiplier": 0.25, "classifier_dropout_prob": 0.0, "image_size": 32, "num_labels": 3}
+    return MobileNetV2Config(**{**steps, **sizes, **options})
 
 
 def upernet(**options) -> UperNetConfig:
@@ -68,6 +81,7 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "resnet": stock_resnet,
     "resnet_bottleneck": lambda: stock_resnet(hidden_sizes=[16, 32], layer_type="bottleneck"),
     "convnext": convnext,
+    "mobilenet_v2": mobilenet_v2,
     "upernet": upernet,
     "autoencoder_kl": autoencoder_kl,
     "autoencoder_tiny": autoencoder_tiny,
