@@ -81,6 +81,8 @@ CASES = [
     ("resnet", "fuse"),
     ("resnet", "keep"),
     ("resnet_bottleneck", "keep"),
+    ("convnext", "fuse"),
+    ("mobilenet_v2", "fuse"),
 ]
 
 
@@ -98,7 +100,9 @@ def lenet_case(make_case) -> Case:
 @pytest.fixture(scope="session")
 def networks() -> dict[str, Any]:
     """A network of each family that is no classifier; shared, so tests must not change it."""
-    return {name: make_network(TARGETS[name]()) for name in ("upernet", "autoencoder_kl", "mlp_vae")}
+    return {
+        name: make_network(TARGETS[name]()) for name in ("upernet", "autoencoder_kl", "autoencoder_tiny", "mlp_vae")
+    }
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import (
     BertConfig,
+    ConvNextConfig,
+    ConvNextV2Config,
     Dinov2WithRegistersConfig,
     LlamaConfig,
+    MobileNetV2Config,
     PreTrainedConfig,
     Qwen3Config,
     ResNetConfig,
@@ -19,6 +22,7 @@ from transformers import (
 
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
+    AutoencoderTinyTargetConfig,
     CifarResNetConfig,
     LeNetConfig,
     MlpVaeTargetConfig,
@@ -40,6 +44,25 @@ def stock_resnet(**options) -> ResNetConfig:
     return ResNetConfig(**{**sizes, "image_size": 32, **options})
 
 
+def convnext(cls=ConvNextConfig, **options) -> PreTrainedConfig:
+    sizes = {"hidden_sizes": [8, 12], "depths": [1, 2], "num_stages": 2, "patch_size": 2}
+    scale = {"layer_scale_init_value": 0.5} if cls is ConvNextConfig else {}
+    return cls(**{**sizes, **scale, "image_size": 16, "num_labels": 3, **options})
+
+
+def mobilenet_v2(**options) -> MobileNetV2Config:
+    # With weights of no training, layers of so few channels may be dead under ReLU6.
+    steps = {
+        "hidden_act": "gelu",
+        "depth_divisible_by": 1,
+        "min_depth": 1,
+        "expand_ratio": 2.0,
+        "finegrained_output": False,
+    }
+    sizes = {"depth_multiplier": 0.25, "classifier_dropout_prob": 0.0, "image_size": 32, "num_labels": 3}
+    return MobileNetV2Config(**{**steps, **sizes, **options})
+
+
 def upernet(**options) -> UperNetConfig:
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 2], "layer_type": "basic"}
     backbone = ResNetConfig(**sizes, out_features=["stage1", "stage2", "stage3"])
@@ -50,6 +73,12 @@ def upernet(**options) -> UperNetConfig:
 def autoencoder_kl() -> AutoencoderKLTargetConfig:
     vae = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 2}
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
+
+
+def autoencoder_tiny() -> AutoencoderTinyTargetConfig:
+    vae = {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [2, 1], "latent_channels": 2}
+    widths = {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]}
+    return AutoencoderTinyTargetConfig(image_size=16, num_channels=1, vae={**vae, **widths})
 
 
 def mlp_vae() -> MlpVaeTargetConfig:
@@ -82,8 +111,12 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "cifar_resnet_identity": lambda: cifar_resnet(shortcut="identity"),
     "resnet": stock_resnet,
     "resnet_bottleneck": lambda: stock_resnet(hidden_sizes=[16, 32], layer_type="bottleneck"),
+    "convnext": convnext,
+    "convnextv2": lambda: convnext(ConvNextV2Config),
+    "mobilenet_v2": mobilenet_v2,
     "upernet": upernet,
     "autoencoder_kl": autoencoder_kl,
+    "autoencoder_tiny": autoencoder_tiny,
     "mlp_vae": mlp_vae,
     "vit": vit,
     "dinov2": lambda: vit(Dinov2WithRegistersConfig),
@@ -105,6 +138,9 @@ def make_network(config: PreTrainedConfig, seed: int = 0) -> Any:
                 module.weight.copy_(torch.randn(module.weight.shape, generator=generator) * (2 / fan_in) ** 0.5)
                 if module.bias is not None:
                     module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.1)
+            if isinstance(module, nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.uniform_(-0.5, 0.5, generator=generator)
             if isinstance(module, _BatchNorm):
                 for tensor, low, high in (
                     (module.weight, 0.5, 1.5),

@@ -12,6 +12,12 @@ Batch = Mapping[str, Tensor]
 Inputs = Batch | Tensor
 """A batch, or a bare tensor, which stands for the first input of a forward pass."""
 
+OTHER_LABELS = "other_labels"
+"""In a batch of mixed images: the class of the image that was mixed into each, `[batch]`."""
+
+OTHER_SHARES = "other_shares"
+"""In a batch of mixed images: how much of each is the other image, `[batch]` in [0, 1]."""
+
 
 @overload
 def move_batch(

@@ -35,3 +35,17 @@ def resampling(interpolation: Interpolation) -> Image.Resampling:
         The filter.
     """
     return Image.Resampling[interpolation.upper()]
+
+
+def covering_size(size: int, shorter: int, center_crop: bool | int) -> int:
+    """How many pixels a side is resized to before its centre is cropped.
+
+    Args:
+        size: Of the side, after the crop.
+        shorter: Of the shorter of the two sides, after the crop.
+        center_crop: True: 256/224 of the size, as is usual for ImageNet. A number: what the shorter side is resized to.
+
+    Returns:
+        Whole pixels, rounded down as transformers does.
+    """
+    return size * 256 // 224 if center_crop is True else size * center_crop // shorter

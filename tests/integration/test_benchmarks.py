@@ -3,9 +3,12 @@
 import json
 import sys
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from example_scripts import EXAMPLES, load_script
+from PIL import Image
 from safetensors.torch import load_file
 
 from neumeta_hf import NeuMetaModel, load_recipe
@@ -266,3 +269,32 @@ def test_what_a_family_leaves_as_it_is_is_neither_sliced_nor_pruned(run_benchmar
     } <= methods
     config = LeNetConfig(hidden_channels=[8, 4, 8], kernel_size=3, batch_norm=True, image_size=8, num_labels=10)
     assert {row["num_parameters"] for row in halves} == {count_parameters(find_target(config).build(config))}
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "most"), [(100, 16, 20_000), (6000, 16, 20_000), (10, 4, 60), (1, 2, 9)]
+)
+def test_crops_and_epochs_make_up_the_steps_that_are_asked_for(steps, batch_size, most):
+    script = load_script("benchmarks/taesd.py")
+    crops, epochs = script.plan_steps(steps, batch_size, most)
+    trained_on = crops - 2 * round(script.CUT_OFF * crops)
+    made = epochs * max(1, trained_on // batch_size)
+    # Whole epochs come near; where few crops are too many already, one epoch is the least there is.
+    assert abs(made - steps) <= max(0.2 * steps, trained_on / batch_size / 2) or epochs == 1
+    assert crops <= max(most, 40)
+
+
+def test_crops_of_photos_are_parts_at_their_own_scale_and_small_images_are_enlarged(tmp_path):
+    script = load_script("benchmarks/taesd.py")
+    rng = np.random.default_rng(0)
+    for name, (height, width) in {"large": (40, 60), "small": (12, 12)}.items():
+        images = [Image.fromarray(rng.integers(0, 255, (height, width, 3)).astype(np.uint8)) for _ in range(3)]
+        features = datasets.Features({"photo": datasets.Image()})
+        (tmp_path / name).mkdir()
+        datasets.Dataset.from_dict({"photo": images}, features=features).to_parquet(tmp_path / name / "train.parquet")
+    folders = [str(tmp_path / name) for name in ("large", "small")]
+    crops, again = script.make_crops(folders, 6, 16), script.make_crops(folders, 6, 16)
+    assert {crop.size for crop in crops} == {(16, 16)}
+    assert [crop.tobytes() for crop in crops] == [crop.tobytes() for crop in again]
+    assert len({crop.tobytes() for crop in crops}) > 3
+    assert script.to_tensor(Image.new("RGB", (30, 20), (255, 0, 0))).shape == (1, 3, 16, 24)

@@ -21,7 +21,7 @@ from neumeta_hf.targets import config_of, find_target, resize
 from neumeta_hf.tasks import build_task
 from target_axes import num_channels
 
-TARGETS = ("upernet", "autoencoder_kl", "mlp_vae")
+TARGETS = ("upernet", "autoencoder_kl", "autoencoder_tiny", "mlp_vae")
 GRID = {"type": "grid", "positions": "absolute", "levels": 2}
 INR = {"type": "inr", "hidden_size": 16, "num_hidden_layers": 3, "num_frequencies": 4}
 

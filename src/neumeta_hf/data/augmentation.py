@@ -14,7 +14,11 @@ from torch import Tensor
 from neumeta_hf.images import IGNORED, height_and_width
 
 # A number, once given, stays: another would change what published recipes train on.
-_STREAMS = {"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5, "scale": 6}
+_STREAMS = {
+    **{"row": 1, "column": 2, "flip": 3, "area": 4, "ratio": 5, "scale": 6},
+    **{"change 1": 7, "sign 1": 8, "change 2": 9, "sign 2": 10},
+    **{"other": 11, "cut": 12, "share": 13, "cut row": 14, "cut column": 15},
+}
 
 
 def draws(indices: np.ndarray, *, seed: int, epoch: int, stream: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 from neumeta_hf.images import Interpolation
 
 Labels = Literal["class", "mask", "none"]
-Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip"]
+Augmentation = Literal["none", "crop", "crop_flip", "scale_crop_flip", "random_resized_crop_flip", "randaugment"]
 
 
 GENERATED = "generated"
@@ -18,7 +18,7 @@ class Preprocessing:
     """How an image becomes the input of a network; the fields are those of `DataConfig`, with what applies without."""
 
     image_size: int | list[int] = 8
-    center_crop: bool = False
+    center_crop: bool | int = False
     interpolation: Interpolation = "bilinear"
     num_channels: Literal[1, 3] = 1
     mean: list[float] = dataclasses.field(default_factory=lambda: [0.5])
@@ -68,8 +68,9 @@ class DataConfig:
             "bilinear", 1, [0.5] and [0.5].
         center_crop: How images of another size come to it, here and in the image processor that is saved with the
             network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
-            and cropped at the centre, as is usual for ImageNet; processors of transformers do it for square RGB images
-            with a class. Masks go the same way; each of their pixels is then the nearest one.
+            and cropped at the centre, as is usual for ImageNet; a number such as 248: resized so that the shorter side
+            has as many pixels, and cropped. Processors of transformers do it for square RGB images with a class. Masks
+            go the same way; each of their pixels is then the nearest one.
         interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
             "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
@@ -78,7 +79,12 @@ class DataConfig:
         augmentation: Of training images, whose masks move along: "none", "crop" (pad by an eighth of the size with
             black, crop at random), "crop_flip" (and mirror half of them), "scale_crop_flip" (scale by 0.5 to 2, crop at
             random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
-            needs `in_memory` off, and has no masks). In masks the padding is 255.
+            needs `in_memory` off, and has no masks), "randaugment" ("crop_flip", and then two of 14 changes of colours
+            or place drawn for each image; has no masks). In masks the padding is 255.
+        mixup: Of training images with a class, beside the augmentation: above 0, another image is mixed into each, and
+            its class counts as much as it; the share is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
+        cutmix: Likewise, but the other image takes the place of a rectangle; 1.0 is usual. Where both are above 0, each
+            is done to half of the images.
         in_memory: Decode once and keep all images; off for data sets larger than memory.
         max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
             decoded, since a small file can hold more than memory does.
@@ -113,12 +119,14 @@ class DataConfig:
     validation_fraction: float = 0.1
     data_seed: int = 0
     image_size: int | list[int] | None = None
-    center_crop: bool | None = None
+    center_crop: bool | int | None = None
     interpolation: Interpolation | None = None
     num_channels: Literal[1, 3] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
     augmentation: Augmentation = "none"
+    mixup: float = 0.0
+    cutmix: float = 0.0
     in_memory: bool = True
     max_image_pixels: int = 100_000_000
     text_column: str | None = None

@@ -79,8 +79,9 @@ def load_image_data(config: DataConfig) -> ImageData:
         source, rows = cut[role]
         return ImageSplit(sources[source], rows, config, augmented=augmented, name=role)
 
+    is_augmented = config.augmentation != "none" or config.mixup > 0 or config.cutmix > 0
     data = ImageData(
-        train=split("train", augmented=config.augmentation != "none"),
+        train=split("train", augmented=is_augmented),
         validation=split("validation"),
         test=split("test"),
         label_names=loaded.label_names,
@@ -111,6 +112,13 @@ def _check(config: DataConfig) -> None:
             "data.augmentation=random_resized_crop_flip crops the original image, which is not kept in memory: set "
             "data.in_memory=false. For the embedded digits choose another augmentation."
         )
+    for name in ("mixup", "cutmix"):
+        if not 0 <= (alpha := getattr(config, name)) <= 100:
+            raise DataError(f"data.{name}={alpha}: give a number from 0 (none) to 100.")
+        if alpha and config.labels != "class":
+            raise DataError(
+                f"data.{name}={alpha} mixes classes, and data.labels={config.labels} has none. Leave it out."
+            )
     if config.max_image_pixels < 1:
         raise DataError(f"data.max_image_pixels={config.max_image_pixels}: give a number of pixels from 1 up.")
 
@@ -123,6 +131,12 @@ def _check_preprocessing(wanted: Preprocessing) -> None:
         raise DataError(
             f"data.image_size={wanted.image_size}: give the height and width in pixels, at least 1, as one number or "
             "as [height, width]."
+        )
+    crop = wanted.center_crop
+    if not isinstance(crop, bool) and crop < min(sides):
+        raise DataError(
+            f"data.center_crop={crop}: give true, false, or how many pixels the shorter side is resized to before the "
+            f"centre is cropped, at least the {min(sides)} of data.image_size."
         )
     if wanted.interpolation not in (known := get_args(Interpolation)):
         raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
@@ -163,9 +177,9 @@ def _check_labels(config: DataConfig) -> None:
                 f"data.ignore_index={config.ignore_index} stands for no class, and data.mask_values calls it "
                 f"{values[config.ignore_index]!r}: leave it out of one."
             )
-    if config.labels == "mask" and config.augmentation == "random_resized_crop_flip":
+    if config.labels == "mask" and config.augmentation in ("random_resized_crop_flip", "randaugment"):
         raise DataError(
-            "data.augmentation=random_resized_crop_flip moves no masks along: choose scale_crop_flip, which does."
+            f"data.augmentation={config.augmentation} moves no masks along: choose scale_crop_flip, which does."
         )
 
 

@@ -15,6 +15,7 @@ from transformers import (
     ConvNextImageProcessorPil,
     DeiTImageProcessorPil,
     MobileNetV1ImageProcessorPil,
+    MobileNetV2ImageProcessorPil,
     PvtImageProcessorPil,
     SegformerImageProcessorPil,
     SiglipImageProcessorPil,
@@ -43,6 +44,7 @@ _KNOWN: dict[str, Any] = {
     "DeiTImageProcessor": DeiTImageProcessorPil,
     "GrayscaleImageProcessor": GrayscaleImageProcessor,
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
+    "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
     "PvtImageProcessor": PvtImageProcessorPil,
     "SegformerImageProcessor": SegformerImageProcessorPil,
     "SiglipImageProcessor": SiglipImageProcessorPil,
@@ -52,6 +54,9 @@ _KNOWN: dict[str, Any] = {
 _OF_MODELS = {
     "resnet": "ConvNextImageProcessor",
     "neumeta_resnet": "ConvNextImageProcessor",
+    **dict.fromkeys(("convnext", "neumeta_convnext"), "ConvNextImageProcessor"),
+    **dict.fromkeys(("convnextv2", "neumeta_convnextv2"), "ConvNextImageProcessor"),
+    **dict.fromkeys(("mobilenet_v2", "neumeta_mobilenet_v2"), "MobileNetV2ImageProcessor"),
     "upernet": "SegformerImageProcessor",
 }
 _READ = (
@@ -178,7 +183,7 @@ class _Statement:
                 "rescale_factor" if rescales else "do_rescale", "data.mean and data.std are of values in [0, 1]"
             )
 
-    def size_and_crop(self) -> tuple[int | list[int], bool]:
+    def size_and_crop(self) -> tuple[int | list[int], bool | int]:
         """`image_size` and `center_crop`."""
         size = self.sides("size", square=self.get("default_to_square", bool))
         edge = size.get("shortest_edge", 0)
@@ -199,13 +204,12 @@ class _Statement:
         else:
             self.unsaid("size", "images are resized whole, or to cover a size whose centre is cropped")
         height, width = cropped
-        if height != width or resized != height * 256 // 224:
+        if height != width or resized < height:
             raise TargetError(
                 f"{self.where} resizes the shorter side of images to {resized} pixels and crops {height}x{width}: "
-                f"data.center_crop resizes to 256/224 of a square, here {height * 256 // 224}, and has no word for "
-                f"another crop. {WAY_OUT}"
+                f"data.center_crop has words for the crop of a square that lies within the image alone. {WAY_OUT}"
             )
-        return height, True
+        return height, True if resized == height * 256 // 224 else resized
 
     def crop(self) -> list[int]:
         sides = self.sides("crop_size", square=True)

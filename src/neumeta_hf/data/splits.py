@@ -15,8 +15,10 @@ from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_
 from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, to_classes
+from neumeta_hf.data.mixing import draw_others, mix
+from neumeta_hf.data.randaugment import randaugment
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import height_and_width, resampling
+from neumeta_hf.images import covering_size, height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -144,7 +146,7 @@ def to_size(
     image: Image.Image,
     size: tuple[int, int],
     *,
-    center_crop: bool = False,
+    center_crop: bool | int = False,
     resample: Image.Resampling = Image.Resampling.BILINEAR,
     max_pixels: int | None = None,
 ) -> Image.Image:
@@ -157,7 +159,7 @@ def to_size(
     Args:
         image: Grey or RGB, or a mask.
         size: Height and width wanted.
-        center_crop: Crop instead.
+        center_crop: Crop instead. A number: what the shorter side is resized to, instead of 256/224 of the size.
         resample: How pixels are interpolated.
         max_pixels: Of what the centre is cropped from, which a long strip makes huge. None: any number.
 
@@ -170,10 +172,10 @@ def to_size(
     height, width = size
     if center_crop:
         if image.width * height < image.height * width:
-            across = width * 256 // 224
+            across = covering_size(width, min(size), center_crop)
             down = across * image.height // image.width
         else:
-            down = height * 256 // 224
+            down = covering_size(height, min(size), center_crop)
             across = down * image.width // image.height
         if max_pixels is not None and across * down > max_pixels:
             raise DataError(
@@ -321,9 +323,18 @@ class ImageSplit(Dataset):
 
         Returns:
             "pixel_values", float32 `[batch, channels, height, width]`, and "labels", int64: of classes `[batch]`, of
-            masks `[batch, height, width]` with 255 where there is no class, and absent where the source has none.
+            masks `[batch, height, width]` with 255 where there is no class, and absent where the source has none. Where
+            images are mixed, also `batches.OTHER_LABELS` and `batches.OTHER_SHARES`.
         """
         indices = self.indices[np.asarray(positions, dtype=np.int64)]
+        batch, config = self._batch(indices), self.config
+        if self.augmented and (config.mixup or config.cutmix):
+            moment = {"seed": config.data_seed, "epoch": self.epoch}
+            others = self._batch(draw_others(indices, self.indices, **moment))
+            batch = mix(batch, others, indices, mixup=config.mixup, cutmix=config.cutmix, **moment)
+        return batch
+
+    def _batch(self, indices: np.ndarray) -> dict[str, Tensor]:
         images, labels = self.source.images(indices.tolist(), self), self.source.labels(indices.tolist())
         batch = {"pixel_values": (self._augment(images, indices).float() / 255 - self._mean) / self._std}
         if labels is not None and self.config.labels == "mask":
@@ -333,11 +344,13 @@ class ImageSplit(Dataset):
     def _augment(self, images: Tensor, indices: np.ndarray, *, masks: bool = False) -> Tensor:
         policy = self.config.augmentation if self.augmented else "none"
         moment = {"seed": self.config.data_seed, "epoch": self.epoch}
-        if policy in ("crop", "crop_flip"):
+        if policy in ("crop", "crop_flip", "randaugment"):
             images = crop(images, indices, masks=masks, **moment)
         if policy == "scale_crop_flip":
             images = scale_crop(images, indices, masks=masks, **moment)
-        return flip(images, indices, **moment) if policy.endswith("flip") else images
+        if policy.endswith("flip") or policy == "randaugment":
+            images = flip(images, indices, **moment)
+        return randaugment(images, indices, **moment) if policy == "randaugment" else images
 
 
 def collate(batch: Any) -> dict[str, Tensor]:

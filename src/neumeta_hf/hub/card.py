@@ -22,6 +22,7 @@ PIPELINE_TAGS = {
     "causal-lm": "text-generation",
     "masked-lm": "fill-mask",
     "sentence-embedding": "sentence-similarity",
+    "image-reconstruction": "image-to-image",
 }
 """Task, as target families name it, to the Hub's name; others have none."""
 ROWS = {"causal-lm": "blocks of text", "masked-lm": "blocks of text", "sentence-embedding": "pairs of sentences"}

@@ -144,7 +144,8 @@ def _morph_usage(facts: MorphFacts, repo_id: str) -> str:
             f"{need}from transformers import pipeline\n\n"
             f'{_PIPELINE_VERBS[facts.task]} = pipeline("{PIPELINE_TAGS[facts.task]}", model={literal(repo_id)})'
         )
-    use = "  # encode(images).latent_dist, decode(z).sample" if facts.task == "image-generation" else ""
+    latents = {"image-generation": "latent_dist", "image-reconstruction": "latents"}.get(facts.task)
+    use = f"  # encode(images).{latents}, decode(z).sample" if latents else ""
     return f"from {home} import {model_class}\n\nmodel = {model_class}.from_pretrained({literal(repo_id)}){use}"
 
 

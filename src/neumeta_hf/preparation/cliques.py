@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -199,28 +199,16 @@ def _randomise(model: nn.Module) -> None:
 
 
 def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliques: list[Clique]) -> list[Clique]:
-    """The cliques whose permutations leave the outputs alone."""
-    state = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
-    with torch.no_grad():
-        expected = run(model, example_inputs)
-
-    def error(permuted: list[Clique]) -> float:
-        largest = 0.0
-        # Turning all channels by one and swapping the first two: every permutation is a product of these.
-        for turn in (True, False):
-            weights = state
-            for clique in permuted:
-                channels = list(range(clique.num_channels))
-                weights = apply_order(weights, clique, channels[1:] + channels[:1] if turn else [1, 0, *channels[2:]])
-            with torch.no_grad():
-                actual = run_with(model, weights, run, example_inputs)
-            largest = max(largest, relative_error(expected, actual))
-        return largest
-
+    """The cliques whose permutations leave the outputs alone; `model` may come to be in float64."""
     # Many cliques at once, such that each is in some set and any two are apart in some set: two that may only move
     # together (the halves of a gated unit) would pass if they always did.
     bits = range(len(cliques).bit_length())
-    sets = ([clique for number, clique in enumerate(cliques, start=1) if number >> bit & 1] for bit in bits)
+    sets = [[clique for number, clique in enumerate(cliques, start=1) if number >> bit & 1] for bit in bits]
+    error = _error_of_permuting(model, example_inputs)
+    if all(error(some) < MAX_RELATIVE_ERROR for some in sets):
+        return cliques
+    # A deep network without normalisation may round as coarsely as that; in float64 only a wrong permutation is left.
+    error = _error_of_permuting(model.double(), move_batch(example_inputs, "cpu", torch.float64))
     if all(error(some) < MAX_RELATIVE_ERROR for some in sets):
         return cliques
     kept = []
@@ -235,6 +223,30 @@ def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliq
                 found,
             )
     return kept
+
+
+def _error_of_permuting(
+    model: nn.Module, example_inputs: Tensor | dict[str, Tensor]
+) -> Callable[[Sequence[Clique]], float]:
+    """How far the outputs are from what they were after the channels of some cliques changed places."""
+    state = {name: tensor.detach() for name, tensor in own_tensors(model).items()}
+    with torch.no_grad():
+        expected = run(model, example_inputs)
+
+    def error(permuted: Sequence[Clique]) -> float:
+        largest = 0.0
+        # Turning all channels by one and swapping the first two: every permutation is a product of these.
+        for turn in (True, False):
+            weights = state
+            for clique in permuted:
+                channels = list(range(clique.num_channels))
+                weights = apply_order(weights, clique, channels[1:] + channels[:1] if turn else [1, 0, *channels[2:]])
+            with torch.no_grad():
+                actual = run_with(model, weights, run, example_inputs)
+            largest = max(largest, relative_error(expected, actual))
+        return largest
+
+    return error
 
 
 def _clique(channels: list[dict[_Axis, list[int]]]) -> Clique:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from neumeta_hf.targets.autoencoder_kl import AutoencoderKLTargetConfig
+from neumeta_hf.targets.autoencoder_tiny import AutoencoderTinyTargetConfig
 from neumeta_hf.targets.autoencoding import AutoencoderFamily, AutoencoderOutput
 from neumeta_hf.targets.bert import (
     NeuMetaBertConfig,
@@ -22,6 +23,12 @@ from neumeta_hf.targets.cifar_resnet import (
     cifar_resnet110,
     load_cifar_checkpoint,
 )
+from neumeta_hf.targets.convnext import (
+    NeuMetaConvNextConfig,
+    NeuMetaConvNextForImageClassification,
+    NeuMetaConvNextV2Config,
+    NeuMetaConvNextV2ForImageClassification,
+)
 from neumeta_hf.targets.image_processing import (
     GrayscaleImageProcessor,
     build_image_processor,
@@ -40,6 +47,7 @@ from neumeta_hf.targets.llama import (
     NeuMetaQwen3ForCausalLM,
 )
 from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
+from neumeta_hf.targets.mobilenet_v2 import NeuMetaMobileNetV2Config, NeuMetaMobileNetV2ForImageClassification
 from neumeta_hf.targets.registry import (
     TargetFamily,
     config_of,
@@ -66,12 +74,13 @@ from neumeta_hf.targets.vit import (
 )
 
 if TYPE_CHECKING:
-    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
+    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL, NeuMetaAutoencoderTiny
 
 __all__ = [
     "AutoencoderFamily",
     "AutoencoderKLTargetConfig",
     "AutoencoderOutput",
+    "AutoencoderTinyTargetConfig",
     "CifarResNetConfig",
     "CifarResNetForImageClassification",
     "GrayscaleImageProcessor",
@@ -80,9 +89,14 @@ __all__ = [
     "MlpVae",
     "MlpVaeTargetConfig",
     "NeuMetaAutoencoderKL",
+    "NeuMetaAutoencoderTiny",
     "NeuMetaBertConfig",
     "NeuMetaBertForMaskedLM",
     "NeuMetaBertModel",
+    "NeuMetaConvNextConfig",
+    "NeuMetaConvNextForImageClassification",
+    "NeuMetaConvNextV2Config",
+    "NeuMetaConvNextV2ForImageClassification",
     "NeuMetaDeiTConfig",
     "NeuMetaDeiTForImageClassification",
     "NeuMetaDinov2Config",
@@ -93,6 +107,8 @@ __all__ = [
     "NeuMetaLlamaForCausalLM",
     "NeuMetaMistralConfig",
     "NeuMetaMistralForCausalLM",
+    "NeuMetaMobileNetV2Config",
+    "NeuMetaMobileNetV2ForImageClassification",
     "NeuMetaQwen2Config",
     "NeuMetaQwen2ForCausalLM",
     "NeuMetaQwen3Config",
@@ -132,8 +148,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Only who names one of these waits for the import of diffusers.
-    if name not in ("MlpVae", "NeuMetaAutoencoderKL"):
+    if name not in ("MlpVae", "NeuMetaAutoencoderKL", "NeuMetaAutoencoderTiny"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from neumeta_hf.targets.diffusers_networks import MlpVae, NeuMetaAutoencoderKL
+    from neumeta_hf.targets import diffusers_networks
 
-    return {"MlpVae": MlpVae, "NeuMetaAutoencoderKL": NeuMetaAutoencoderKL}[name]
+    return getattr(diffusers_networks, name)

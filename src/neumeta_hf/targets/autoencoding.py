@@ -20,12 +20,12 @@ from neumeta_hf.targets.registry import TargetFamily, load_complete
 
 @dataclasses.dataclass
 class AutoencoderOutput(ModelOutput):
-    """What a variational autoencoder makes of images.
+    """What an autoencoder makes of images.
 
     Attributes:
         sample: The images again, `[batch, channels, height, width]`.
         mean: Mean of the latents, given the image: `[batch, latent_channels, height, width]`, smaller.
-        logvar: Log variance of the latents, likewise.
+        logvar: Log variance of the latents, likewise; None where an image has one latent and no distribution of them.
     """
 
     sample: Tensor | None = None
@@ -72,7 +72,7 @@ class AutoencoderFamily(TargetFamily):
             return None
         # What is left out is bookkeeping, or was in a config file and is passed over by diffusers itself.
         arguments = inspect.signature(type(network).__init__).parameters
-        plain = json.dumps({name: fields[name] for name in arguments if name in fields})
+        plain = json.dumps({name: fields[name] for name in {**arguments, self.size_field: None} if name in fields})
         return self.wrap_config(json.loads(plain))
 
     def load(self, name: str, **options: Any) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 try:
     from diffusers.configuration_utils import ConfigMixin, register_to_config
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
     from diffusers.models.autoencoders.vae import Decoder, DecoderOutput, DiagonalGaussianDistribution
     from diffusers.models.modeling_outputs import AutoencoderKLOutput
     from diffusers.models.modeling_utils import ModelMixin
@@ -102,6 +103,71 @@ class NeuMetaAutoencoderKL(AutoencoderKL):
                 non_linearity=act_fn,
             )
             self.set_submodule(path, resnet)
+
+
+class NeuMetaAutoencoderTiny(AutoencoderTiny):
+    """An `AutoencoderTiny` whose stages and whose blocks' insides may have widths of their own.
+
+    Tensors have the names that they have in `AutoencoderTiny`, and so do all arguments but the last; the numbers of
+    `encoder_block_out_channels` and of `decoder_block_out_channels` need not be equal.
+
+    Args:
+        inner_channels: Channels between the three convolutions of a block, by its path in the network, such as
+            `decoder.layers.2`. Those not named have as many as they put out.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64),
+        decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64),
+        act_fn: str = "relu",
+        upsample_fn: str = "nearest",
+        latent_channels: int = 4,
+        upsampling_scaling_factor: int = 2,
+        num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3),
+        num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1),
+        latent_magnitude: int = 3,
+        latent_shift: float = 0.5,
+        force_upcast: bool = False,
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
+        inner_channels: dict[str, int] | None = None,
+    ):
+        arguments: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "encoder_block_out_channels": encoder_block_out_channels,
+            "decoder_block_out_channels": decoder_block_out_channels,
+            "act_fn": act_fn,
+            "upsample_fn": upsample_fn,
+            "latent_channels": latent_channels,
+            "upsampling_scaling_factor": upsampling_scaling_factor,
+            "num_encoder_blocks": num_encoder_blocks,
+            "num_decoder_blocks": num_decoder_blocks,
+            "latent_magnitude": latent_magnitude,
+            "latent_shift": latent_shift,
+            "force_upcast": force_upcast,
+            "scaling_factor": scaling_factor,
+            "shift_factor": shift_factor,
+        }
+        super().__init__(**arguments)
+        _join_stages(self.encoder.layers, encoder_block_out_channels)
+        _join_stages(self.decoder.layers, decoder_block_out_channels)
+        for path, inner in (inner_channels or {}).items():
+            convolutions: Any = self.get_submodule(f"{path}.conv")
+            stream = convolutions[0].in_channels
+            for position, (source, target) in {0: (stream, inner), 2: (inner, inner), 4: (inner, stream)}.items():
+                convolutions[position] = nn.Conv2d(source, target, kernel_size=3, padding=1)
+
+
+def _join_stages(layers: nn.Sequential, streams: tuple[int, ...]) -> None:
+    """Let the convolution between two stages lead from the width of one to that of the other."""
+    convolutions = [(position, layer) for position, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    for (position, stock), source, target in zip(convolutions[1:-1], streams[:-1], streams[1:], strict=True):
+        layers[position] = nn.Conv2d(source, target, kernel_size=3, padding=1, stride=stock.stride, bias=False)  # pyright: ignore[reportArgumentType]
 
 
 class MlpVae(ModelMixin, ConfigMixin):

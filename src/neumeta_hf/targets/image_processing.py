@@ -16,7 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
-from neumeta_hf.images import Interpolation, height_and_width, resampling
+from neumeta_hf.images import Interpolation, covering_size, height_and_width, resampling
 
 # ITU-R BT.601, as in PIL's own conversion.
 _LUMA = (0.299, 0.587, 0.114)
@@ -49,7 +49,7 @@ def build_image_processor(
     image_size: int | Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
-    center_crop: bool = False,
+    center_crop: bool | int = False,
     interpolation: Interpolation = "bilinear",
 ) -> BaseImageProcessor:
     """An image processor that `pipeline("image-classification")` and `AutoImageProcessor` can use.
@@ -61,8 +61,8 @@ def build_image_processor(
         image_size: Height and width, in pixels; one number for both.
         mean: What is subtracted from each channel, on the scale of [0, 1].
         std: What each channel is then divided by.
-        center_crop: Instead of resizing whole: resize the shorter side to 8/7 of the size and crop the centre, as is
-            usual for ImageNet. Of RGB images and square sizes alone.
+        center_crop: Instead of resizing whole: resize the shorter side to 8/7 of the size (a number: to so many
+            pixels) and crop the centre, as is usual for ImageNet. Of RGB images and square sizes alone.
         interpolation: How pixels are interpolated.
 
     Returns:
@@ -86,10 +86,12 @@ def build_image_processor(
                 "takes 3 channels and as much height as width. Leave it out, then images are resized whole."
             )
         options = {"resample": resampling(interpolation), "image_mean": list(mean), "image_std": list(std)}
-        if height < CONVNEXT_RESIZES_WHOLE_FROM:
+        if center_crop is True and height < CONVNEXT_RESIZES_WHOLE_FROM:
             return ConvNextImageProcessorPil(size={"shortest_edge": height}, crop_pct=224 / 256, **options)
         crop = {"do_center_crop": True, "crop_size": {"height": height, "width": width}}
-        return ViTImageProcessorPil(size={"shortest_edge": height * 256 // 224}, do_convert_rgb=True, **crop, **options)
+        return ViTImageProcessorPil(
+            size={"shortest_edge": covering_size(height, height, center_crop)}, do_convert_rgb=True, **crop, **options
+        )
     options = {
         "size": {"height": height, "width": width},
         "resample": resampling(interpolation),

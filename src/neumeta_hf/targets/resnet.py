@@ -25,7 +25,7 @@ from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.errors import TargetError
 from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import TargetFamily, register_target
-from neumeta_hf.targets.stages import inner_counts, stage_axes, stage_depths
+from neumeta_hf.targets.stages import as_class, check_inner_sizes, inner_counts, stage_axes, stage_depths
 
 # The stock class has no word for it in its config.
 BOTTLENECK_REDUCTION = 4
@@ -69,9 +69,7 @@ class NeuMetaResNetConfig(ResNetConfig):
 
     def validate_inner_sizes(self):
         """A positive count for every block."""
-        inner = self.inner_sizes
-        if inner is not None and ([len(s) for s in inner] != _depths(self) or min(map(min, inner)) < 1):
-            raise ValueError(f"inner_sizes={inner}: pass a count from 1 up for each of {self.depths} blocks.")
+        check_inner_sizes(self.inner_sizes, _depths(self))
 
 
 def _resize_layer(layer: Any, in_channels: int, out_channels: int) -> None:
@@ -110,14 +108,6 @@ class NeuMetaResNetBackbone(ResNetBackbone):
         super().__init__(config)
         _resize_blocks(self.encoder, config)
         self.post_init()
-
-
-def _as_class(config: ResNetConfig, cls: type[ResNetConfig], **inner_sizes: Any) -> ResNetConfig:
-    fields = config.to_dict()
-    fields.pop("inner_sizes", None)
-    if fields.pop("model_type") != cls.model_type:
-        fields["architectures"] = None
-    return cls(**fields, **inner_sizes)
 
 
 def image_size_of(config: PreTrainedConfig) -> tuple[int, int] | None:
@@ -201,7 +191,7 @@ class ResNetFamily(TargetFamily):
         resized.hidden_sizes, resized.embedding_size = stages, counts.get("embedding", stages[0])
         is_stock = inner == _stock_inner_sizes(resized)
         return (
-            _as_class(resized, ResNetConfig) if is_stock else _as_class(resized, NeuMetaResNetConfig, inner_sizes=inner)
+            as_class(resized, ResNetConfig) if is_stock else as_class(resized, NeuMetaResNetConfig, inner_sizes=inner)
         )
 
     def image_shape(self, config: ResNetConfig) -> tuple[int, int, int]:

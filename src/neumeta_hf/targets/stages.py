@@ -1,17 +1,26 @@
 """Networks of stages of blocks that add to a stream, as residual networks are: what their sizes have in common."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from transformers import PreTrainedConfig
 
 from neumeta_hf.axes import Axis, Depth
 
+Config = TypeVar("Config", bound=PreTrainedConfig)
 
-def stage_axes(streams: Sequence[int], inner: Sequence[Sequence[int]], *, prefix: str = "") -> list[Axis]:
+
+def stage_axes(
+    streams: Sequence[int], inner: Sequence[Sequence[int]], *, prefix: str = "", expansion: int = 1
+) -> list[Axis]:
     """One axis for the stream of each stage, and one inside every block, which follows it.
 
     Args:
         streams: Channels of the stream, by stage.
         inner: Channels inside each block, by stage.
         prefix: What names begin with.
+        expansion: How many times the stream's channels a block of the stock class has inside. Counts inside are whole
+            multiples of it where the reference's are, so that one width for all axes rounds both alike.
 
     Returns:
         Axes such as "stage1" and "stage1.block1", in data-flow order.
@@ -20,7 +29,10 @@ def stage_axes(streams: Sequence[int], inner: Sequence[Sequence[int]], *, prefix
     for stage, (width, counts) in enumerate(zip(streams, inner, strict=True), start=1):
         stream = f"{prefix}stage{stage}"
         axes.append(Axis(stream, width))
-        axes += [Axis(f"{stream}.block{block}", count, parent=stream) for block, count in enumerate(counts, start=1)]
+        axes += [
+            Axis(f"{stream}.block{block}", count, expansion if count % expansion == 0 else 1, parent=stream)
+            for block, count in enumerate(counts, start=1)
+        ]
     return axes
 
 
@@ -62,3 +74,37 @@ def inner_counts(size: Mapping[str, int], num_blocks: Sequence[int]) -> list[lis
         [count for block in range(1, blocks + 1) if (count := size[f"stage{stage}.block{block}"])]
         for stage, blocks in enumerate(num_blocks, start=1)
     ]
+
+
+def check_inner_sizes(inner: Sequence[Sequence[int]] | None, num_blocks: Sequence[int]) -> None:
+    """Refuse channels inside blocks that are not a positive count for each block.
+
+    Args:
+        inner: Channels inside each block, by stage. None: those of the stock class.
+        num_blocks: Blocks of each stage.
+
+    Raises:
+        ValueError: A block has none, or there are blocks too many or too few.
+    """
+    if inner is not None and ([len(s) for s in inner] != list(num_blocks) or min(map(min, inner)) < 1):
+        raise ValueError(f"inner_sizes={inner}: pass a count from 1 up for each of {num_blocks} blocks.")
+
+
+def as_class(
+    config: PreTrainedConfig, cls: type[Config], *, dropped: Sequence[str] = ("inner_sizes",), **own: Any
+) -> Config:
+    """The same network as a config of another class, such as the stock one of a size that it can express.
+
+    Args:
+        config: With what the two classes share; not modified.
+        cls: Of the result.
+        dropped: What the class of `config` may have beside that.
+        **own: What `cls` has beside that.
+
+    Returns:
+        A new config.
+    """
+    fields = {name: value for name, value in config.to_dict().items() if name not in dropped}
+    if fields.pop("model_type") != cls.model_type:
+        fields["architectures"] = None
+    return cls(**fields, **own)

@@ -8,12 +8,14 @@ from neumeta_hf.tasks.classification import ImageClassification
 from neumeta_hf.tasks.embedding import SentenceEmbedding
 from neumeta_hf.tasks.generation import ImageGeneration
 from neumeta_hf.tasks.language import CausalLanguageModelling, MaskedLanguageModelling
+from neumeta_hf.tasks.reconstruction import ImageReconstruction
 from neumeta_hf.tasks.segmentation import SemanticSegmentation
 
 __all__ = [
     "CausalLanguageModelling",
     "ImageClassification",
     "ImageGeneration",
+    "ImageReconstruction",
     "MaskedLanguageModelling",
     "Meter",
     "SemanticSegmentation",

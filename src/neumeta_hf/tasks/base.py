@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ class Task(abc.ABC):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor | None:
         """What turns images into a network's input outside of this library.
@@ -149,7 +149,8 @@ class Task(abc.ABC):
             image_size: Height and width, or one number for both.
             mean: Per channel, of values in [0, 1].
             std: Per channel.
-            center_crop: Whether the centre of a larger image is cropped.
+            center_crop: Whether the centre of a larger image is cropped; a number: of one with so many pixels on its
+                shorter side.
             interpolation: How pixels are interpolated.
 
         Returns:
@@ -157,10 +158,12 @@ class Task(abc.ABC):
         """
 
 
+TaskClass = TypeVar("TaskClass", bound=Task)
+
 _REGISTRY: dict[str, type[Task]] = {}
 
 
-def register_task(cls: type[Task]) -> type[Task]:
+def register_task(cls: type[TaskClass]) -> type[TaskClass]:
     """Class decorator: makes a task known under its `name`.
 
     Returns:

@@ -1,13 +1,16 @@
 """Image classification: cross-entropy and top-1 accuracy."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 from transformers.image_processing_utils import BaseImageProcessor
 
+from neumeta_hf.batches import OTHER_LABELS, OTHER_SHARES
 from neumeta_hf.errors import DataError
 from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import ACCURACY, Score
@@ -21,8 +24,14 @@ if TYPE_CHECKING:
 
 
 @register_task
+@dataclasses.dataclass(kw_only=True)
 class ImageClassification(Task):
-    """One class an image; no options."""
+    """One class an image.
+
+    Attributes:
+        label_smoothing: How much of each label is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567); 0.1
+            is usual.
+    """
 
     name = "image-classification"
     labels = ("class",)
@@ -31,8 +40,17 @@ class ImageClassification(Task):
         Score(name="loss", label="loss", larger_is_better=False),
     )
 
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(outputs.logits.float(), batch["labels"])
+        logits, smoothing = outputs.logits.float(), self.label_smoothing
+        if OTHER_LABELS not in batch:
+            return F.cross_entropy(logits, batch["labels"], label_smoothing=smoothing)
+        own, other = (
+            F.cross_entropy(logits, batch[labels], label_smoothing=smoothing, reduction="none")
+            for labels in ("labels", OTHER_LABELS)
+        )
+        return own.lerp(other, batch[OTHER_SHARES].to(own.dtype)).mean()
 
     def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
         return class_divergence(outputs.logits, teacher_outputs.logits, temperature=temperature)
@@ -70,7 +88,7 @@ class ImageClassification(Task):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor:
         return build_image_processor(

@@ -13,27 +13,22 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf.errors import DataError, RecipeError
-from neumeta_hf.images import Interpolation
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, load_image_processor
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
 from neumeta_hf.targets.registry import load_complete
-from neumeta_hf.tasks.base import Task, register_task
+from neumeta_hf.tasks.base import register_task
 from neumeta_hf.tasks.pictures import image_grid, show
+from neumeta_hf.tasks.reconstruction import PIXEL_RANGE, Amount, ImageReconstruction, decibels, similarity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-_PIXEL_RANGE = 2.0
-"""Of images from -1 to 1, as diffusers' `VaeImageProcessor` makes them."""
-
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 
 @register_task
 @dataclasses.dataclass(kw_only=True)
-class ImageGeneration(Task):
+class ImageGeneration(ImageReconstruction):
     """Variational autoencoders (Kingma and Welling 2014, arXiv:1312.6114) of images in [-1, 1].
 
     Attributes:
@@ -55,7 +50,6 @@ class ImageGeneration(Task):
     )
 
     kl: Amount = 0.02
-    perceptual: Amount = 0.0
     features: str | None = None
     num_samples: Annotated[int, Field(ge=2)] = 2048
 
@@ -65,11 +59,8 @@ class ImageGeneration(Task):
         if self.kl:
             loss = loss + self.kl * divergence(outputs).mean() / images[0].numel()
         if self.perceptual:
-            loss = loss + self.perceptual * (1 - _similarity(sample, images).mean())
+            loss = loss + self.perceptual * (1 - similarity(sample, images).mean())
         return loss
-
-    def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
-        return F.mse_loss(outputs.sample.float(), teacher_outputs.sample.float())
 
     def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> "GenerationMeter":
         assert isinstance(family, AutoencoderFamily)
@@ -104,29 +95,8 @@ class ImageGeneration(Task):
                 made = torch.cat((outputs.sample, family.decode(network, latents)))
             for row, values in enumerate(made):
                 title = {0: heading, len(images): f"{heading}, samples"}.get(row, "")
-                show(axes[row][column], (values + 1) / _PIXEL_RANGE, title=title)
+                show(axes[row][column], (values + 1) / PIXEL_RANGE, title=title)
         return figure
-
-    def make_image_processor(
-        self,
-        *,
-        num_channels: int,
-        image_size: int | Sequence[int],
-        mean: Sequence[float],
-        std: Sequence[float],
-        center_crop: bool,
-        interpolation: Interpolation,
-    ) -> None:
-        """None: diffusers has it in code, `VaeImageProcessor`, and that knows no other range than [-1, 1].
-
-        Raises:
-            RecipeError: Images would have another range.
-        """
-        if {*mean, *std} != {0.5}:
-            raise RecipeError(
-                f"data.mean={list(mean)}, data.std={list(std)}: autoencoders of diffusers take images in [-1, 1]. Give "
-                "0.5 for each channel in both."
-            )
 
 
 class GenerationMeter:
@@ -168,7 +138,7 @@ class GenerationMeter:
         self.num_values = images[0].numel()
         self.num_images += len(images)
         self.sums["mse"] += (sample - images).square().mean(dim=(1, 2, 3)).sum().item()
-        self.sums["ssim"] += _similarity(sample, images).sum().item()
+        self.sums["ssim"] += similarity(sample, images).sum().item()
         self.sums["kl"] += divergence(outputs).sum().item()
         noise = torch.randn(outputs.mean.shape, generator=self.generator).to(outputs.mean)
         drawn = self.family.decode(self.network, outputs.mean + (0.5 * outputs.logvar).exp() * noise).float()
@@ -181,7 +151,7 @@ class GenerationMeter:
         scores = {name: value / self.num_images for name, value in self.sums.items()}
         variance = max(scores.pop("drawn"), 1e-12)
         surprise = 0.5 * self.num_values * (math.log(2 * math.pi * variance) + 1)
-        scores["psnr"] = 10 * math.log10(_PIXEL_RANGE**2 / max(scores["mse"], 1e-12))
+        scores["psnr"] = decibels(scores["mse"])
         scores["elbo"] = -surprise - scores["kl"]
         if self.distance is not None:
             scores["sample_distance"] = self._sample_distance(self.distance)
@@ -254,7 +224,7 @@ class ClassifierFeatures(nn.Module):
         *_, head = (module for module in self.classifier.modules() if isinstance(module, nn.Linear))
         hook = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
         try:
-            self.classifier(pixel_values=((images.float() + 1) / _PIXEL_RANGE - self.mean) / self.std)
+            self.classifier(pixel_values=((images.float() + 1) / PIXEL_RANGE - self.mean) / self.std)
         finally:
             hook.remove()
         return found[0]
@@ -271,13 +241,3 @@ def divergence(outputs: Any) -> Tensor:
     """
     mean, logvar = outputs.mean.float(), outputs.logvar.float()
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
-
-
-def _similarity(sample: Tensor, images: Tensor) -> Tensor:
-    """Structural similarity of each image, `[batch]`; of values from 0 up, since it compares ratios of means."""
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    sample, images = ((values + 1) / _PIXEL_RANGE for values in (sample, images))
-    found = structural_similarity_index_measure(sample, images, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)
-    return found

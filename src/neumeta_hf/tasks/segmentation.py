@@ -95,7 +95,7 @@ class SemanticSegmentation(Task):
         image_size: int | Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
-        center_crop: bool,
+        center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor:
         if center_crop:

@@ -12,10 +12,13 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    ConvNextConfig,
+    ConvNextV2Config,
     DeiTConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
     MistralConfig,
+    MobileNetV2Config,
     Qwen2Config,
     Qwen3Config,
     ResNetConfig,
@@ -30,11 +33,14 @@ from neumeta_hf.errors import SizeError, TargetError
 from neumeta_hf.preparation import find_cliques
 from neumeta_hf.targets import (
     AutoencoderKLTargetConfig,
+    AutoencoderTinyTargetConfig,
     CifarResNetConfig,
     LeNetConfig,
     MlpVaeTargetConfig,
     NeuMetaBertConfig,
+    NeuMetaConvNextConfig,
     NeuMetaLlamaConfig,
+    NeuMetaMobileNetV2Config,
     NeuMetaResNetConfig,
     NeuMetaViTConfig,
     config_of,
@@ -61,6 +67,27 @@ def resnet(cls=ResNetConfig, **options):
     return cls(**{**sizes, **options})
 
 
+def convnext(cls=ConvNextConfig, **options):
+    sizes = {"hidden_sizes": [8, 12], "depths": [1, 2], "num_stages": 2, "image_size": 16, "num_labels": 3}
+    # As published, the layer scale starts so small that the blocks of a fresh network do nothing.
+    own = {"layer_scale_init_value": 0.5} if issubclass(cls, ConvNextConfig) else {}
+    return cls(**{**sizes, "patch_size": 2, "initializer_range": 0.2, **own, **options})
+
+
+def mobilenet(cls=MobileNetV2Config, **options):
+    sizes = {"depth_multiplier": 0.25, "depth_divisible_by": 1, "min_depth": 1, "expand_ratio": 2.0, "image_size": 32}
+    return cls(
+        **{
+            **sizes,
+            "finegrained_output": False,
+            "classifier_dropout_prob": 0.0,
+            "num_labels": 3,
+            "initializer_range": 0.2,
+            **options,
+        }
+    )
+
+
 def upernet(backbone, **options):
     sizes = {"hidden_size": 12, "pool_scales": (1, 2), "image_size": [32, 48], "num_labels": 3}
     return UperNetConfig(backbone_config=backbone, use_auxiliary_head=False, **{**sizes, **options})
@@ -69,6 +96,12 @@ def upernet(backbone, **options):
 def vae(block_out_channels, norm_num_groups, **options):
     fields = {"block_out_channels": block_out_channels, "norm_num_groups": norm_num_groups, **options}
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=fields)
+
+
+def tiny_vae(encoder, decoder, **options):
+    fields = {"encoder_block_out_channels": encoder, "decoder_block_out_channels": decoder, "latent_channels": 2}
+    blocks = {"num_encoder_blocks": [1] * len(encoder), "num_decoder_blocks": [2, 1, 1][: len(decoder)]}
+    return AutoencoderTinyTargetConfig(image_size=[16, 8], num_channels=1, vae={**fields, **blocks, **options})
 
 
 CASES = {
@@ -85,6 +118,22 @@ CASES = {
     "resnet_bottleneck": lambda: resnet(downsample_in_bottleneck=True),
     "resnet_strided_stem": lambda: resnet(layer_type="basic", hidden_sizes=[8, 16], downsample_in_first_stage=True),
     "resnet_inner": lambda: resnet(NeuMetaResNetConfig, inner_sizes=[[6], [4, 10]]),
+    "convnext": lambda: convnext(),
+    "convnext_inner": lambda: convnext(NeuMetaConvNextConfig, inner_sizes=[[6], [16, 10]], image_size=[16, 12]),
+    "convnext_unscaled": lambda: convnext(
+        layer_scale_init_value=0.0, depths=[2, 1, 1], hidden_sizes=[8, 8, 16], num_stages=3
+    ),
+    "convnextv2": lambda: convnext(ConvNextV2Config),
+    "mobilenet_v2": lambda: mobilenet(),
+    "mobilenet_v2_own": lambda: mobilenet(
+        NeuMetaMobileNetV2Config,
+        stem_channels=6,
+        stage_channels=[4, 6, 6, 8, 8, 10, 12],
+        inner_channels=[[], [8, 9], [10, 6, 7], [8, 9, 10, 8], [12, 10, 9], [8, 8, 12], [14]],
+        head_channels=12,
+        first_layer_is_expansion=False,
+        tf_padding=False,
+    ),
     "upernet": lambda: upernet(resnet(layer_type="basic", hidden_sizes=[8, 16], out_features=["stage1", "stage2"])),
     "upernet_inner": lambda: upernet(
         resnet(NeuMetaResNetConfig, inner_sizes=[[6], [4, 10]], out_features=["stem", "stage2"]), pool_scales=(1, 2, 3)
@@ -98,6 +147,10 @@ CASES = {
         mid_block_add_attention=False,
         decoder_block_out_channels=[6, 10, 10],
         inner_channels={"encoder.mid_block.resnets.0": 12, "decoder.up_blocks.1.resnets.0": 8},
+    ),
+    "autoencoder_tiny": lambda: tiny_vae([8, 8], [12, 12]),
+    "autoencoder_tiny_inner": lambda: tiny_vae(
+        [4, 8, 8], [10, 8, 4], inner_channels={"encoder.layers.1": 6, "decoder.layers.3": 5}, act_fn="silu"
     ),
     "mlp_vae": lambda: MlpVaeTargetConfig(
         image_size=4, encoder_hidden_channels=[16, 9], decoder_hidden_channels=[12], latent_channels=3
@@ -180,7 +233,7 @@ def answer_shape(config):
         return (*family.example_batch(config)["input_ids"].shape[1:], config.hidden_size)
     if family.task in ("causal-lm", "masked-lm"):
         return (*family.example_batch(config)["input_ids"].shape[1:], config.vocab_size)
-    if family.task == "image-generation":
+    if family.task in ("image-generation", "image-reconstruction"):
         return family.image_shape(config)
     return (3, *family.image_shape(config)[1:]) if family.task == "semantic-segmentation" else (3,)
 
@@ -492,7 +545,7 @@ def test_every_parameter_gets_a_gradient(config):
     model = family.build(resize(config, 0.75)).train()
     torch.manual_seed(0)
     batch = family.example_batch(config, 8)
-    if family.task == "image-generation":
+    if family.task in ("image-generation", "image-reconstruction"):
         loss = sum(value.square().mean() for value in family.forward(model, batch).values())
     elif family.task == "sentence-embedding":
         outputs = model(**batch)

@@ -7,7 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_runs import reset_accelerate
@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, p
 
 from neumeta_hf.cli import main
 from neumeta_hf.errors import RecipeError
+from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import NeuMetaForImageGeneration, NeuMetaForSemanticSegmentation
 from neumeta_hf.targets import MlpVae
 from neumeta_hf.training import recipe_from_dict, train
@@ -42,6 +43,13 @@ def vae_recipe(output, **changes):
         "train": {**LOOP, "batch_size": 128},
     }
     return recipe_from_dict({**copy.deepcopy(values), **changes})
+
+
+def tiny_recipe(output, **changes):
+    widths = {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8], "latent_channels": 2}
+    blocks = {"num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]}
+    target = {"family": "autoencoder_tiny", "config": {"vae": {**widths, **blocks}}}
+    return vae_recipe(output, **{"target": target, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +204,7 @@ def test_a_small_autoencoder_kl_trains_and_morphs_to_the_stock_class(tmp_path):
     ("changes", "message"),
     [
         ({"data": {**DIGITS, "labels": "mask"}}, "needs 'none' or 'class'"),
-        ({"task": {"dice": 1.0}}, "image-generation takes kl, perceptual, features, num_samples"),
+        ({"task": {"dice": 1.0}}, "image-generation takes perceptual, kl, features, num_samples"),
         ({"task": {"kl": -1.0}}, "task.kl=-1.0"),
         ({"data": {**DIGITS, "std": [0.3]}}, r"take images in \[-1, 1\]"),
     ],
@@ -205,3 +213,37 @@ def test_what_does_not_fit_the_task_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(RecipeError, match=message):
         train(vae_recipe(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tiny_autoencoder_trains_its_decoder_and_its_morphs_are_stock(tmp_path, capsys):
+    output = train(tiny_recipe(tmp_path / "run"))
+    assert output is not None
+    family = NeuMetaModel.from_pretrained(output)
+    assert family.target_family.image_shape(family.reference_config) == (1, 8, 8)
+    assert main(["morph", str(output), "--width", "0.5", "--output", str(tmp_path / "morph")]) == 0
+    network = AutoencoderTiny.from_pretrained(tmp_path / "morph")
+    assert (network.config.encoder_block_out_channels, network.config.decoder_block_out_channels) == ([8, 8], [4, 4])
+    options = ["--widths", "0.5,1.0", "--output", str(tmp_path / "sweep"), "--figures"]
+    assert main(["evaluate", str(output), *options]) == 0
+    assert "PSNR" in capsys.readouterr().out
+    result = json.loads((tmp_path / "sweep.json").read_text())
+    assert (result["facts"]["task"], result["facts"]["score"]["name"]) == ("image-reconstruction", "psnr")
+    for row in result["rows"]:
+        assert row["psnr"] == pytest.approx(10 * np.log10(4 / row["mse"]), abs=0.01)
+        assert 0 < row["ssim"] < 1
+    assert (tmp_path / "sweep_images.png").stat().st_size > 0
+    assert not (output / "preprocessor_config.json").exists()  # diffusers has it in code
+
+
+def test_a_classifier_of_mixed_and_changed_images_with_smoothed_labels_resumes_to_the_bit(tmp_path):
+    data = {**DIGITS, "labels": "class", "augmentation": "randaugment", "mixup": 0.2, "cutmix": 1.0}
+    target = {"family": "lenet", "config": {"hidden_channels": [4, 6, 8], "kernel_size": 3}}
+    changes = {"data": data, "target": target, "task": {"label_smoothing": 0.1}, "family": {**GRID}}
+    whole = train(vae_recipe(tmp_path / "whole", **changes))
+    reset_accelerate()
+    stop = {**LOOP, "batch_size": 128, "stop_after_steps": 13}
+    assert train(vae_recipe(tmp_path / "stopped", **changes, train=stop)) is None
+    reset_accelerate()
+    resumed = train(vae_recipe(tmp_path / "stopped", **changes), resume=True)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (resumed, whole))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())

@@ -6,7 +6,7 @@ from PIL import Image
 from neumeta_hf.data.augmentation import crop, draws, flip, random_resized_crop
 
 MOMENT = {"seed": 3, "epoch": 5}
-STREAMS = ["row", "column", "flip", "area", "ratio", "scale"]
+STREAMS = ["row", "column", "flip", "area", "ratio", "scale", "other", "share", "cut", "change 1", "sign 2"]
 
 
 def test_draws_are_uniform_on_the_unit_interval():
@@ -57,6 +57,11 @@ def test_every_stream_is_pinned():
             "area": 0.47268124916734566,
             "ratio": 0.7243335392903059,
             "scale": 0.10612963399437003,
+            "other": 0.5525918237877301,
+            "share": 0.7948939770812985,
+            "cut": 0.22279892406122015,
+            "change 1": 0.7151862176214777,
+            "sign 2": 0.20946460157511682,
         },
         abs=1e-12,
     )

@@ -183,6 +183,23 @@ def test_a_centre_crop_keeps_seven_eighths_of_the_shorter_side(tmp_path, in_memo
     assert (second[:, [0, -1]] == 0).all()
 
 
+@pytest.mark.parametrize("center_crop", [0, 1, 27, -32])
+def test_a_crop_that_does_not_lie_within_the_image_is_refused(tmp_path, center_crop):
+    folder = save(tmp_path / "set", images=pictures(3, size=(15, 12)))
+    with pytest.raises(DataError, match=f"data.center_crop={center_crop}.*28 of data.image_size"):
+        load_image_data(config_for(folder, image_size=[28, 30], center_crop=center_crop))
+
+
+def test_a_crop_of_oblong_images_covers_them(tmp_path):
+    framed = Image.new("RGB", (60, 40), (255, 255, 255))
+    framed.paste((0, 0, 0), (6, 6, 54, 34))  # at half the size 20x30: a border of 3, and at least 4 are cut off
+    folder = save(tmp_path / "set", images=[framed, framed.rotate(90, expand=True), framed])
+    fields = {"image_size": [12, 18], "center_crop": 20, "validation_fraction": 0}
+    first = as_bytes(load_image_data(config_for(folder, **fields)).train)[0]
+    assert first.shape == (3, 12, 18)
+    assert (first == 0).all()
+
+
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_images_are_resized_whole_whatever_their_aspect(tmp_path, in_memory):
     framed = Image.new("RGB", (96, 64), (255, 255, 255))

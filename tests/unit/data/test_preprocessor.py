@@ -1,5 +1,6 @@
 """What an image processor does, in the words of a recipe: the same pixels, or an error."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
+    AutoImageProcessor,
     BitImageProcessorPil,
     CLIPImageProcessorPil,
     ConvNextImageProcessorPil,
     DeiTImageProcessorPil,
     MobileNetV1ImageProcessorPil,
+    MobileNetV2ImageProcessorPil,
     SegformerImageProcessorPil,
     ViTImageProcessorPil,
 )
@@ -58,7 +61,12 @@ UNDERSTOOD = {
     "bit": BitImageProcessorPil(**EDGE),
     "mobilenet": MobileNetV1ImageProcessorPil(**EDGE, resample=1),
     "mobilenet as it comes": MobileNetV1ImageProcessorPil(),
+    "mobilenet v2": MobileNetV2ImageProcessorPil(**EDGE),
+    "clip as it comes": CLIPImageProcessorPil(),  # resizes to what it crops
+    "crops little": BitImageProcessorPil(**{**EDGE, "size": {"shortest_edge": 29}}),
     "convnext": ConvNextImageProcessorPil(size={"shortest_edge": 28}, **SKEWED),
+    "convnext crops less": ConvNextImageProcessorPil(size={"shortest_edge": 28}, crop_pct=0.9),
+    "convnext crops nothing": ConvNextImageProcessorPil(size={"shortest_edge": 28}, crop_pct=1.0),
     "convnext odd": ConvNextImageProcessorPil(size={"shortest_edge": 33}, resample=2),
     "convnext from 384 on": ConvNextImageProcessorPil(size={"shortest_edge": 384}),
     "segformer": SegformerImageProcessorPil(size={"height": 12, "width": 20}, **SKEWED),
@@ -86,6 +94,27 @@ def test_data_by_the_statement_have_the_pixels_of_the_processor(name, tmp_path):
         assert torch.allclose((pixels / 255 - mean) / std, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [name for name in UNDERSTOOD if name not in ("segformer", "own of masks")])
+def test_the_processor_that_a_family_is_saved_with_has_the_pixels_of_the_statements(name, tmp_path):
+    processor, channels = UNDERSTOOD[name], 1 if name == "own grey" else 3
+    config = DataConfig(num_channels=channels, **stated(tmp_path, processor, num_channels=channels))
+    rebuilt = build_image_processor(**dataclasses.asdict(config.preprocessing))
+    rebuilt.save_pretrained(tmp_path / "family")
+    for image in pictures("RGB"):
+        expected = processor(image, return_tensors="pt")["pixel_values"]
+        for other in (rebuilt, AutoImageProcessor.from_pretrained(tmp_path / "family")):
+            assert torch.allclose(other(image, return_tensors="pt")["pixel_values"], expected, atol=1e-5)
+    # And what is made of the family's is the same again.
+    again = stated_preprocessing(str(tmp_path / "family"), num_channels=channels, model_type="resnet")
+    assert DataConfig(num_channels=channels, **again).preprocessing == config.preprocessing
+
+
+@pytest.mark.parametrize("model_type", ["convnext", "neumeta_convnext", "convnextv2", "neumeta_convnextv2"])
+def test_a_convnexts_file_without_a_type_is_read_as_transformers_reads_it(model_type, tmp_path):
+    found = stated(tmp_path, {"size": {"shortest_edge": 28}, "crop_pct": 0.875}, model_type=model_type)
+    assert (found["image_size"], found["center_crop"]) == (28, True)
+
+
 def test_what_a_file_leaves_out_is_as_its_type_has_it(tmp_path):
     # As ResNets on the Hub have it, from before there were image processors.
     old = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 28, "crop_pct": 0.875, "resample": 3}
@@ -101,9 +130,7 @@ def test_what_a_file_leaves_out_is_as_its_type_has_it(tmp_path):
 @pytest.mark.parametrize(
     ("processor", "said"),
     [
-        (ConvNextImageProcessorPil(size={"shortest_edge": 28}, crop_pct=0.9), "crops 28x28"),
-        (ConvNextImageProcessorPil(size={"shortest_edge": 28}, crop_pct=1.0), "crops 28x28"),
-        (CLIPImageProcessorPil(), "crops 224x224"),
+        (BitImageProcessorPil(**{**EDGE, "size": {"shortest_edge": 27}}), "crops 28x28"),
         (CLIPImageProcessorPil(**{**EDGE, "crop_size": {"height": 28, "width": 24}}), "crops 28x24"),
         (DeiTImageProcessorPil(), "crop_size="),
         (ViTImageProcessorPil(size={"shortest_edge": 28}), "size="),

@@ -273,3 +273,12 @@ def test_orders_and_weights_that_do_not_fit_are_refused():
         apply_order({"weight": state["weight"]}, pair(), [1, 0])
     with pytest.raises(PreparationError, match=r"'weight' has shape \(2, 4\).*5 positions on axis 1"):
         apply_order(state | {"weight": torch.ones(2, 4)}, pair(), [1, 0])
+
+
+def test_coarse_rounding_is_not_taken_for_a_wrong_clique(caplog):
+    model, inputs = networks.make(networks.Coarse)
+    with caplog.at_level(logging.WARNING):
+        (clique,) = find_cliques(model, inputs)
+    assert axes(clique) == {"conv.weight[0]", "conv.bias[0]", "head.weight[1]"}
+    assert not caplog.records
+    assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}

@@ -38,8 +38,10 @@ def _restore_registry(monkeypatch):
 
 
 def test_the_families_of_this_library_are_registered():
-    convolutional = {"autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae", "resnet", "upernet"}
-    assert set(list_targets()) == convolutional | {"vit", "dinov2", "llama", "qwen3", "bert", "bert_masked_lm"}
+    convolutional = {"cifar_resnet", "convnext", "convnextv2", "lenet", "mobilenet_v2", "resnet", "upernet"}
+    autoencoders = {"autoencoder_kl", "autoencoder_tiny", "mlp_vae"}
+    transformers = {"vit", "dinov2", "llama", "qwen3", "bert", "bert_masked_lm"}
+    assert set(list_targets()) == convolutional | autoencoders | transformers
 
 
 def test_a_registered_family_is_found_by_name_and_by_config():
