@@ -30,7 +30,14 @@ from transformers import initialization as init
 from neumeta_hf.coordinates import TensorCoordinates
 from neumeta_hf.errors import HypernetworkError
 from neumeta_hf.hypernetworks.base import Hypernetwork, check_counts, register_hypernetwork
-from neumeta_hf.hypernetworks.reading import box_filter, centres_of_parts, check_positions, check_tensor, read_values
+from neumeta_hf.hypernetworks.reading import (
+    box_filter,
+    centres_of_parts,
+    check_positions,
+    check_tensor,
+    filter_axes,
+    read_values,
+)
 
 _COVERAGE = 13 / 16
 """Part of a small network's first channels that its level holds: two further levels then add about a fifth to a tensor
@@ -157,11 +164,11 @@ class Grid(Hypernetwork):
                 exact &= cell_parts == [full_size.out_parts, full_size.in_parts]
                 value = value.reshape(full_size.num_out, full_size.num_in, -1)
                 # A cell starts as the mean of the channels that it stands for.
-                out, in_ = (
-                    box_filter(centres_of_parts(cells, value.device), cells, channels).to(value.dtype)
+                filters = (
+                    None if cells == channels else box_filter(centres_of_parts(cells, value.device), cells, channels)
                     for cells, channels in zip(cell_parts, (full_size.out_parts, full_size.in_parts), strict=True)
                 )
-                held.values.copy_(torch.einsum("or,rsk,is->oik", out, value, in_))
+                held.values.copy_(filter_axes(value, *filters))
         return exact
 
     def forward(self, coordinates: Sequence[TensorCoordinates]) -> list[Tensor]:

@@ -86,17 +86,41 @@ def read_values(
     if positions == "absolute" and not tensor.is_noisy and _fits(tensor, full_size):
         # What follows comes to the same, through products with unit matrices: most of a training step's time.
         return _first_channels(cells, (tensor.out_parts, tensor.in_parts), cell_parts)
-    out, in_ = (
-        box_filter(centres, parts, counts, full_parts if positions == "absolute" else None)
-        for centres, parts, counts, full_parts in zip(
+    filters = (
+        None
+        if not varies and parts == tuple(counts)
+        else box_filter(centres, parts, counts, full_parts if positions == "absolute" else None)
+        for centres, parts, counts, full_parts, varies in zip(
             centres_of(tensor, full_size, cells.device),
             (tensor.out_parts, tensor.in_parts),
             cell_parts,
             (full_size.out_parts, full_size.in_parts),
+            (tensor.out_varies, tensor.in_varies),
             strict=True,
         )
     )
-    return torch.einsum("or,rsk,is->oik", out.to(cells.dtype), cells, in_.to(cells.dtype))
+    return filter_axes(cells, *filters)
+
+
+def filter_axes(cells: Tensor, out: Tensor | None, in_: Tensor | None) -> Tensor:
+    """Read both axes of cells.
+
+    Args:
+        cells: `[out cells, in cells, kernel_area]`.
+        out: Of the output axis, as from `box_filter`. None: a channel is a cell; its filter would be as large as the
+            square of their number, which for a vocabulary fits no memory.
+        in_: Of the input axis.
+
+    Returns:
+        `[num_out, num_in, kernel_area]`.
+    """
+    if out is not None and in_ is not None:
+        return torch.einsum("or,rsk,is->oik", out.to(cells.dtype), cells, in_.to(cells.dtype))
+    if out is not None:
+        return torch.einsum("or,rik->oik", out.to(cells.dtype), cells)
+    if in_ is not None:
+        return torch.einsum("osk,is->oik", cells, in_.to(cells.dtype))
+    return cells
 
 
 def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: torch.device) -> tuple[Tensor, Tensor]:
