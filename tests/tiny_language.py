@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from neumeta_hf.axes import Axis
 from neumeta_hf.targets import TargetFamily, registry
+from neumeta_hf.targets.loading import load_complete
 
 
 @strict
@@ -91,7 +92,7 @@ class _Family(TargetFamily):
         return self.cls(copy.deepcopy(config))
 
     def load(self, name, **options):
-        return registry.load_complete(self.cls, name, build=self.build, **options)
+        return load_complete(self.cls, name, build=self.build, **options)
 
     def axes(self, config):
         return [Axis("hidden", config.hidden_size)]

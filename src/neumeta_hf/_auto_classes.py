@@ -29,6 +29,7 @@ _NEEDED_BY_MODELS = tuple(
         "checkpoints",
         "configuration_neumeta",
         "coordinates",
+        "family_generation",
         "family_sizes",
         "family_statistics",
         "hypernetworks",

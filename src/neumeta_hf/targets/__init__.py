@@ -46,6 +46,7 @@ from neumeta_hf.targets.llama import (
     NeuMetaQwen3Config,
     NeuMetaQwen3ForCausalLM,
 )
+from neumeta_hf.targets.loading import load_config
 from neumeta_hf.targets.mlp_vae import MlpVaeTargetConfig
 from neumeta_hf.targets.mobilenet_v2 import NeuMetaMobileNetV2Config, NeuMetaMobileNetV2ForImageClassification
 from neumeta_hf.targets.registry import (
@@ -54,7 +55,6 @@ from neumeta_hf.targets.registry import (
     family_of,
     find_target,
     list_targets,
-    load_config,
     load_network,
     register_target,
 )

@@ -15,7 +15,8 @@ from transformers.utils.generic import ModelOutput
 from neumeta_hf.batches import Inputs
 from neumeta_hf.checkpoints import open_checkpoint
 from neumeta_hf.errors import TargetError
-from neumeta_hf.targets.registry import TargetFamily, load_complete
+from neumeta_hf.targets.loading import load_complete
+from neumeta_hf.targets.registry import TargetFamily
 
 
 @dataclasses.dataclass

@@ -15,7 +15,8 @@ from transformers import AutoModelForSemanticSegmentation, ResNetConfig, UperNet
 from neumeta_hf.axes import Axis, Constraint, Depth, Size
 from neumeta_hf.errors import TargetError
 from neumeta_hf.rules import Rule
-from neumeta_hf.targets.registry import TargetFamily, load_complete, register_target
+from neumeta_hf.targets.loading import load_complete
+from neumeta_hf.targets.registry import TargetFamily, register_target
 from neumeta_hf.targets.resnet import ResNetFamily, image_size_of
 
 

@@ -16,7 +16,7 @@ from neumeta_hf.errors import DataError, RecipeError
 from neumeta_hf.scores import Score
 from neumeta_hf.targets import TargetFamily, load_image_processor
 from neumeta_hf.targets.autoencoding import AutoencoderFamily
-from neumeta_hf.targets.registry import load_complete
+from neumeta_hf.targets.loading import load_complete
 from neumeta_hf.tasks.base import register_task
 from neumeta_hf.tasks.pictures import image_grid, show
 from neumeta_hf.tasks.reconstruction import PIXEL_RANGE, Amount, ImageReconstruction, decibels, similarity
