@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from documents import README, ROOT
+from documents import DOCS, ROOT, snippet
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli, load_recipe
@@ -149,9 +149,9 @@ def test_recipes_are_listed_printed_and_copied(capsys):
     assert "digits_lenet.yaml exists already" in refusal(capsys, "init", "digits_lenet")
 
 
-def test_init_writes_the_recipe_of_the_readme_and_nothing_over(capsys):
+def test_init_writes_the_recipe_of_the_guide_and_nothing_over(capsys):
     assert cli.main(["init"]) == 0
-    (shown,) = re.findall(r"```yaml\n(output_dir: outputs/mine\n.*?)```", README, flags=re.DOTALL)
+    shown = snippet(DOCS["guide_own_network"], "output_dir: outputs/mine", "yaml")
     assert yaml.safe_load(Path("mine.yaml").read_text()) == yaml.safe_load(shown)
     Path("mine.yaml").write_text("of somebody")
     Path("link.yaml").symlink_to("nowhere.yaml")
