@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         NeuMetaForSentenceEmbedding,
     )
     from neumeta_hf.preparation import PreparationReport, prepare
+    from neumeta_hf.shipped import example
     from neumeta_hf.targets import TargetFamily, find_target, list_targets, load_network, register_target
     from neumeta_hf.tasks import Task, register_task
     from neumeta_hf.training import Recipe, load_recipe, train
@@ -51,6 +52,7 @@ _HOMES = {
     "Task": "tasks",
     "calibrate": "calibration",
     "draw_networks": "evaluation",
+    "example": "shipped",
     "find_target": "targets",
     "find_width": "evaluation",
     "list_hypernetworks": "hypernetworks",
@@ -88,6 +90,7 @@ __all__ = [
     "Task",
     "calibrate",
     "draw_networks",
+    "example",
     "find_target",
     "find_width",
     "list_hypernetworks",

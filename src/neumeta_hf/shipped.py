@@ -1,6 +1,7 @@
-"""What comes with the package beside its code: recipes and guides, of a checkout or of an installed package."""
+"""What comes with the package beside its code: recipes, guides and trained families, of a checkout or installed."""
 
 import importlib.metadata
+import importlib.resources
 import itertools
 from pathlib import Path
 
@@ -9,7 +10,10 @@ from neumeta_hf.errors import RecipeError
 _CHECKOUT = Path(__file__).parents[2]
 """Where an editable install reads them; a wheel puts copies under `share` of the environment."""
 
-_GUIDES = ("hub", "new_hypernetwork", "new_target", "new_task", "security")
+_GUIDES = (
+    *("guide_deploy", "guide_hypernetworks", "guide_own_network", "guide_results", "guide_sizes", "guide_training"),
+    *("hub", "layout", "new_hypernetwork", "new_target", "new_task", "security"),
+)
 
 
 def recipes() -> dict[str, Path]:
@@ -29,6 +33,33 @@ def guides() -> dict[str, Path]:
     """
     found = {path.stem: path for path in _files("guides", "docs", ".md")}
     return {name: found[name] for name in _GUIDES if name in found}
+
+
+def examples() -> dict[str, Path]:
+    """The trained families that come with the package.
+
+    Returns:
+        Name to folder, in alphabetical order.
+    """
+    folder = Path(str(importlib.resources.files("neumeta_hf") / "example_families"))
+    return {path.name: path for path in sorted(folder.glob("*/")) if (path / "config.json").is_file()}
+
+
+def example(name: str) -> Path:
+    """Find a small trained family that comes with the package, to start from without training.
+
+    `NeuMetaModel.from_pretrained(neumeta_hf.example("digits-lenet"))` loads one, without a network.
+
+    Args:
+        name: Such as "digits-lenet": LeNets for scikit-learn's 8x8 digits.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        RecipeError: There is none of this name; the message lists what there is.
+    """
+    return find_shipped("example", name, examples())
 
 
 def find_shipped(kind: str, name: str, known: dict[str, Path]) -> Path:

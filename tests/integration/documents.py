@@ -11,10 +11,25 @@ from neumeta_hf.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MEASURED = (ROOT / "docs" / "measured.md").read_text(encoding="utf-8")
+DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+MEASURED = DOCS["measured"]
 
 BENCHMARKS = ("whole_network", "speed", "paper_recipes", "startup")
-SCRIPTS = ("train.py", "stock_resnet18.py", "transfer.py", *(f"benchmarks/{name}.py" for name in BENCHMARKS))
+SCRIPTS = (
+    *("train.py", "stock_resnet18.py", "transfer.py", "ship_example.py", "plain_loop.py"),
+    *(f"benchmarks/{name}.py" for name in BENCHMARKS),
+)
+
+
+def blocks(text: str, language: str = "python") -> list[str]:
+    """The blocks of code of a document, in their order."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def snippet(text: str, part: str, language: str = "python") -> str:
+    """The block of code of a document that holds this."""
+    (found,) = (block for block in blocks(text, language) if part in block)
+    return found
 
 
 def cells(line: str) -> list[str]:
@@ -23,8 +38,7 @@ def cells(line: str) -> list[str]:
 
 def commands_in(text):
     """Program and arguments of each command in a text, in blocks of code and between backticks."""
-    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
     prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
     return commands([*lines, *(" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose))])
 

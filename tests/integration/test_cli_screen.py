@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from documents import README, ROOT
+from documents import DOCS, ROOT, snippet
+from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli, load_recipe
 from neumeta_hf.evaluation import count_macs, count_parameters
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
-from neumeta_hf.shipped import guides, recipes
+from neumeta_hf.shipped import examples, guides, recipes
 from neumeta_hf.targets import CifarResNetConfig, find_target
 from neumeta_hf.training import Recipe
 
@@ -148,9 +149,9 @@ def test_recipes_are_listed_printed_and_copied(capsys):
     assert "digits_lenet.yaml exists already" in refusal(capsys, "init", "digits_lenet")
 
 
-def test_init_writes_the_recipe_of_the_readme_and_nothing_over(capsys):
+def test_init_writes_the_recipe_of_the_guide_and_nothing_over(capsys):
     assert cli.main(["init"]) == 0
-    (shown,) = re.findall(r"```yaml\n(output_dir: outputs/mine\n.*?)```", README, flags=re.DOTALL)
+    shown = snippet(DOCS["guide_own_network"], "output_dir: outputs/mine", "yaml")
     assert yaml.safe_load(Path("mine.yaml").read_text()) == yaml.safe_load(shown)
     Path("mine.yaml").write_text("of somebody")
     Path("link.yaml").symlink_to("nowhere.yaml")
@@ -181,7 +182,17 @@ def test_guides_are_there_and_errors_name_one_of_them(run, capsys):
     assert capsys.readouterr().out == (ROOT / "docs" / f"{name}.md").read_text()
 
 
-def test_a_wheel_has_recipes_and_guides(tmp_path):
+def test_the_folder_of_an_example_is_printed_for_other_commands(capsys):
+    assert cli.main(["example"]) == 0
+    assert capsys.readouterr().out.split() == list(examples())
+    for name in examples():
+        assert cli.main(["example", name]) == 0
+        assert cli.main(["morph", capsys.readouterr().out.rstrip("\n"), "--width", "0.5", "--output", name]) == 0
+        assert AutoModelForImageClassification.from_pretrained(name).num_parameters() > 0
+    assert "digits-lenet" in refusal(capsys, "example", "nowhere")
+
+
+def test_a_wheel_has_recipes_guides_and_examples(tmp_path):
     pytest.importorskip("setuptools")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
@@ -196,7 +207,12 @@ def test_a_wheel_has_recipes_and_guides(tmp_path):
         "import json; from neumeta_hf import shipped; "
         "print(json.dumps([shipped.__file__, list(shipped.recipes()), list(shipped.guides())]))"
     )
-    for arguments in (["-c", program], ["-m", "neumeta_hf", "init"]):
+    morphing = (
+        "import neumeta_hf; folder = neumeta_hf.example('digits-lenet'); "
+        f"assert folder.is_relative_to({str(tmp_path)!r}); "
+        "neumeta_hf.NeuMetaModel.from_pretrained(folder).morph(width=0.5).save_pretrained('half')"
+    )
+    for arguments in (["-c", program], ["-m", "neumeta_hf", "init"], ["-c", morphing]):
         done = subprocess.run(
             [sys.executable, *arguments],
             env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
@@ -204,13 +220,14 @@ def test_a_wheel_has_recipes_and_guides(tmp_path):
             text=True,
             check=True,
         )
-        if arguments[0] == "-c":
+        if arguments[1] == program:
             assert json.loads(done.stdout) == [
                 str(tmp_path / "installed" / "neumeta_hf" / "shipped.py"),
                 list(recipes()),
                 list(guides()),
             ]
     assert Path("mine.yaml").is_file()
+    assert Path("half/model.safetensors").is_file()
 
 
 # ------------------------------------------------------------------------------------------------ push, devices

@@ -6,7 +6,7 @@ import sys
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
-from neumeta_hf import NeuMetaModel
+from neumeta_hf import NeuMetaModel, example
 from target_axes import num_channels
 
 TINY = (
@@ -55,3 +55,19 @@ def test_all_that_a_first_time_user_wants_is_done_in_one_go(tmp_path, monkeypatc
         (row,) = json.loads((output / name / "sweep.json").read_text())["rows"]
         assert 0 <= row["accuracy"] <= 1
     assert (output / "half.onnx").is_file()
+
+
+def test_the_family_that_comes_with_the_package_can_be_made_again(tmp_path, monkeypatch):
+    script = load_script("ship_example.py")
+    folders = ["--output", str(tmp_path / "again"), "--runs", str(tmp_path / "run")]
+    tiny = ("pretrain.epochs=1", "train.epochs=1", "statistics_widths='0.25:1.0:0.125'", "calibration.images=0")
+    overrides = [f"--set={override}" for override in tiny]
+    monkeypatch.setattr(sys, "argv", ["ship_example.py", *folders, *overrides])
+    assert script.main() == 0
+    shipped, again = example("digits-lenet"), tmp_path / "again"
+    assert {path.name for path in again.iterdir()} == {path.name for path in shipped.iterdir()}
+    families = [NeuMetaModel.from_pretrained(folder) for folder in (shipped, again)]
+    assert families[0].config.space == families[1].config.space
+    assert families[0].config.hypernetwork == families[1].config.hypernetwork
+    texts = [path.read_text(encoding="utf-8") for path in again.iterdir() if path.suffix != ".safetensors"]
+    assert not [text for text in texts if str(tmp_path) in text]

@@ -5,6 +5,7 @@ import re
 import shlex
 
 import pytest
+from documents import DOCS as DOCUMENTS
 from documents import MEASURED, README, ROOT, cells, commands_in, parse
 from example_scripts import load_script
 
@@ -83,12 +84,13 @@ def test_tables_of_whole_networks_are_what_was_measured(path, table):
         assert values == [measured.get((METHODS[label], width), "") for width in widths]
 
 
-def test_the_summary_of_the_readme_is_what_was_measured():
-    ((header, lines),) = re.findall(r"<!-- summary -->\n\n(.*)\n.*\n((?:\|.*\n)+)", README)
+def test_the_summary_is_what_was_measured():
+    summary = r"<!-- summary -->\n\n(.*)\n.*\n((?:\|.*\n)+)"
+    ((header, lines),) = re.findall(summary, DOCUMENTS["guide_results"])
     widths = [float(cell.removeprefix("width ")) for cell in cells(header)[2:]]
     found = []
     for generated, label, *values in map(cells, lines.splitlines()):
-        (path,) = re.findall(r"\]\(docs/(.*?)\)$", generated)
+        (path,) = re.findall(r"\]\((.*?)\)$", generated)
         found.append(path)
         result = read(path)
         score = score_of(result["facts"])
@@ -107,6 +109,23 @@ def test_what_the_readme_opens_with_was_measured():
     for method in ("family", "individual"):
         values = [float(measured[method, width].rstrip(" %")) for width in (1.0, 0.75, 0.5, 0.25)]
         assert " / ".join(f"{value:.1f}" for value in values) + " %" in text
+
+
+def test_the_figure_of_the_readme_has_the_family_the_networks_alone_and_the_best_way_of_pruning(tmp_path):
+    script = load_script("benchmarks/readme_figure.py")
+    result = read("results/whole_network.json")
+    lines = script.lines_of(result)
+    widths = {"family": 15, "individual": 4, "pruning": 3}
+    for line, (method, number) in zip(lines, widths.items(), strict=True):
+        assert len(line.points) == number
+        for width, (macs, accuracy) in line.points.items():
+            rows = [row for row in result["rows"] if row["width"] == width and row["method"].startswith(method)]
+            assert (macs, accuracy) in [(row["macs"], row["accuracy"]) for row in rows]
+    pruned = [row for row in result["rows"] if row["method"].endswith("fine-tuned")]
+    means = {name: [r["accuracy"] for r in pruned if r["method"] == name] for name in {r["method"] for r in pruned}}
+    assert lines[2].mean == pytest.approx(max(sum(found) / 3 for found in means.values()))
+    script.draw(lines, tmp_path / "family.png")
+    assert (tmp_path / "family.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])

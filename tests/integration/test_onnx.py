@@ -1,15 +1,11 @@
-"""Morphs run as ONNX by the lines of the README."""
-
-import re
-from pathlib import Path
+"""Morphs run as ONNX by the lines of the guide."""
 
 import pytest
 import torch
+from documents import DOCS, snippet
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")  # which torch.onnx.export asks for
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.parametrize("target", ["lenet", "cifar_resnet", "resnet"])
@@ -17,9 +13,7 @@ def test_an_exported_morph_gives_the_same_logits_for_any_number_of_images(make_c
     monkeypatch.chdir(tmp_path)
     case = make_case(target, "fuse" if target == "lenet" else "keep")
     model = case.family().morph(0.5)
-    (code,) = re.findall(
-        r"```python\n(import onnxruntime\n.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
+    code = snippet(DOCS["guide_deploy"], "import onnxruntime")
     names = {"torch": torch, "model": model, "images": case.images(2)}
     exec(code, names)
     assert torch.allclose(torch.from_numpy(names["logits"]), model(case.images(2)).logits, atol=1e-5)

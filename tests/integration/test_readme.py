@@ -1,24 +1,30 @@
-"""What the README says is true: its commands are commands, and its code runs.
+"""What the README and the guides say is true: their commands are commands, and their code runs.
 
 So are the commands in the headers of recipes and examples. What it says was measured: test_measured.py.
 """
 
 import ast
+import configparser
+import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from documents import MEASURED, README, ROOT, SCRIPTS, commands, commands_in, parse
+from documents import DOCS, README, ROOT, SCRIPTS, blocks, cells, commands, commands_in, parse, snippet
 from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
-from neumeta_hf import NeuMetaModel, cli, load_image_data, load_recipe
+from neumeta_hf import NeuMetaModel, cli, example, find_target, list_targets, load_image_data, load_recipe
 from neumeta_hf.evaluation import count_macs
 from neumeta_hf.training import recipe_from_dict
+
+OWN, TRAINING = DOCS["guide_own_network"], DOCS["guide_training"]
+OURS = [name for name in list_targets() if type(find_target(name)).__module__.startswith("neumeta_hf.")]
 
 # ---------------------------------------------------------------------------------------------------- commands
 
@@ -31,10 +37,10 @@ def headers():
         yield path.name, re.findall(r"#\s*(.*)", path.read_text(encoding="utf-8"))
 
 
-def test_the_commands_of_the_readme_are_commands():
-    found = commands_in(README + MEASURED)
-    assert {program for program, _ in found} >= {"neumeta", *SCRIPTS} - {"stock_resnet18.py", "transfer.py"}
-    assert len(found) > 15
+@pytest.mark.parametrize(("name", "text"), [("README", README), *DOCS.items()], ids=["README", *DOCS])
+def test_the_commands_of_documents_are_commands(name, text):
+    found = commands_in(text)
+    assert len(found) >= {"README": 5, "guide_training": 5, "guide_sizes": 3, "measured": 8}.get(name, 0)
     for program, arguments in found:
         parse(program, arguments)
 
@@ -67,35 +73,85 @@ def test_links_lead_to_files_and_headings(path):
             ]
 
 
+def test_the_layout_has_every_room_in_the_order_of_the_contract():
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / "setup.cfg")
+    layers = contract["importlinter:contract:rooms"]["layers"].split("\n")
+    layer_of = {room.strip(): -number for number, layer in enumerate(layers) for room in layer.split("|") if layer}
+    del layer_of["__main__"]
+    table = [cells(line)[0] for line in DOCS["layout"].splitlines() if line.startswith("| `")]
+    rooms = [re.findall(r"`(\w+)`", row) for row in table]
+    assert sorted(sum(rooms, [])) == sorted(layer_of)
+    for lower, upper in itertools.pairwise(rooms):
+        assert max(layer_of[room] for room in lower) < min(layer_of[room] for room in upper)
+
+
 # ---------------------------------------------------------------------------------------------------- code
 
 
-def snippet(part, language="python"):
-    """The block of code that holds this."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    (found,) = (block for block in blocks if part in block)
-    return found
-
-
-def test_the_first_snippet_runs_and_its_morph_is_chosen_and_exported(lenet_case, tmp_path, monkeypatch):
+def test_the_quickstart_runs_on_the_family_that_comes_with_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lenet_case.family().save_pretrained("demo/checkpoint")
     names: dict = {}
-    exec(snippet('from_pretrained("demo/checkpoint")'), names)
+    (code,) = blocks(README)
+    exec(code, names)
+    images = torch.randn(3, 1, 8, 8)
     reloaded = AutoModelForImageClassification.from_pretrained("lenet-half").eval()
-    images = lenet_case.images()
     assert torch.equal(reloaded(images).logits, names["model"](images).logits)
+    family = names["family"]
+    full, half = (family.morph(width).num_parameters() for width in (1.0, 0.5))
+    assert half < names["narrow"].num_parameters() < full
+    assert 50_000 < count_macs(names["small"], images[:1]) <= 100_000
 
-    budget = count_macs(names["family"].morph(0.75), images)
-    exec(snippet("torch.export.export").replace("300_000", str(budget)), names)
+
+def test_the_commands_of_the_quickstart_run_on_it_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    of_example = re.compile(r"\$\(neumeta example (\S+)\)")
+    lines = [line for line in "".join(blocks(README, "bash")).splitlines() if of_example.search(line)]
+    for line in lines:
+        arguments = [
+            str(example(found[1])) if (found := of_example.fullmatch(word)) else word
+            for word in shlex.split(line, comments=True)
+        ]
+        assert cli.main(arguments[1:]) == 0
+    assert "conv3 96" in capsys.readouterr().out
+    assert AutoModelForImageClassification.from_pretrained("lenet-100k").num_parameters() > 0
+    assert len(lines) == 2
+
+
+def test_the_table_of_target_families_has_them_all():
+    for title in ("Target families", "Tasks"):
+        text = README if title in README else DOCS["guide_training"]
+        table = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+        named = " ".join(cells(line)[0 if text is README else 1] for line in table.splitlines() if line.startswith("|"))
+        assert set(list_targets()) & set(re.findall(r"`(\w+)`", named)) == set(OURS)
+
+
+def test_the_code_about_sizes_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for code in blocks(DOCS["guide_sizes"]):
+        exec(code, names)
+    budgets = [line for line in blocks(DOCS["guide_sizes"], "bash")[0].splitlines() if "--max" in line]
+    for line in budgets:
+        words = shlex.split(line.replace("outputs/digits", str(example("digits-lenet"))))
+        assert cli.main(words[1:]) == 0
+    morphs = [AutoModelForImageClassification.from_pretrained(name) for name in ("small", "smaller")]
+    assert count_macs(morphs[0], torch.zeros(1, 1, 8, 8)) <= 100_000
+    assert morphs[1].num_parameters() <= 10_000
+
+
+def test_a_morph_is_chosen_and_exported_as_shown(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(snippet(DOCS["guide_deploy"], "torch.export.export"), names)
     program = torch.export.load("digits.pt2").module()
-    expected = names["family"].morph(0.75)(images).logits
-    assert torch.allclose(program(images).logits, expected, atol=1e-5)
+    images = torch.randn(5, 1, 8, 8)
+    assert torch.allclose(program(images).logits, names["model"](images).logits, atol=1e-5)
 
 
 def test_a_network_of_ones_own_becomes_a_family(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = yaml.safe_load(snippet("output_dir: outputs/mine", "yaml"))
+    recipe = yaml.safe_load(snippet(OWN, "output_dir: outputs/mine", "yaml"))
     assert recipe_from_dict(recipe).target.checkpoint == "path/to/network"
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 10}
     ResNetForImageClassification(ResNetConfig(**sizes, image_size=32)).save_pretrained("network")
@@ -107,7 +163,7 @@ def test_a_network_of_ones_own_becomes_a_family(tmp_path, monkeypatch):
     recipe["sizes"]["widths"] = [0.5, 1.0]
     recipe |= {"statistics_widths": [0.5, 1.0], "statistics_images": 64}
     Path("mine.yaml").write_text(yaml.safe_dump(recipe))
-    exec(snippet('load_recipe("mine.yaml"'), {})
+    exec(snippet(OWN, 'load_recipe("mine.yaml"'), {})
     half = AutoModelForImageClassification.from_pretrained("again-half")
     assert type(half).__module__.startswith("transformers.")
     family = NeuMetaModel.from_pretrained("outputs/again")
@@ -116,17 +172,17 @@ def test_a_network_of_ones_own_becomes_a_family(tmp_path, monkeypatch):
         assert cli.main(["morph", "outputs/again", "--width", f"{group}=0.5", "--output", f"half-{group}"]) == 0
 
 
-def test_a_network_of_other_classes_gets_a_new_head_as_the_readme_says(tmp_path, monkeypatch):
+def test_a_network_of_other_classes_gets_a_new_head_as_the_guide_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic", "num_labels": 3}
     network = ResNetForImageClassification(ResNetConfig(**sizes, image_size=32))
     network.save_pretrained("network")
-    recipe = yaml.safe_load(snippet("output_dir: outputs/mine", "yaml"))
+    recipe = yaml.safe_load(snippet(OWN, "output_dir: outputs/mine", "yaml"))
     data = {"dataset": "digits", "image_size": 32, "augmentation": "none", "in_memory": True, "center_crop": False}
     recipe["data"] |= data
     recipe |= {"target": {"family": "resnet", "checkpoint": "network"}, "train": None}
     Path("mine.yaml").write_text(yaml.safe_dump(recipe))
-    (overrides,) = re.findall(r"`(--set target\.new_head=true [^`]*)`", README)
+    (overrides,) = re.findall(r"`(--set target\.new_head=true [^`]*)`", OWN)
     overrides = overrides.replace("epochs=10", "epochs=1").split()
     assert cli.main(["train", "--config", "mine.yaml"]) == 2  # 3 classes for 10
     assert cli.main(["train", "--config", "mine.yaml", *overrides]) == 0
@@ -137,7 +193,7 @@ def test_a_network_of_other_classes_gets_a_new_head_as_the_readme_says(tmp_path,
 def test_images_and_masks_of_ones_own_are_read_as_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("path/to/folder/train")
-    line = re.search(r"`(\{\"image_file_name\".*?\})`", README)[1]
+    line = re.search(r"`(\{\"image_file_name\".*?\})`", TRAINING)[1]
     for name in json.loads(line).values():
         (folder / name).parent.mkdir(parents=True)
         for number in range(1, 11):
@@ -147,7 +203,7 @@ def test_images_and_masks_of_ones_own_are_read_as_shown(tmp_path, monkeypatch):
             Image.fromarray(mask).convert("L" if "mask" in name else "RGB").save(path)
     lines = [line.replace("/1.png", f"/{number}.png") for number in range(1, 11)]
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    recipe = yaml.safe_load(snippet("mask_values", "yaml"))
+    recipe = yaml.safe_load(snippet(TRAINING, "mask_values", "yaml"))
     data = load_image_data(recipe_from_dict(recipe).data)
     assert data.label_names == ["background", "lesion"]
     assert [len(data.train), len(data.validation), len(data.test)] == [7, 1, 2]

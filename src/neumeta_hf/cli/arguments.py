@@ -60,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_recipes(commands)
     _add_init(commands)
     _add_docs(commands)
+    _add_example(commands)
     for name, command in commands.choices.items():
         command.formatter_class = _WholeWords
         if name in ("prepare", "morph", "evaluate", "info", "push"):  # train has them among its arguments
@@ -255,6 +256,16 @@ def _add_docs(commands: argparse._SubParsersAction) -> None:
         "own, and more), or print one of them.",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the guide to print")
+
+
+def _add_example(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "example",
+        help="print the folder of a small trained family that comes with the package",
+        description="Print the folder of a small trained family that comes with the package, for the other commands: "
+        '`neumeta info "$(neumeta example digits-lenet)"`. Without a name, list them.',
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the family")
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neumeta_hf.cli.description import disk_facts, family_facts, say_unfinished, show_description, size_facts
 from neumeta_hf.cli.devices import find_device
-from neumeta_hf.cli.shipped import init, list_guides, list_recipes
+from neumeta_hf.cli.shipped import init, list_guides, list_recipes, show_examples
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError, SizeError, TargetError
 from neumeta_hf.printable import printable
 
@@ -505,5 +505,6 @@ COMMANDS = {
     "recipes": list_recipes,
     "init": init,
     "docs": list_guides,
+    "example": show_examples,
 }
 """Name of a subcommand to what it does."""

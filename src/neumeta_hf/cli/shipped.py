@@ -1,4 +1,4 @@
-"""The commands that show or copy what comes with the package: recipes and guides."""
+"""The commands that show or copy what comes with the package: recipes, guides and trained families."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import textwrap
 from pathlib import Path
 
 from neumeta_hf.errors import RecipeError
-from neumeta_hf.shipped import find_shipped, guides, recipes, title_of
+from neumeta_hf.shipped import example, examples, find_shipped, guides, recipes, title_of
 
 _STARTING_RECIPE = Path(__file__).with_name("starting_recipe.yaml")
 
@@ -33,6 +33,18 @@ def list_guides(arguments: argparse.Namespace) -> None:
         RecipeError: There is no guide of this name.
     """
     _show("guide", arguments.name, guides())
+
+
+def show_examples(arguments: argparse.Namespace) -> None:
+    """Print the folder of a trained family that comes with the package, or list them.
+
+    Args:
+        arguments: With `name`.
+
+    Raises:
+        RecipeError: There is none of this name.
+    """
+    print(*([example(arguments.name)] if arguments.name is not None else examples()), sep="\n")
 
 
 def init(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""One size is trained on alone, by the recipe of the README."""
+"""One size is trained on alone, by the recipe of the guide."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from neumeta_hf.hub import save_morph
 from neumeta_hf.targets import LeNetConfig, LeNetForImageClassification, build_image_processor
 from neumeta_hf.training import recipe_from_dict
 
-README = Path(__file__).parents[3] / "README.md"
+GUIDE = Path(__file__).parents[3] / "docs" / "guide_deploy.md"
 
 
 def test_a_morph_is_trained_on_and_keeps_its_size(tmp_path, monkeypatch):
@@ -28,7 +28,7 @@ def test_a_morph_is_trained_on_and_keeps_its_size(tmp_path, monkeypatch):
     morph = NeuMetaForImageClassification.from_pretrained("outputs/digits").morph(0.5)
     save_morph(morph, morph.morph_origin, "outputs/digits-0.5")  # what `neumeta morph` writes
 
-    (text,) = re.findall(r"```yaml\n(output_dir: outputs/half\n.*?)```", README.read_text("utf-8"), flags=re.DOTALL)
+    (text,) = re.findall(r"```yaml\n(output_dir: outputs/half\n.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
     recipe = recipe_from_dict(yaml.safe_load(text))
     recipe.pretrain.epochs = 2
     assert train(recipe) == Path("outputs/half")
