@@ -59,6 +59,7 @@ from neumeta_hf.targets.registry import (
     register_target,
 )
 from neumeta_hf.targets.resnet import NeuMetaResNetBackbone, NeuMetaResNetConfig, NeuMetaResNetForImageClassification
+from neumeta_hf.targets.segformer import NeuMetaSegformerConfig, NeuMetaSegformerForSemanticSegmentation
 from neumeta_hf.targets.sizes import ratios, resize, size_of
 from neumeta_hf.targets.transformer import TransformerFamily
 from neumeta_hf.targets.upernet import UperNetFamily
@@ -119,6 +120,8 @@ __all__ = [
     "NeuMetaRobertaConfig",
     "NeuMetaRobertaForMaskedLM",
     "NeuMetaRobertaModel",
+    "NeuMetaSegformerConfig",
+    "NeuMetaSegformerForSemanticSegmentation",
     "NeuMetaViTConfig",
     "NeuMetaViTForImageClassification",
     "TargetFamily",
