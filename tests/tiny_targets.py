@@ -17,6 +17,7 @@ from transformers import (
     Qwen3Config,
     ResNetConfig,
     SegformerConfig,
+    SwinConfig,
     UperNetConfig,
     ViTConfig,
 )
@@ -78,6 +79,12 @@ def segformer(cls=SegformerConfig, **options) -> PreTrainedConfig:
     return cls(**{**stages, **steps, **fields, "drop_path_rate": 0.0, "initializer_range": 0.2, **options})
 
 
+def swin(cls=SwinConfig, **options) -> PreTrainedConfig:
+    stages = {"embed_dim": 12, "depths": [1, 3], "num_heads": [3, 6], "mlp_ratio": 2.0, "window_size": 2}
+    images = {"image_size": 16, "patch_size": 2, "num_labels": 3}
+    return cls(**{**stages, **images, "drop_path_rate": 0.0, "initializer_range": 0.2, **options})
+
+
 def autoencoder_kl() -> AutoencoderKLTargetConfig:
     vae = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 2}
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
@@ -124,6 +131,7 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "mobilenet_v2": mobilenet_v2,
     "upernet": upernet,
     "segformer": segformer,
+    "swin": swin,
     "autoencoder_kl": autoencoder_kl,
     "autoencoder_tiny": autoencoder_tiny,
     "mlp_vae": mlp_vae,

@@ -57,6 +57,7 @@ _OF_MODELS = {
     **dict.fromkeys(("convnext", "neumeta_convnext"), "ConvNextImageProcessor"),
     **dict.fromkeys(("convnextv2", "neumeta_convnextv2"), "ConvNextImageProcessor"),
     **dict.fromkeys(("mobilenet_v2", "neumeta_mobilenet_v2"), "MobileNetV2ImageProcessor"),
+    **dict.fromkeys(("swin", "neumeta_swin"), "ViTImageProcessor"),
     **dict.fromkeys(("upernet", "segformer", "neumeta_segformer"), "SegformerImageProcessor"),
 }
 _READ = (
