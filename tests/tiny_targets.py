@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedConfig,
     Qwen3Config,
     ResNetConfig,
+    SegformerConfig,
+    SwinConfig,
     UperNetConfig,
     ViTConfig,
 )
@@ -70,6 +72,19 @@ def upernet(**options) -> UperNetConfig:
     return UperNetConfig(**{**fields, "backbone_config": backbone, "use_auxiliary_head": False, **options})
 
 
+def segformer(cls=SegformerConfig, **options) -> PreTrainedConfig:
+    stages = {"depths": [1, 2], "hidden_sizes": [12, 24], "num_attention_heads": [3, 6], "mlp_ratios": [2, 1]}
+    steps = {"num_encoder_blocks": 2, "sr_ratios": [2, 1], "patch_sizes": [7, 3], "strides": [4, 2]}
+    fields = {"decoder_hidden_size": 10, "image_size": [32, 16], "num_labels": 3}
+    return cls(**{**stages, **steps, **fields, "drop_path_rate": 0.0, "initializer_range": 0.2, **options})
+
+
+def swin(cls=SwinConfig, **options) -> PreTrainedConfig:
+    stages = {"embed_dim": 12, "depths": [1, 3], "num_heads": [3, 6], "mlp_ratio": 2.0, "window_size": 2}
+    images = {"image_size": 16, "patch_size": 2, "num_labels": 3}
+    return cls(**{**stages, **images, "drop_path_rate": 0.0, "initializer_range": 0.2, **options})
+
+
 def autoencoder_kl() -> AutoencoderKLTargetConfig:
     vae = {"block_out_channels": [8, 16], "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 2}
     return AutoencoderKLTargetConfig(image_size=8, num_channels=1, vae=vae)
@@ -115,6 +130,8 @@ TARGETS: dict[str, Callable[[], PreTrainedConfig]] = {
     "convnextv2": lambda: convnext(ConvNextV2Config),
     "mobilenet_v2": mobilenet_v2,
     "upernet": upernet,
+    "segformer": segformer,
+    "swin": swin,
     "autoencoder_kl": autoencoder_kl,
     "autoencoder_tiny": autoencoder_tiny,
     "mlp_vae": mlp_vae,

@@ -57,7 +57,8 @@ _OF_MODELS = {
     **dict.fromkeys(("convnext", "neumeta_convnext"), "ConvNextImageProcessor"),
     **dict.fromkeys(("convnextv2", "neumeta_convnextv2"), "ConvNextImageProcessor"),
     **dict.fromkeys(("mobilenet_v2", "neumeta_mobilenet_v2"), "MobileNetV2ImageProcessor"),
-    "upernet": "SegformerImageProcessor",
+    **dict.fromkeys(("swin", "neumeta_swin"), "ViTImageProcessor"),
+    **dict.fromkeys(("upernet", "segformer", "neumeta_segformer"), "SegformerImageProcessor"),
 }
 _READ = (
     *("do_resize", "size", "default_to_square", "resample", "do_center_crop", "crop_size", "crop_pct"),

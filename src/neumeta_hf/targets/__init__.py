@@ -59,7 +59,9 @@ from neumeta_hf.targets.registry import (
     register_target,
 )
 from neumeta_hf.targets.resnet import NeuMetaResNetBackbone, NeuMetaResNetConfig, NeuMetaResNetForImageClassification
+from neumeta_hf.targets.segformer import NeuMetaSegformerConfig, NeuMetaSegformerForSemanticSegmentation
 from neumeta_hf.targets.sizes import ratios, resize, size_of
+from neumeta_hf.targets.swin import NeuMetaSwinConfig, NeuMetaSwinForImageClassification
 from neumeta_hf.targets.transformer import TransformerFamily
 from neumeta_hf.targets.upernet import UperNetFamily
 from neumeta_hf.targets.vit import (
@@ -119,6 +121,10 @@ __all__ = [
     "NeuMetaRobertaConfig",
     "NeuMetaRobertaForMaskedLM",
     "NeuMetaRobertaModel",
+    "NeuMetaSegformerConfig",
+    "NeuMetaSegformerForSemanticSegmentation",
+    "NeuMetaSwinConfig",
+    "NeuMetaSwinForImageClassification",
     "NeuMetaViTConfig",
     "NeuMetaViTForImageClassification",
     "TargetFamily",

@@ -76,18 +76,21 @@ def inner_counts(size: Mapping[str, int], num_blocks: Sequence[int]) -> list[lis
     ]
 
 
-def check_inner_sizes(inner: Sequence[Sequence[int]] | None, num_blocks: Sequence[int]) -> None:
+def check_inner_sizes(
+    inner: Sequence[Sequence[int]] | None, num_blocks: Sequence[int], *, name: str = "inner_sizes"
+) -> None:
     """Refuse channels inside blocks that are not a positive count for each block.
 
     Args:
         inner: Channels inside each block, by stage. None: those of the stock class.
         num_blocks: Blocks of each stage.
+        name: What the config calls them.
 
     Raises:
         ValueError: A block has none, or there are blocks too many or too few.
     """
     if inner is not None and ([len(s) for s in inner] != list(num_blocks) or min(map(min, inner)) < 1):
-        raise ValueError(f"inner_sizes={inner}: pass a count from 1 up for each of {num_blocks} blocks.")
+        raise ValueError(f"{name}={inner}: pass a count from 1 up for each of {num_blocks} blocks.")
 
 
 def as_class(

@@ -42,6 +42,8 @@ from neumeta_hf.targets import (
     NeuMetaLlamaConfig,
     NeuMetaMobileNetV2Config,
     NeuMetaResNetConfig,
+    NeuMetaSegformerConfig,
+    NeuMetaSwinConfig,
     NeuMetaViTConfig,
     config_of,
     find_target,
@@ -51,7 +53,7 @@ from neumeta_hf.targets import (
     resize,
 )
 from target_axes import axis_parts, multiples, num_channels, parents_of, with_num_channels
-from tiny_targets import bert, llama, vit
+from tiny_targets import bert, llama, segformer, swin, vit
 
 GUIDE = Path(__file__).parents[3] / "docs" / "new_target.md"
 
@@ -137,6 +139,26 @@ CASES = {
     "upernet": lambda: upernet(resnet(layer_type="basic", hidden_sizes=[8, 16], out_features=["stage1", "stage2"])),
     "upernet_inner": lambda: upernet(
         resnet(NeuMetaResNetConfig, inner_sizes=[[6], [4, 10]], out_features=["stem", "stage2"]), pool_scales=(1, 2, 3)
+    ),
+    "segformer": segformer,
+    "segformer_own": lambda: segformer(
+        NeuMetaSegformerConfig,
+        hidden_sizes=[10, 14],
+        head_counts=[[3], [4, 5]],
+        head_dims=[4, 6],
+        inner_sizes=[[7], [10, 15]],
+        image_size=16,
+    ),
+    "swin": swin,
+    "swin_own": lambda: swin(
+        NeuMetaSwinConfig,
+        hidden_sizes=[10, 14],
+        head_counts=[[3], [4, 5, 3]],
+        head_dims=[4, 6],
+        inner_sizes=[[7], [10, 15, 8]],
+        shifted=[[True], [False, False, True]],
+        use_absolute_embeddings=True,
+        image_size=[16, 12],
     ),
     "autoencoder_kl": lambda: vae([16, 32], 4),
     "autoencoder_kl_ungrouped": lambda: vae([3, 7], 1, use_quant_conv=False, use_post_quant_conv=False),

@@ -87,6 +87,9 @@ TARGETS = {
         ),
         3 + 4 + 5,
     ),
+    # Two streams, the decoder, and in each block its heads and its MLP.
+    "segformer": ("segformer", tiny_targets.segformer(), 2 + 1 + 2 * 3),
+    "swin": ("swin", tiny_targets.swin(), 2 + 2 * 4),
     # For each group of channels 3 streams on either side, 4 and 6 insides of resnets; 2 heads of attention, and 2 that
     # lie between a side and its latents.
     "vae": (

@@ -39,9 +39,10 @@ def _restore_registry(monkeypatch):
 
 def test_the_families_of_this_library_are_registered():
     convolutional = {"cifar_resnet", "convnext", "convnextv2", "lenet", "mobilenet_v2", "resnet", "upernet"}
+    staged = {"segformer", "swin"}
     autoencoders = {"autoencoder_kl", "autoencoder_tiny", "mlp_vae"}
     transformers = {"vit", "dinov2", "llama", "qwen3", "bert", "bert_masked_lm"}
-    assert set(list_targets()) == convolutional | autoencoders | transformers
+    assert set(list_targets()) == convolutional | staged | autoencoders | transformers
 
 
 def test_a_registered_family_is_found_by_name_and_by_config():
