@@ -183,3 +183,29 @@ def test_an_encoder_keeps_its_class_and_reads_the_mask(architectures, tmp_path):
         assert all(torch.equal(value, again.state_dict()[name]) for name, value in morph.state_dict().items())
     model.save_pretrained(tmp_path / "family")
     assert NeuMetaModel.from_pretrained(tmp_path / "family").target_family is target
+
+
+def test_only_generating_keeps_what_it_has_computed_of_each_token():
+    target = find_target("llama")
+    network = target.build(llama()).eval()
+    batch = target.example_batch(network.config)
+    assert network(**batch).past_key_values is not None
+    assert target.forward(network, batch).past_key_values is None
+    model = make(network)
+    assert model.run(model.size_at(0.7), model.generate(model.size_at(0.7)), batch).past_key_values is None
+
+
+@pytest.mark.parametrize("architectures", [None, ["BertForMaskedLM"]], ids=["encoder", "masked lm"])
+def test_what_an_encoder_puts_out_keeps_its_order_without_a_warning(architectures, caplog):
+    config = bert(architectures=architectures)
+    target = find_target(config)
+    torch.manual_seed(0)
+    network = target.build(config).eval()
+    prepared, report = prepare(network, normalization="keep", order="importance")
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+    streams = [clique for clique in report.cliques if clique.num_channels == config.hidden_size]
+    assert len(streams) == (0 if architectures is None else 1)
+    batch = target.example_batch(config)
+    with torch.no_grad():
+        found, expected = (target.forward(each, batch)[0] for each in (prepared, network))
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -11,7 +11,7 @@ import dataclasses
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -122,15 +122,19 @@ def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     _randomise(trial)
     family = family_of(model)
     if family is not None and not family.has_graph:
-        return _verified(trial, example_inputs, declared_cliques(family.space(config_of(model))))
+        for name in family.output_axes:
+            logger.info("left in their order: channels of %s, because the network puts them out", name)
+        cliques = declared_cliques(family.space(config_of(model)), left_out=family.output_axes)
+        return _verified(trial, example_inputs, cliques)
     return _verified(trial, example_inputs, _Places(trial, example_inputs).cliques())
 
 
-def declared_cliques(space: SizeSpace) -> list[Clique]:
+def declared_cliques(space: SizeSpace, *, left_out: Collection[str] = ()) -> list[Clique]:
     """The cliques that a table of rules says: one for each axis, whatever belongs to a channel moving with it.
 
     Args:
         space: Of the network.
+        left_out: Names of axes that stay as they are.
 
     Returns:
         Cliques of two or more channels, in the order of the axes; an attention head is one channel.
@@ -148,7 +152,7 @@ def declared_cliques(space: SizeSpace) -> list[Clique]:
                 ]
                 if owned:
                     members.append(CliqueMember(name, place, torch.cat(owned, dim=1)))
-        if axis.full > 1:
+        if axis.full > 1 and axis.name not in left_out:
             found.append(Clique(axis.full, tuple(members)))
     return found
 

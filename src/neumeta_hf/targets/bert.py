@@ -167,6 +167,7 @@ class BertFamily(_EncoderFamily):
     task = "sentence-embedding"
     auto_class = AutoModel
     suffix = "Model"
+    output_axes = (STREAM,)
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         return super().accepts(config) and not _is_masked_lm(config)

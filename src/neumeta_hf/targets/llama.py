@@ -25,6 +25,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from neumeta_hf.batches import Inputs
 from neumeta_hf.rules import Rule
 from neumeta_hf.targets.registry import register_target
 from neumeta_hf.targets.transformer import STREAM, Heads, PerLayerSizes, TransformerFamily, resized
@@ -140,6 +141,10 @@ class LlamaFamily(TransformerFamily):
 
     def outer_rules(self, config: PreTrainedConfig) -> dict[str, Rule]:
         return {"model.embed_tokens": (None, STREAM), "model.norm": (STREAM,), "lm_head": (None, STREAM)}
+
+    def forward(self, network: nn.Module, batch: Inputs, *, seed: int | None = None) -> Any:
+        # What generating keeps of each token is of no use to whole blocks, and would fill memory at every step.
+        return network(**self.inputs_of(batch), use_cache=False)
 
     def example_batch(self, config: Any, batch_size: int = 2) -> dict[str, Tensor]:
         """Random token ids, and a mask that leaves none out."""

@@ -39,6 +39,8 @@ class TargetFamily(abc.ABC):
         input_names: What its networks take of a batch, by the names of their forward pass; the first is the main one.
         auto_class: The Auto class of transformers that makes and loads its networks.
         has_graph: Whether the graph of its networks says which channels go together; else its rules do.
+        output_axes: Axes whose channels the networks put out; where the rules say which go together, preparation
+            leaves these in their order.
     """
 
     name: ClassVar[str]
@@ -49,6 +51,7 @@ class TargetFamily(abc.ABC):
     input_names: ClassVar[tuple[str, ...]] = ("pixel_values",)
     auto_class: ClassVar[Any] = AutoModelForImageClassification
     has_graph: ClassVar[bool] = True
+    output_axes: ClassVar[tuple[str, ...]] = ()
 
     def accepts(self, config: PreTrainedConfig) -> bool:
         """Whether `config` describes a network of this family."""

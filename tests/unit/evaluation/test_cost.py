@@ -1,7 +1,10 @@
+import pytest
 import torch
+from tests.tiny_targets import bert, llama
 from torch import nn
 
 from neumeta_hf.evaluation import count_macs, count_parameters
+from neumeta_hf.targets import find_target
 
 
 def network():
@@ -39,3 +42,16 @@ def test_counting_computes_nothing_and_leaves_the_model_alone():
     assert devices == ["meta"]
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_macs_of_attention_are_those_of_all_tokens_whatever_the_mask_hides(padding):
+    tokens, layers = 16, 2
+    mlp, attention = 12 * 20, 12 * 12
+    of_bert = layers * (tokens * (4 * attention + 2 * mlp) + 2 * tokens**2 * 12) + attention  # one token is pooled
+    of_llama = layers * (tokens * (18 * (24 + 12 + 12 + 24) + 3 * 18 * 20) + 2 * tokens**2 * 24) + tokens * 18 * 11
+    for config, expected in ((bert(), of_bert), (llama(), of_llama)):
+        family = find_target(config)
+        batch = family.example_batch(config)
+        batch["attention_mask"][:, tokens - padding :] = 0
+        assert count_macs(family.build(config), batch, family=family) == expected
