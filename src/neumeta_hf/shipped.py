@@ -11,8 +11,19 @@ _CHECKOUT = Path(__file__).parents[2]
 """Where an editable install reads them; a wheel puts copies under `share` of the environment."""
 
 _GUIDES = (
-    *("guide_deploy", "guide_hypernetworks", "guide_own_network", "guide_results", "guide_sizes", "guide_training"),
-    *("hub", "layout", "new_hypernetwork", "new_target", "new_task", "security"),
+    "explanation",
+    "guide_deploy",
+    "guide_hypernetworks",
+    "guide_own_network",
+    "guide_results",
+    "guide_sizes",
+    "guide_training",
+    "hub",
+    "layout",
+    "new_hypernetwork",
+    "new_target",
+    "new_task",
+    "security",
 )
 
 

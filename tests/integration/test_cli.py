@@ -2,6 +2,7 @@ import csv
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from neumeta_hf.targets import CifarResNetConfig, LeNetConfig, build_image_proce
 from neumeta_hf.training import Recipe
 
 COMMANDS = ["train", "prepare", "morph", "evaluate", "info", "push"]
-OTHERS = ["recipes", "init", "docs"]
+OTHERS = ["recipes", "init", "docs", "example"]
 
 
 @pytest.fixture(scope="session")
@@ -124,6 +125,16 @@ def test_help(arguments, capsys):
     assert out.startswith("usage: neumeta")
     if arguments == ["--help"]:
         assert all(f"\n    {command} " in out for command in COMMANDS + OTHERS)
+
+
+@pytest.mark.parametrize("command", ["morph", "evaluate", "push"])
+def test_long_help_is_in_groups(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    groups = re.split(r"\n\n(?=\S.*:\n)", capsys.readouterr().out)[1:]
+    flags = [re.findall(r"^  (--[\w-]+)", group, flags=re.M) for group in groups]
+    assert max(map(len, flags)) <= 5
+    assert len(sum(flags, [])) == len(set(sum(flags, [])))
 
 
 @pytest.mark.parametrize(

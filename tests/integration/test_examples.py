@@ -1,8 +1,10 @@
 """Examples that are no benchmarks, each run on a tiny network."""
 
 import json
+import re
 import sys
 
+import pytest
 from example_scripts import load_script
 from transformers import AutoModelForImageClassification
 
@@ -71,3 +73,66 @@ def test_the_family_that_comes_with_the_package_can_be_made_again(tmp_path, monk
     assert families[0].config.hypernetwork == families[1].config.hypernetwork
     texts = [path.read_text(encoding="utf-8") for path in again.iterdir() if path.suffix != ".safetensors"]
     assert not [text for text in texts if str(tmp_path) in text]
+
+
+# ---------------------------------------------------------------------------------- plain loops, one thing a file
+
+
+def percentages(capsys, name, *arguments):
+    """What a script prints in percent, by line."""
+    script = load_script(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name, *arguments])
+        assert script.main() == 0
+    said = capsys.readouterr().out.splitlines()
+    return {line.split(":")[0]: [float(value) for value in re.findall(r"([\d.]+)%", line)] for line in said}
+
+
+def test_a_plain_loop_trains_a_family_of_every_width(tmp_path, capsys):
+    options = ["--reference-epochs", "3", "--epochs", "3", "--output", str(tmp_path / "plain")]
+    found = percentages(capsys, "plain_loop.py", *options)
+    widths = [found[f"width {width}"][0] for width in load_script("plain_loop.py").SHOWN]
+    assert min(widths) > 60  # ten classes; sliced without training the smallest are below 30
+    assert NeuMetaModel.from_pretrained(tmp_path / "plain").morph(width=0.5).num_parameters() < 30_000
+
+
+def test_distillation_brings_a_family_nearer_to_its_teacher(capsys):
+    found = percentages(capsys, "by_feature/distillation.py", "--epochs", "4")
+    before, after = zip(*(found[f"width {width}"] for width in (1.0, 0.5, 0.25)), strict=True)
+    assert sum(after) >= sum(before)
+    assert min(after) > 80
+
+
+def test_statistics_are_measured_where_none_are_stored(capsys):
+    found = percentages(capsys, "by_feature/batchnorm_statistics.py")
+    measured = [values[0] for line, values in found.items() if line != "without statistics"]
+    assert len(measured) == 4
+    assert min(measured) > 95 > found["without statistics"][0]
+
+
+def test_a_network_in_memory_becomes_a_family(capsys):
+    found = percentages(capsys, "by_feature/own_network.py", "--epochs", "2")
+    network, full, nearly, *_, half = (values[0] for values in found.values() if values)
+    assert full == pytest.approx(network, abs=0.6)
+    assert full >= nearly >= half
+
+
+def test_axes_are_named_by_name_pattern_ratio_and_number(capsys):
+    found = percentages(capsys, "by_feature/per_axis.py")
+    del found["axes"]
+    assert set(found) == set(load_script("by_feature/per_axis.py").SIZES)
+    assert min(values[0] for values in found.values()) > 95
+
+
+def test_a_budget_is_kept(capsys, monkeypatch):
+    script = load_script("by_feature/budget.py")
+    # Seconds that no other process disturbs.
+    monkeypatch.setattr(script, "seconds", lambda network: network.num_parameters() * 1e-8)
+    assert script.main() == 0
+    lines = {line.split(":")[0]: line for line in capsys.readouterr().out.splitlines()}
+    numbers = [
+        [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) (?:par|mul)", line)[-2:]] for line in lines.values()
+    ]
+    assert [numbers[0][1] <= 100_000, *(row[0] <= 10_000 for row in numbers[1:3])] == [True] * 3
+    assert numbers[2][0] <= numbers[1][0]  # fewer sizes to choose from
+    assert "width 1," in list(lines.values())[3]

@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 import shlex
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,24 @@ def test_the_code_about_sizes_runs(tmp_path, monkeypatch):
     morphs = [AutoModelForImageClassification.from_pretrained(name) for name in ("small", "smaller")]
     assert count_macs(morphs[0], torch.zeros(1, 1, 8, 8)) <= 100_000
     assert morphs[1].num_parameters() <= 10_000
+
+
+def test_the_worked_example_says_what_is_so():
+    names: dict = {}
+    checked = 0
+    for code in blocks(DOCS["explanation"]):
+        for line in code.splitlines():
+            exec(line, names)
+            expression, _, said = line.partition("  # ")
+            value = eval(expression, names) if said else None
+            value = tuple(value) if isinstance(value, torch.Size) else value
+            if isinstance(value, torch.Tensor):
+                expected = [float(Fraction(number)) for number in re.findall(r"\d+(?:/\d+)?", said.partition(":")[0])]
+                assert value.tolist() == pytest.approx(expected)
+            elif said:
+                assert str(value).replace("'", '"') == re.match(r"\{.*?\}|\(.*?\)|\w+", said)[0]
+            checked += bool(said)
+    assert checked == 15
 
 
 def test_a_morph_is_chosen_and_exported_as_shown(tmp_path, monkeypatch):

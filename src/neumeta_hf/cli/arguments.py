@@ -105,7 +105,9 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         "family's image processor and a card that says where it comes from.",
     )
     parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
-    size = parser.add_mutually_exclusive_group()
+    parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
+    sizes = parser.add_argument_group("which size")
+    size = sizes.add_mutually_exclusive_group()
     size.add_argument(
         "--width",
         default="1.0",
@@ -120,7 +122,7 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
     size.add_argument(
         "--max-parameters", metavar="N", help="the largest width of at most N parameters, written as for --max-macs"
     )
-    parser.add_argument(
+    sizes.add_argument(
         "--multiple-of",
         type=int,
         default=1,
@@ -128,13 +130,12 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         help="only widths with multiples of N channels in every group, such as 8: the largest that a budget allows, or "
         "the nearest to a uniform --width, within N channels of it; default: any",
     )
-    parser.add_argument(
+    sizes.add_argument(
         "--depth",
         default="1.0",
         help="of networks of blocks: a ratio for all stacks (0.67), or a number of blocks by stack (stage3=2); "
         "default: %(default)s",
     )
-    parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
     _add_sampling(parser)
     _add_device(parser, "the CPU")
 
@@ -148,37 +149,40 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "as a morph that was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
     parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family or of a plain network")
-    parser.add_argument(
+    what = parser.add_argument_group("what is measured on")
+    sizes = parser.add_argument_group("which sizes")
+    files = parser.add_argument_group("what is written")
+    what.add_argument(
         "--config",
         type=_PATH,
         metavar="FILE",
         help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or of "
         "the run whose folder reference, best, last or pretrained it is",
     )
-    parser.add_argument(
+    sizes.add_argument(
         "--widths", help=f"of a family: range first:last:step, or list a,b,c; default: {EVALUATED_WIDTHS}"
     )
-    parser.add_argument(
+    sizes.add_argument(
         "--depths",
         help="of a family whose networks can leave blocks out: ratios of blocks, written as for --widths; every width "
         "is measured at each; default: 1.0",
     )
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
-    parser.add_argument(
+    what.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
+    what.add_argument(
         "--dataset",
         type=_PATH,
         help="data set to use instead of the recipe's, such as a local folder; its classes are matched with the "
         "family's by name",
     )
-    _add_overrides(parser, "task.features=path/to/classifier")
-    parser.add_argument(
+    _add_overrides(what, "task.features=path/to/classifier")
+    sizes.add_argument(
         "--reference",
         type=_PATH,
         help="plain network to compare with, of the family's classes in their order; default: the checkpoint's "
         "reference folder where it has one",
     )
-    parser.add_argument("--output", type=_PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
-    parser.add_argument(
+    files.add_argument("--output", type=_PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
+    files.add_argument(
         "--figures",
         action="store_true",
         help="also PREFIX_images.png: what the reference and networks of these widths make of the same images",
@@ -209,21 +213,24 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
     parser.add_argument("repo", help="organisation/name; made if it does not exist")
-    parser.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
-    parser.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
-    _add_calibrate(parser)
-    parser.add_argument("--private", action="store_true", default=None, help="of repos that are made")
-    parser.add_argument("--revision", help="branch to push the family to; default: main")
-    parser.add_argument(
+    morphs = parser.add_argument_group("morphs instead of the family")
+    there = parser.add_argument_group("the repo")
+    files = parser.add_argument_group("what goes up")
+    morphs.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
+    morphs.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    _add_calibrate(morphs)
+    there.add_argument("--private", action="store_true", default=None, help="of repos that are made")
+    there.add_argument("--revision", help="branch to push the family to; default: main")
+    files.add_argument(
         "--license",
         help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
     )
-    parser.add_argument("--message", help="of the commit")
+    there.add_argument("--message", help="of the commit")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the card and the files that would go up, and reach no network"
     )
-    parser.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
-    parser.add_argument(
+    files.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
+    files.add_argument(
         "--with-code", action="store_true", help="add the code that lets people load it without this package"
     )
 
@@ -313,7 +320,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
+def _add_overrides(parser: argparse._ActionsContainer, example: str) -> None:
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -325,14 +332,15 @@ def _add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    generation = parser.add_argument_group("how weights are generated")
+    generation.add_argument(
         "--num-samples", type=int, default=1, help="noisy generations averaged per network; 1 is exact (default)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
-    _add_calibrate(parser)
+    generation.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
+    _add_calibrate(generation)
 
 
-def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+def _add_calibrate(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--calibrate",
         type=int,
