@@ -9,7 +9,7 @@ from neumeta_hf.errors import RecipeError
 _CHECKOUT = Path(__file__).parents[2]
 """Where an editable install reads them; a wheel puts copies under `share` of the environment."""
 
-_GUIDES = ("hub", "new_hypernetwork", "new_target", "new_task", "security")
+_GUIDES = ("deploy", "hub", "new_hypernetwork", "new_target", "new_task", "security")
 
 
 def recipes() -> dict[str, Path]:
