@@ -32,6 +32,7 @@ from neumeta_hf.family_statistics import FamilyStatistics
 from neumeta_hf.hypernetworks import build_hypernetwork, complete_options
 from neumeta_hf.layouts import to_canonical
 from neumeta_hf.provenance import RunSource
+from neumeta_hf.recomputing import recompute_layers
 from neumeta_hf.selection import select
 from neumeta_hf.static_outputs import KnownOutputs, StaticOutputs
 from neumeta_hf.stored_space import compare_space, describe_space, library_version
@@ -78,6 +79,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
     _classes: ClassVar[dict[str, Any]] = {}
     """The class of families for each task; `modeling_tasks` has them."""
     _skeletons: dict[tuple[Size, torch.device], nn.Module]
+    _recomputes: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -240,8 +242,25 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         if network is None:
             config = self.target_family.config_at(self.reference_config, size)
             network = self.target_family.empty(config, device=device)
+            if self._recomputes:
+                recompute_layers(network)
         keep(self._skeletons, (size, device), network)
         return network
+
+    def recompute_layers(self) -> None:
+        """Let networks keep less for the backward pass in training: each layer's input, from which it is run again.
+
+        Raises:
+            TargetError: Networks of the family have no such layers, or a part of them is not generated.
+        """
+        if self.static_names or not recompute_layers(self.target_family.empty(self.reference_config)):
+            why = "a part of the network is not generated" if self.static_names else "its layers cannot run again"
+            raise TargetError(
+                f"gradient_checkpointing: {why} ({self.target_family.name}). Set it to false; a smaller batch_size "
+                "with more gradient_accumulation_steps needs less memory too."
+            )
+        self._recomputes = True
+        self._skeletons.clear()
 
     @functools.cached_property
     def _full_num_parameters(self) -> int:

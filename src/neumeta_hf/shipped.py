@@ -13,6 +13,7 @@ _CHECKOUT = Path(__file__).parents[2]
 _GUIDES = (
     "explanation",
     "guide_deploy",
+    "guide_engines",
     "guide_hypernetworks",
     "guide_own_network",
     "guide_results",

@@ -156,6 +156,8 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
     check_losses(recipe.losses, task)
     model = meta_family(recipe, task, config)
     make_sampler(recipe, model)
+    if recipe.train.gradient_checkpointing:
+        model.recompute_layers()
     stored = statistics_widths(recipe, model)
     for key, widths in (
         ("sizes.widths", training_widths(recipe)),

@@ -130,6 +130,8 @@ class LoopRecipe:
             for schedulers with a time limit; `--resume` goes on from there.
         num_workers: Processes that load data.
         logging_steps: Optimiser steps between two lines of losses in the log; the first has one as well.
+        gradient_checkpointing: Whether layers keep their inputs alone for the backward pass and run again in it, which
+            takes a third more time and much less memory: of transformers, generated as a whole.
     """
 
     __pydantic_config__ = _FORBID
@@ -147,6 +149,7 @@ class LoopRecipe:
     stop_after_steps: Count | None = None
     num_workers: Annotated[int, Field(ge=0, le=2**10)] = 0
     logging_steps: Count = 10
+    gradient_checkpointing: bool = False
 
 
 @dataclasses.dataclass(kw_only=True)

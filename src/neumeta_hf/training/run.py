@@ -30,6 +30,7 @@ from neumeta_hf.modeling_tasks import family_class
 from neumeta_hf.preparation import PreparationReport, prepare, rank_blocks
 from neumeta_hf.progress import progress_bar
 from neumeta_hf.reading import find_file, find_folder, read_json
+from neumeta_hf.recomputing import recompute_layers
 from neumeta_hf.targets import TargetFamily, config_of, find_target, load_config
 from neumeta_hf.tasks import Task
 from neumeta_hf.training.agreement import resolve_recipe
@@ -259,6 +260,8 @@ class _Run:
         accelerator = self.accelerator
         best, state = self.output / PRETRAINED, self.output / PRETRAIN_STATE
         loader = self.validation_loader(loop)
+        if loop.gradient_checkpointing and not recompute_layers(target):
+            raise RecipeError("pretrain.gradient_checkpointing: the target's layers cannot run again. Set it to false.")
         objective = ReferenceObjective(target.train(), self.task, seed=self.recipe.seed, rank=accelerator.process_index)
 
         def validate() -> tuple[float, dict[str, float]]:
@@ -322,6 +325,8 @@ class _Run:
             )
             logger.info("fit: relative error of the generated weights %.4f", error)
             accelerator.log({"fit/relative_error": error}, step=0)
+        if loop.gradient_checkpointing:
+            model.recompute_layers()
         sampler = make_sampler(recipe, model)
         split, boundary = self._with_static_outputs(model, reference)
         objective = NeuMetaObjective(
