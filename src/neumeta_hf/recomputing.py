@@ -27,7 +27,8 @@ def recompute_layers(network: nn.Module) -> bool:
         return False
     layers = [module for module in network.modules() if isinstance(module, GradientCheckpointingLayer)]
     outer = {layer for layer in layers for inner in layer.modules() if inner is not layer and inner in set(layers)}
-    for layer in set(layers) - outer:
+    checkpointed: set[Any] = set(layers) - outer
+    for layer in checkpointed:
         layer.gradient_checkpointing = True
         layer._gradient_checkpointing_func = functools.partial(_recompute, layer)
     return bool(layers)

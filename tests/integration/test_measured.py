@@ -237,6 +237,14 @@ def test_the_table_of_settings_of_the_inr_is_what_was_measured():
         assert (said == "silent") == all(rows[name]["silent"])
 
 
+def test_the_table_of_order_and_noise_is_what_was_measured():
+    path, lines = marked("smoothness")
+    rows = read(path)["rows"]
+    assert [name for name, *_ in lines] == list(rows)
+    for name, *values in lines:
+        assert values == [f"{rows[name]['mean'][width]:.2f} %" for width in ("1", "0.75", "0.5", "0.375", "0.25")]
+
+
 def test_the_table_of_the_field_is_what_was_measured():
     path, lines = marked("field")
     result = read(path)
