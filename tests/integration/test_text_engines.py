@@ -1,10 +1,11 @@
 """Morphs of language models and encoders in the engines of docs/deploy_text.md."""
 
+import numpy as np
 import pytest
 import torch
 from tests.tiny_targets import bert, llama
 from tests.tiny_text import word_tokenizer
-from transformers import Qwen2Config, Qwen3Config
+from transformers import MistralConfig, Qwen2Config, Qwen3Config
 
 from neumeta_hf import NeuMetaModel
 from neumeta_hf.targets import find_target
@@ -24,7 +25,17 @@ def family_of(config):
     return target, NeuMetaModel.from_reference(network, hypernetwork={"type": "grid"}, **options).eval()
 
 
-@pytest.mark.parametrize("config", [llama, lambda **o: llama(Qwen2Config, **o), lambda **o: llama(Qwen3Config, **o)])
+# Of Llama and Qwen2 it takes heads for parts of the stream, whatever `head_dim` says.
+FULL = {"hidden_size": 24}
+LANGUAGE_MODELS = {
+    "llama": lambda **options: llama(**FULL, **options),
+    "mistral": lambda **options: llama(MistralConfig, **FULL, **options),
+    "qwen2": lambda **options: llama(Qwen2Config, **FULL, **options),
+    "qwen3": lambda **options: llama(Qwen3Config, **options),
+}
+
+
+@pytest.mark.parametrize("config", LANGUAGE_MODELS.values(), ids=LANGUAGE_MODELS)
 def test_ctranslate2_writes_what_transformers_writes(config, tmp_path):
     ctranslate2 = pytest.importorskip("ctranslate2")
     tokenizer = word_tokenizer()
@@ -38,8 +49,11 @@ def test_ctranslate2_writes_what_transformers_writes(config, tmp_path):
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(prompt)])
     expected = morph.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)[0].tolist()
     generator = ctranslate2.Generator(str(tmp_path / "converted"), device="cpu")
-    (found,) = generator.generate_batch([prompt], max_length=12, sampling_topk=1, end_token=[])
-    assert found.sequences_ids[0] == expected
+    (found,) = generator.generate_batch([prompt], max_length=24, sampling_topk=1, end_token=[])
+    assert found.sequences_ids[0][: len(expected)] == expected
+    log_probs = np.array(generator.forward_batch([prompt], return_log_probs=True))[0]
+    with torch.no_grad():
+        assert np.allclose(log_probs, morph(ids).logits[0].log_softmax(-1), atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::neumeta_hf.SizeWarning")
