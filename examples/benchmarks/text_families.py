@@ -81,7 +81,7 @@ class Benchmark:
         if asked.texts:
             said.append(f"data.dataset={self._pairs()}")
         recipe = load_recipe(path, [*said, *asked.overrides])
-        return load_recipe(path, [*said, *self._lengths(recipe), *asked.overrides, *overrides])
+        return load_recipe(path, [*said, *asked.overrides, *self._lengths(recipe), *overrides])
 
     def _lengths(self, recipe: Recipe) -> list[str]:
         """Overrides for as many steps as asked: a part of an epoch, or whole ones."""
