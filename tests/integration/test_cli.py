@@ -392,7 +392,7 @@ def test_evaluate_names_what_it_cannot_find(family, capsys):
         (["--set", "trian.epochs=3"], "recipe key trian is unknown: did you mean train?"),
         (["--set", "train.epohcs=3"], "recipe key train.epohcs is unknown: did you mean epochs?"),
         (["--set", "train.epochs=many"], "recipe key train.epochs='many'"),
-        (["--set", "target.family=lenett"], "there is autoencoder_kl, cifar_resnet, "),
+        (["--set", "target.family=lenett"], "there is autoencoder_kl, autoencoder_tiny, "),
         (["--resume"], "no run to resume"),
     ],
 )

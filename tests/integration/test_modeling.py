@@ -1099,7 +1099,7 @@ def test_fields_of_another_type_are_refused():
 
 
 def test_a_target_of_no_family_is_refused():
-    with pytest.raises(TargetError, match="there is autoencoder_kl, cifar_resnet, "):
+    with pytest.raises(TargetError, match="there is autoencoder_kl, autoencoder_tiny, "):
         NeuMetaModel(NeuMetaConfig(target_config=AutoConfig.for_model("beit")))
 
 

@@ -1,4 +1,4 @@
-"""Morphs of language models and encoders in the engines of docs/deploy_text.md."""
+"""Morphs of language models and encoders in the engines of docs/guide_engines_text.md."""
 
 import numpy as np
 import pytest
