@@ -6,7 +6,7 @@ Networks have stock configurations and random weights: nothing here depends on w
 seconds to build the family, to make the coordinates of a size, to generate it and to morph, at half width and once at
 two thirds of the depth, and the largest memory of the process; for the vision transformer of 5.7 M weights also
 preparation, a training step beside a plain one, and whether each morph gives the same outputs in a process that cannot
-import this library, in ONNX Runtime and as torch.export. Writes docs/results/transformers_at_scale.json.
+import this library, in ONNX Runtime and as torch.export. Writes docs/results/transformers_at_scale.json and its figure.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from transformers import LlamaConfig, PreTrainedConfig, ViTConfig
 
 from neumeta_hf import NeuMetaModel, SizeWarning, prepare
@@ -204,7 +205,7 @@ def main() -> None:
     if arguments.cost_of is not None:
         print(json.dumps(cost(arguments.cost_of)))
         return
-    result: dict[str, Any] = {"facts": environment_facts("cpu"), "cost": {}}
+    result: dict[str, Any] = {"facts": {**environment_facts("cpu"), "seed": 0}, "cost": {}}
     for name in CONFIGS:
         command = [sys.executable, __file__, "--cost-of", name]
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -213,6 +214,23 @@ def main() -> None:
     result["ViT-tiny"] = vit_tiny(arguments.batch_size)
     print(json.dumps(result["ViT-tiny"], indent=1))
     Path(arguments.output).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw(result["cost"], Path(arguments.output).with_suffix(".png"))
+
+
+def draw(costs: dict[str, dict[str, Any]], path: Path) -> None:
+    """Draw seconds against parameters."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    parameters = [row["parameters"] for row in costs.values()]
+    for name in ("build", "generate", "morph"):
+        axes.loglog(parameters, [row[f"{name}_seconds"] for row in costs.values()], "o-", label=name)
+    for label, row in costs.items():
+        axes.annotate(label, (row["parameters"], row["generate_seconds"]), xytext=(4, -10), textcoords="offset points")
+    axes.set_xlabel("parameters of the network")
+    axes.set_ylabel("seconds, width 0.5 (build: the family)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
