@@ -12,6 +12,7 @@ import yaml
 from accelerate import DistributedType
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
+from tests.tiny_text import word_tokenizer
 from tiny_runs import RECIPE, reset_accelerate
 from torch.utils.data import DataLoader
 from transformers import (
@@ -48,6 +49,7 @@ from neumeta_hf.training import (
     training_widths,
 )
 from neumeta_hf.training.agreement import resolve_recipe
+from neumeta_hf.training.reference import load_text_target
 from target_axes import num_channels
 
 # Seen on an H100: the same steps, taken twice, differ in the last bits of some weights.
@@ -621,6 +623,11 @@ def test_the_written_recipe_is_plain_yaml(finished):
 CHECKPOINTS = {
     "cifar10_resnet20": {"num_blocks": [3, 3, 3], "shortcut": "projection"},
     "imagenet_resnet18_paper": {"layer_type": "basic", "depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512]},
+    "minilm_bert": {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536},
+    "stories260k_llama": {
+        **{"hidden_size": 64, "num_hidden_layers": 5, "intermediate_size": 172},
+        **{"num_attention_heads": 8, "num_key_value_heads": 4},
+    },
 }
 
 
@@ -633,7 +640,12 @@ def test_every_shipped_recipe_describes_a_family(path):
     task = task_of(recipe)
     label_names = recipe.data.label_names or [str(label) for label in range(num_labels)]
     with torch.device("meta"):
-        config = config_of(load_target(recipe, label_names if task.has_classes else []))
+        target = (
+            load_text_target(recipe, word_tokenizer(), None)
+            if task.modality == "text"
+            else load_target(recipe, label_names if task.has_classes else [])
+        )
+        config = config_of(target)
     widths = training_widths(recipe)
     family = checks.meta_family(recipe, task, config)
     with warnings.catch_warnings():
