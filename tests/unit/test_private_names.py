@@ -5,6 +5,7 @@ A renamed one would often go unnoticed, since something is set that nobody reads
 
 import argparse
 import ast
+import copy
 import importlib.abc
 import importlib.util
 import itertools
@@ -23,9 +24,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import neumeta_hf
 
+_TINY_VIT = ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4, image_size=16)
 SOURCES = sorted(Path(neumeta_hf.__file__).parent.rglob("*.py"))
 
 
@@ -68,8 +71,24 @@ def compiled_modules_are_wrapped():
     assert "_orig_mod.weight" in compiled.state_dict()
 
 
+def layers_run_again_by_what_they_are_given():
+    calls = []
+    layer = ViTModel(copy.deepcopy(_TINY_VIT)).layers[0]
+    assert isinstance(layer, GradientCheckpointingLayer)
+    layer.train().gradient_checkpointing = True
+    layer._gradient_checkpointing_func = lambda call, *inputs: calls.append(len(inputs)) or call(*inputs)
+    layer(torch.zeros(1, 2, 4))
+    assert calls == [1]
+
+
+def options_can_be_put_into_groups():
+    parser = argparse.ArgumentParser()
+    assert isinstance(parser, argparse._ActionsContainer)
+    assert isinstance(parser.add_argument_group("more"), argparse._ActionsContainer)
+
+
 def models_choose_their_attention():
-    config = ViTConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4, image_size=16)
+    config = copy.deepcopy(_TINY_VIT)
     assert config._attn_implementation is None
     assert ViTModel(config).config._attn_implementation == "sdpa"
     config._attn_implementation = "eager"
@@ -171,6 +190,8 @@ USED = {
     "_orig_mod": compiled_modules_are_wrapped,
     "_is_hf_initialized": marked_tensors_are_not_drawn_again,
     "_init_weights": modules_are_initialised,
+    "_gradient_checkpointing_func": layers_run_again_by_what_they_are_given,
+    "_ActionsContainer": options_can_be_put_into_groups,
     "_attn_implementation": models_choose_their_attention,
     "_name_or_path": configs_name_their_origin,
     "_internal_dict": autoencoders_keep_their_config,
