@@ -245,6 +245,17 @@ def test_the_table_of_order_and_noise_is_what_was_measured():
         assert values == [f"{rows[name]['mean'][width]:.2f} %" for width in ("1", "0.75", "0.5", "0.375", "0.25")]
 
 
+def test_the_table_of_real_sizes_is_what_was_measured():
+    path, lines = marked("scale")
+    costs = read(path)["cost"]
+    assert [name for name, *_ in lines] == list(costs)
+    for name, parameters, build, generate, morph, memory in lines:
+        row = costs[name]
+        assert parameters == f"{row['parameters']:,}"
+        assert (build, generate) == (f"{row['build_seconds']:.2f} s", f"{row['generate_seconds']:.3f} s")
+        assert (morph, memory) == (f"{row['morph_seconds']:.3f} s", f"{row['gigabytes']:.2f} GB")
+
+
 def test_the_table_of_the_field_is_what_was_measured():
     path, lines = marked("field")
     result = read(path)
