@@ -131,7 +131,7 @@ class LoopRecipe:
         num_workers: Processes that load data.
         logging_steps: Optimiser steps between two lines of losses in the log; the first has one as well.
         gradient_checkpointing: Whether layers keep their inputs alone for the backward pass and run again in it, which
-            takes a third more time and much less memory: of transformers, generated as a whole.
+            costs time and saves memory: of transformers, generated as a whole.
     """
 
     __pydantic_config__ = _FORBID
