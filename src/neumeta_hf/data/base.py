@@ -1,11 +1,15 @@
 """What training, evaluation and the command know of data, whatever it is of."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from neumeta_hf.errors import DataError
 
 if TYPE_CHECKING:
     from neumeta_hf.data.streams import StreamSplit
@@ -41,6 +45,60 @@ class Split(Protocol):
     def shown(self, batch: Mapping[str, Tensor]) -> Any:
         """What a task draws a batch by: images as they look, or the tokenizer that reads a text."""
         ...
+
+
+class RowSplit(Dataset):
+    """A split whose rows are numbers of what it is a part of.
+
+    Attributes:
+        rows_are: What errors call them.
+    """
+
+    rows_are: ClassVar[str]
+    name: str
+    indices: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitems__(self, positions: Sequence[int]) -> dict[str, Tensor]:
+        """As `Split` says."""
+        raise NotImplementedError
+
+    def set_epoch(self, epoch: int) -> None:
+        """As `Split` says; nothing depends on the epoch unless a subclass says so."""
+
+    def subset(self, num_rows: int, *, seed: int) -> Self:
+        """A random part.
+
+        Args:
+            num_rows: How many, at most the length.
+            seed: Of the choice.
+
+        Returns:
+            A split of these rows.
+
+        Raises:
+            DataError: The split has fewer.
+        """
+        if not 0 <= num_rows <= len(self):
+            raise DataError(f"{num_rows} {self.rows_are} asked of the {self.name} split, which has {len(self)}.")
+        other = copy.copy(self)
+        other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_rows])
+        return other
+
+    def sample(self, num_rows: int) -> dict[str, Tensor]:
+        """Rows as training sees them in its first epoch, chosen at random but the same at every call.
+
+        Args:
+            num_rows: How many; all of them where there are fewer.
+
+        Returns:
+            A batch.
+        """
+        chosen = self.subset(min(num_rows, len(self)), seed=0)
+        chosen.set_epoch(0)
+        return chosen.__getitems__(range(len(chosen)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,19 +1,17 @@
 """Pairs of sentences as data, for encoders: padded batch by batch, with attention masks."""
 
-import copy
 import functools
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from neumeta_hf.data.base import Data
+from neumeta_hf.data.base import Data, RowSplit
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.data.packing import refuse_missing
 from neumeta_hf.data.partition import cut_splits, load_splits
@@ -23,7 +21,7 @@ from neumeta_hf.errors import DataError
 logger = logging.getLogger(__name__)
 
 
-class PairSplit(Dataset):
+class PairSplit(RowSplit):
     """Pairs of sentences, tokenised when they are asked for.
 
     Args:
@@ -35,6 +33,7 @@ class PairSplit(Dataset):
         name: Of the split, for messages.
     """
 
+    rows_are = "pairs"
     evaluation_batch_size = 64
 
     def __init__(
@@ -54,43 +53,6 @@ class PairSplit(Dataset):
         self.max_tokens = max_tokens
         self.name = name
         self.indices = np.arange(len(rows))
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Nothing depends on the epoch."""
-
-    def subset(self, num_pairs: int, *, seed: int) -> Self:
-        """A random part.
-
-        Args:
-            num_pairs: How many, at most the length.
-            seed: Of the choice.
-
-        Returns:
-            A split of these pairs.
-
-        Raises:
-            DataError: The split has fewer pairs.
-        """
-        if not 0 <= num_pairs <= len(self):
-            raise DataError(f"{num_pairs} pairs asked of the {self.name} split, which has {len(self)}.")
-        other = copy.copy(self)
-        other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_pairs])
-        return other
-
-    def sample(self, num_rows: int) -> dict[str, Tensor]:
-        """Pairs chosen at random, but the same at every call.
-
-        Args:
-            num_rows: How many; all of them where there are fewer.
-
-        Returns:
-            A batch.
-        """
-        chosen = self.subset(min(num_rows, len(self)), seed=0)
-        return chosen.__getitems__(range(len(chosen)))
 
     def shown(self, batch: Mapping[str, Tensor]) -> PreTrainedTokenizerFast:
         """The tokenizer, which reads a batch."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from neumeta_hf.data.augmentation import crop, flip, random_resized_crop, scale_crop
+from neumeta_hf.data.base import RowSplit
 from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.decoding import ImageColumn
 from neumeta_hf.data.masks import MaskClasses, to_classes
@@ -219,7 +219,7 @@ def to_bytes(image: Image.Image) -> Tensor:
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
-class ImageSplit(Dataset):
+class ImageSplit(RowSplit):
     """A part of a data set as normalised batches; training splits augment.
 
     Args:
@@ -231,6 +231,7 @@ class ImageSplit(Dataset):
         name: Of the split, for messages.
     """
 
+    rows_are = "images"
     evaluation_batch_size = 512
 
     def __init__(self, source: ImageSource, indices: np.ndarray, config: DataConfig, *, augmented: bool, name: str):
@@ -242,9 +243,6 @@ class ImageSplit(Dataset):
         self.epoch = 0
         self._mean = torch.tensor(config.preprocessing.mean).view(1, -1, 1, 1)
         self._std = torch.tensor(config.preprocessing.std).view(1, -1, 1, 1)
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose augmentation images get.
@@ -267,37 +265,8 @@ class ImageSplit(Dataset):
         other.augmented = augmented
         return other
 
-    def subset(self, num_images: int, *, seed: int) -> Self:
-        """A random part.
-
-        Args:
-            num_images: How many, at most the length.
-            seed: Of the choice.
-
-        Returns:
-            A split of these images.
-
-        Raises:
-            DataError: The split has fewer images.
-        """
-        if not 0 <= num_images <= len(self):
-            raise DataError(f"{num_images} images asked of the {self.name} split, which has {len(self)}.")
-        other = copy.copy(self)
-        other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_images])
-        return other
-
     def sample(self, num_rows: int) -> dict[str, Tensor]:
-        """Rows as training sees them in its first epoch, chosen at random but the same at every call.
-
-        Args:
-            num_rows: How many; all of them where there are fewer.
-
-        Returns:
-            A batch.
-        """
-        chosen = self.with_augmentation(True).subset(min(num_rows, len(self)), seed=0)
-        chosen.set_epoch(0)
-        return chosen.__getitems__(range(len(chosen)))
+        return super(ImageSplit, self.with_augmentation(True)).sample(num_rows)
 
     def shown(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The images of a batch as they look.

@@ -1,17 +1,15 @@
 """Text as data: documents packed into blocks, for language models."""
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from neumeta_hf.data.base import Data
+from neumeta_hf.data.base import Data, RowSplit
 from neumeta_hf.data.config import DataConfig
 from neumeta_hf.data.masking import Masking
 from neumeta_hf.data.packing import Blocks, Encoder, pack
@@ -22,7 +20,7 @@ _EVALUATED_TOKENS = 2**12
 """Of a forward pass without gradients: the logits of a vocabulary of 2^17 take 2 GB then."""
 
 
-class TextSplit(Dataset):
+class TextSplit(RowSplit):
     """Blocks of text, or what else of text has rows of tokens.
 
     Args:
@@ -32,6 +30,8 @@ class TextSplit(Dataset):
         masking: Hides tokens that are to be told; None: each token is to be foretold from those before it.
         fresh: Whether each epoch hides others, as training wants it.
     """
+
+    rows_are = "blocks"
 
     def __init__(
         self,
@@ -51,9 +51,6 @@ class TextSplit(Dataset):
         self.indices = np.arange(len(blocks))
         self.evaluation_batch_size = max(1, _EVALUATED_TOKENS // blocks.tokens.shape[1])
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that decides which tokens are hidden.
 
@@ -61,38 +58,6 @@ class TextSplit(Dataset):
             epoch: From 0.
         """
         self.epoch = epoch
-
-    def subset(self, num_blocks: int, *, seed: int) -> Self:
-        """A random part.
-
-        Args:
-            num_blocks: How many, at most the length.
-            seed: Of the choice.
-
-        Returns:
-            A split of these blocks.
-
-        Raises:
-            DataError: The split has fewer blocks.
-        """
-        if not 0 <= num_blocks <= len(self):
-            raise DataError(f"{num_blocks} blocks asked of the {self.name} split, which has {len(self)}.")
-        other = copy.copy(self)
-        other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_blocks])
-        return other
-
-    def sample(self, num_rows: int) -> dict[str, Tensor]:
-        """Blocks as training sees them in its first epoch, chosen at random but the same at every call.
-
-        Args:
-            num_rows: How many; all of them where there are fewer.
-
-        Returns:
-            A batch.
-        """
-        chosen = self.subset(min(num_rows, len(self)), seed=0)
-        chosen.set_epoch(0)
-        return chosen.__getitems__(range(len(chosen)))
 
     def shown(self, batch: Mapping[str, Tensor]) -> PreTrainedTokenizerFast:
         """The tokenizer, which reads a batch."""
