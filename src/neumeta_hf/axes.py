@@ -1,6 +1,7 @@
 """What a size may change of a network, as values: axes, stacks of blocks, and what tensors are made of."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Literal
@@ -150,12 +151,12 @@ class Layout:
     order: tuple[int, ...]
     dims: tuple[Dim, ...]
 
-    @property
+    @functools.cached_property
     def is_plain(self) -> bool:
         """Whether the two are the same."""
         return self.order == tuple(range(len(self.order))) and not self.reordered
 
-    @property
+    @functools.cached_property
     def reordered(self) -> list[int]:
         """Dimensions whose canonical order is another."""
         return [place for place, dim in enumerate(self.dims) if any(segment.inner > 1 for segment in dim)]

@@ -52,6 +52,7 @@ class SizeSpace:
         }
         self._shapes = functools.lru_cache(maxsize=64)(self._find_shapes)
         self._names = functools.lru_cache(maxsize=64)(self._find_names)
+        self._layouts: dict[str, Layout] = {}
 
     def __deepcopy__(self, memo: dict) -> "SizeSpace":
         return self  # nothing changes it
@@ -222,14 +223,9 @@ class SizeSpace:
         Raises:
             TargetError: Sizes change more than two dimensions of the tensor.
         """
-        dims = self.tensors[name]
-        varying = [place for place, dim in enumerate(dims) if any(segment.axis is not None for segment in dim)]
-        if len(varying) > 2:
-            raise TargetError(f"sizes change {len(varying)} dimensions of {name}: two can be generated.")
-        order = list(range(len(dims)))
-        if any(place > 1 for place in varying):
-            order = [*varying, *(place for place in order if place not in varying)]
-        return Layout(tuple(order), tuple(dims[place] for place in order))
+        if name not in self._layouts:  # every generation asks for all of them
+            self._layouts[name] = self._find_layout(name)
+        return self._layouts[name]
 
     def canonical_shape(self, name: str, size: Size) -> tuple[int, ...]:
         """The shape of a tensor at a size, output channels first."""
@@ -246,6 +242,16 @@ class SizeSpace:
         """
         dims = self.layout(name).dims
         return tuple({segment.axis for segment in dim if segment.axis is not None} for dim in dims)
+
+    def _find_layout(self, name: str) -> Layout:
+        dims = self.tensors[name]
+        varying = [place for place, dim in enumerate(dims) if any(segment.axis is not None for segment in dim)]
+        if len(varying) > 2:
+            raise TargetError(f"sizes change {len(varying)} dimensions of {name}: two can be generated.")
+        order = list(range(len(dims)))
+        if any(place > 1 for place in varying):
+            order = [*varying, *(place for place in order if place not in varying)]
+        return Layout(tuple(order), tuple(dims[place] for place in order))
 
     def _find_shapes(self, size: Size) -> dict[str, tuple[int, ...]]:
         return {

@@ -104,6 +104,9 @@ class NeuMetaDinov2WithRegistersForImageClassification(_VisionLayers, Dinov2With
 
 
 class _VisionTransformerFamily(TransformerFamily):
+    def _prefix(self, config: PreTrainedConfig) -> str:
+        return config.model_type.removeprefix("neumeta_")
+
     def layer_rules(self, heads: Heads, mlp: str) -> dict[str, Rule]:
         projections = {f"attention.{name}_proj": (heads.queries, STREAM) for name in "qkv"}
         return {
@@ -124,9 +127,6 @@ class ViTFamily(_VisionTransformerFamily):
     name = "vit"
     model_types = ("vit", "deit", "neumeta_vit", "neumeta_deit")
     stock_types = {ViTConfig: NeuMetaViTConfig, DeiTConfig: NeuMetaDeiTConfig}
-
-    def _prefix(self, config: PreTrainedConfig) -> str:
-        return config.model_type.removeprefix("neumeta_")
 
     def stack(self, config: PreTrainedConfig) -> str:
         return f"{self._prefix(config)}.layers"
@@ -156,12 +156,6 @@ class Dinov2Family(_VisionTransformerFamily):
         Dinov2Config: NeuMetaDinov2Config,
         Dinov2WithRegistersConfig: NeuMetaDinov2WithRegistersConfig,
     }
-
-    def accepts(self, config: PreTrainedConfig) -> bool:
-        return super().accepts(config)
-
-    def _prefix(self, config: PreTrainedConfig) -> str:
-        return config.model_type.removeprefix("neumeta_")
 
     def stack(self, config: PreTrainedConfig) -> str:
         return f"{self._prefix(config)}.encoder.layer"
