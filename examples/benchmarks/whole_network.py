@@ -10,8 +10,10 @@ two cores for all). The reference of all parts is the network of width 1.0, trai
 - individual: networks of the widths in --alone, each trained alone with the recipe's pretrain section: the bar;
 - family: the recipe, at the widths in --widths, trained and untrained, and (where the whole network is free) at random
   widths per stage and per layer, all both as morphed without data and with statistics measured on training images;
-- inr: the recipe with the paper's hypernetwork, at the same sizes; with --inr-epochs EPOCHS in so many, as its steps
-  take longer;
+- inr: the recipe with the paper's hypernetwork, read literally, at the same sizes; with --inr-epochs EPOCHS in so many,
+  as its steps take longer;
+- inr-defaults (when asked for): the same with what this library's INR recommends: its defaults, Muon, one random width
+  a step;
 - static: where the family leaves a part of the network as it is, networks of the further widths in --alone on that
   part of the reference, the rest started from its first channels and trained alone as long as the family;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone.
@@ -102,10 +104,21 @@ INR = (
     "train.optimizer={name: adamw, learning_rate: 0.001, weight_decay: 0.0}",
     "train.ema_decay=0.995",
 )
+INR_DEFAULTS = (
+    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 5}",
+    "family.coordinate_noise=1.0",
+    "preparation.order=path",
+    "sizes={widths: '0.25:1.0:0.03125', sampler: uniform, num_random: 1}",
+    "train.batch_size=256",
+    "train.optimizer={name: muon, muon_learning_rate: 0.015, learning_rate: 0.0015, weight_decay: 0.0}",
+    "train.schedule={name: cosine, warmup: 0.05}",
+    "train.ema_decay=0.995",
+)
 FAMILIES = {  # part: name of its rows, and how its recipe differs
     "family": ("family", ()),
     "inr": ("family, the paper's INR", INR),
     "inr-no-noise": ("family, the paper's INR without noise", (*INR, "family.coordinate_noise=0.0")),
+    "inr-defaults": ("family, the INR with its defaults", INR_DEFAULTS),
     # Without BatchNorm: a lower rate, and a bound on the gradient.
     "fused": (
         "family, BatchNorm fused",
@@ -261,7 +274,7 @@ class Benchmark:
     def family(self, part: str) -> None:
         """A family at trained, untrained and random sizes: the recipe's, or one that differs in one thing."""
         label, changes = FAMILIES[part]
-        if part in ("inr", "inr-no-noise") and self.arguments.inr_epochs is not None:
+        if part.startswith("inr") and self.arguments.inr_epochs is not None:
             changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
         model = NeuMetaModel.from_pretrained(folder)
@@ -570,7 +583,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
     parser.add_argument(
-        "--inr-epochs", type=int, metavar="EPOCHS", help="of parts inr and inr-no-noise; default: the recipe's"
+        "--inr-epochs", type=int, metavar="EPOCHS", help="of the parts inr...; default: the recipe's"
     )
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")

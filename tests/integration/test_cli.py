@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import cli
-from neumeta_hf.cli.commands import parse_budget
+from neumeta_hf.cli.numbers import parse_budget
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import SizeError
 from neumeta_hf.evaluation import count_parameters, evaluate_network

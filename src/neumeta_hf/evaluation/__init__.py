@@ -3,7 +3,7 @@
 from neumeta_hf.evaluation.budget import find_width
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
-from neumeta_hf.evaluation.network import evaluate_network
+from neumeta_hf.evaluation.network import evaluate_network, make_evaluation_loader
 from neumeta_hf.evaluation.pictures import draw_networks
 from neumeta_hf.evaluation.plots import plot_sweep
 from neumeta_hf.evaluation.sweep import Sweep, SweepRow, measure_network, sweep
@@ -18,6 +18,7 @@ __all__ = [
     "environment_facts",
     "evaluate_network",
     "find_width",
+    "make_evaluation_loader",
     "measure_network",
     "parse_widths",
     "plot_sweep",

@@ -39,8 +39,8 @@ def evaluate_network(
         batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
-        loader: Of the split, by `make_loader`, for many passes with the same processes; it then has its own batch size
-            and workers. None: one for this pass.
+        loader: By `make_evaluation_loader`, for many passes with the same processes; it then has its own batch size and
+            workers. None: one for this pass.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -51,18 +51,8 @@ def evaluate_network(
             such number.
         TargetError: There is no `family`, and none has such a network.
     """
-    from neumeta_hf.data.workers import begin_pass, make_loader
+    from neumeta_hf.data.workers import begin_pass
 
-    if batch_size is None:
-        batch_size = getattr(split, "evaluation_batch_size", 512)
-    for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
-        if not kind.holds(value):
-            raise DataError(f"{name}={value!r}: it must be {kind.rule}.")
-    if len(split) == 0:
-        raise DataError(
-            f"the {split.name} split is empty, so there is nothing to measure: for validation set "
-            "data.validation_fraction above 0, or name data.validation_split."
-        )
     family = family or find_target(config_of(network))
     task = task or build_task(family.task)
     parameter = next(network.parameters(), torch.empty(0))
@@ -71,7 +61,7 @@ def evaluate_network(
     has_convolutions = any(isinstance(module, nn.Conv2d) for module in network.modules())
     layout = torch.channels_last if has_convolutions else torch.contiguous_format
     if loader is None:
-        loader = make_loader(split, batch_size=batch_size, num_workers=num_workers, device=device)
+        loader = make_evaluation_loader(split, batch_size=batch_size, num_workers=num_workers, device=device)
     begin_pass()
     was_training = {module: module.training for module in network.modules()}
     network.to(device).eval()
@@ -88,3 +78,35 @@ def evaluate_network(
         for module, training in was_training.items():
             module.training = training
     return {**scores, "num_samples": len(split)}
+
+
+def make_evaluation_loader(
+    split: "Split", *, batch_size: int | None = None, num_workers: int = 0, device: torch.device
+) -> DataLoader:
+    """Make the loader of a split that networks are measured on.
+
+    Args:
+        split: What they are measured on.
+        batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
+        num_workers: Processes that load data, which live as long as the loader.
+        device: Where the networks run.
+
+    Returns:
+        The loader.
+
+    Raises:
+        DataError: The split is empty; `batch_size` or `num_workers` is no such number.
+    """
+    from neumeta_hf.data.workers import make_loader
+
+    if batch_size is None:
+        batch_size = getattr(split, "evaluation_batch_size", 512)
+    for name, value, kind in (("batch_size", batch_size, whole_number(1)), ("num_workers", num_workers, COUNT)):
+        if not kind.holds(value):
+            raise DataError(f"{name}={value!r}: it must be {kind.rule}.")
+    if len(split) == 0:
+        raise DataError(
+            f"the {split.name} split is empty, so there is nothing to measure: for validation set "
+            "data.validation_fraction above 0, or name data.validation_split."
+        )
+    return make_loader(split, batch_size=batch_size, num_workers=num_workers, device=device)

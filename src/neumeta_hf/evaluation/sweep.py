@@ -15,7 +15,7 @@ from neumeta_hf.configuration_neumeta import check_sampling
 from neumeta_hf.errors import RecipeError, SizeError
 from neumeta_hf.evaluation.cost import count_macs, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
-from neumeta_hf.evaluation.network import evaluate_network
+from neumeta_hf.evaluation.network import evaluate_network, make_evaluation_loader
 from neumeta_hf.evaluation.plots import plot_sweep, size_kind
 from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
@@ -253,9 +253,11 @@ def sweep(
     # Before all else: an impossible size must not cost the sweep before it.
     sizes = [model.size_at(width, depth=depth) for width, depth in asked]
 
+    # One for all sizes: its processes are started once.
+    loader = make_evaluation_loader(split, batch_size=batch_size, num_workers=num_workers, device=model.device)
+
     def measure(network: nn.Module, width: Any, **known: Any) -> SweepRow:
-        options = {"batch_size": batch_size, "device": model.device, "num_workers": num_workers}
-        row = _measure(network, split, task, family, example, **options)
+        row = _measure(network, split, task, family, example, device=model.device, loader=loader)
         rate = 1 - row.num_parameters / full_size
         return dataclasses.replace(row, width=width, compression_rate=rate, **known)
 

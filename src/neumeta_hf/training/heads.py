@@ -5,7 +5,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
@@ -66,7 +65,6 @@ def _head_names(family: TargetFamily, config: PreTrainedConfig) -> set[str]:
     for number in (len(config.id2label or ()), len(config.id2label or ()) + 1):
         other = copy.deepcopy(config)
         name_classes(other, [str(index) for index in range(number)])
-        with torch.device("meta"):
-            shapes.append({name: tensor.shape for name, tensor in family.build(other).state_dict().items()})
+        shapes.append({name: tensor.shape for name, tensor in family.empty(other).state_dict().items()})
     fewer, more = shapes
     return {name for name, shape in fewer.items() if shape != more[name]}

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from accelerate.utils import set_seed
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -187,8 +186,7 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
     fits = shape == wanted
     if not fits and shape[0] == wanted[0]:
         family.set_image_size(model, height if height == width else [height, width])
-        with torch.device("meta"):
-            resized = family.build(config_of(model)).state_dict()
+        resized = family.empty(config_of(model)).state_dict()
         shapes, before = (
             {name: tensor.shape for name, tensor in state.items()} for state in (resized, model.state_dict())
         )

@@ -19,9 +19,8 @@ from neumeta_hf.batches import Batch, move_batch
 from neumeta_hf.checkpoints import save_network
 from neumeta_hf.data import Data, Split, StreamSplit, generated_data, load_data, make_preprocessor, write_texts
 from neumeta_hf.data.config import GENERATED
-from neumeta_hf.data.workers import make_loader
 from neumeta_hf.errors import CheckpointError, DataError, RecipeError
-from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network
+from neumeta_hf.evaluation import count_parameters, environment_facts, evaluate_network, make_evaluation_loader
 from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside, write_files_beside, write_folder_beside
 from neumeta_hf.kinds import AMOUNT
@@ -193,11 +192,8 @@ class _Run:
 
     def validation_loader(self, loop: LoopRecipe) -> DataLoader:
         """Loads the validation split with as many processes as the loop has, and keeps them."""
-        return make_loader(
-            self.data.validation,
-            batch_size=self.data.validation.evaluation_batch_size,
-            num_workers=loop.num_workers,
-            device=self.accelerator.device,
+        return make_evaluation_loader(
+            self.data.validation, num_workers=loop.num_workers, device=self.accelerator.device
         )
 
     def evaluate(self, network: nn.Module, loader: DataLoader) -> dict[str, float]:
