@@ -152,7 +152,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return self.config.target_config
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, **fields) -> Self:
+    def from_reference(cls, reference: nn.Module, **fields: Any) -> Self:
         """A new family around a prepared reference.
 
         The hypernetwork starts at the reference where it can hold it exactly, and is fresh otherwise.

@@ -41,7 +41,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> ImageClassifierOutput:
         """Classify images with the network of a size.
 
@@ -85,7 +85,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> SemanticSegmenterOutput:
         """Segment images with the network of a size.
 
@@ -126,7 +126,7 @@ class NeuMetaForImageGeneration(NeuMetaModel):
     main_input_name = "pixel_values"
 
     def forward(
-        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs
+        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs: Any
     ) -> AutoencoderOutput:
         """Reconstruct images with the network of a size.
 
@@ -165,7 +165,7 @@ class NeuMetaForCausalLM(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> CausalLMOutput:
         """Foretell the next token at each place with the network of a size.
 
@@ -209,7 +209,7 @@ class NeuMetaForMaskedLM(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> MaskedLMOutput:
         """Tell hidden tokens with the network of a size.
 
@@ -252,7 +252,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode sentences with the network of a size.
 

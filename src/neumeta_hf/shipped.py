@@ -12,6 +12,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 _GUIDES = (
     "explanation",
+    "glossary",
     "guide_deploy",
     "guide_engines",
     "guide_engines_text",
