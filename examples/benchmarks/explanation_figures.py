@@ -43,7 +43,7 @@ def draw_weights(family: NeuMetaModel, path: Path) -> None:
     figure = new_figure(9, 4.2)
     image, (num_out, num_in) = None, family.generate(1.0)[TENSOR].shape[:2]
     for axes, width in zip(figure.subplots(1, 4, sharey=True), (1.0, 0.75, 0.5, 0.25), strict=True):
-        values = family.generate(width)[TENSOR].detach()[:, :, 1, 1]
+        values = family.generate(width)[TENSOR].detach()[:, :, 1, 1].numpy()
         image = axes.imshow(values, cmap="RdBu_r", vmin=-0.6, vmax=0.6, interpolation="nearest")
         axes.set(xlim=(-0.5, num_in - 0.5), ylim=(num_out - 0.5, -0.5), xlabel="c_in")
         axes.set_title(f"width {width:g}: {values.shape[0]} x {values.shape[1]}", fontsize=10)

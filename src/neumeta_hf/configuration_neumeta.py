@@ -96,7 +96,7 @@ class NeuMetaConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As for any transformers config, but what cannot be a family is refused by name.
+        """Read a config from plain values, as transformers does; what cannot be a family is refused by name.
 
         What names code or tells where something was loaded from is left out.
 
@@ -131,7 +131,7 @@ class NeuMetaConfig(PreTrainedConfig):
         return super().from_dict(_without_origin(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, without what names code or tells where something was loaded from."""
+        """Write the fields as plain values, without what names code or tells where something was loaded from."""
         return _without_origin(super().to_dict())
 
     def __post_init__(self, **kwargs):
@@ -232,7 +232,7 @@ class MorphConfig:
         check_sampling(num_samples=self.num_samples, noise=self.noise, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """Write the fields as plain values."""
         return dataclasses.asdict(self)
 
 

@@ -98,7 +98,7 @@ class TensorCoordinates:
         return math.prod(self.shape)
 
     def rows(self) -> Tensor:
-        """One row per channel pair, `[num_out * num_in, 6]`, in the order in which the tensor stores them.
+        """Write one row per channel pair, `[num_out * num_in, 6]`, in the order in which the tensor stores them.
 
         Only for looking at: generation never builds it.
         """
@@ -300,7 +300,7 @@ def add_noise(
 
 
 def centre_crop(kernel_size: Sequence[int], largest: Sequence[int]) -> list[int]:
-    """Which entries of a flattened `largest` kernel make up its two-dimensional centre of `kernel_size`.
+    """Find the entries of a flattened `largest` kernel that make up its 2-D centre of `kernel_size`.
 
     Args:
         kernel_size: Height and width wanted.

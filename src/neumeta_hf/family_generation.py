@@ -57,7 +57,7 @@ class FamilyGeneration(FamilySizes):
     def coordinates_at(
         self, size: Size, *, device: torch.device | str | None = None
     ) -> Mapping[str, TensorCoordinates]:
-        """What the hypernetwork is asked for a size, without noise; made once and kept.
+        """Compute the coordinates of every generated tensor at a size, without noise; made once and kept.
 
         Args:
             size: Of the space.

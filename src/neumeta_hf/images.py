@@ -38,7 +38,7 @@ def resampling(interpolation: Interpolation) -> Image.Resampling:
 
 
 def covering_size(size: int, shorter: int, center_crop: bool | int) -> int:
-    """How many pixels a side is resized to before its centre is cropped.
+    """Compute how many pixels a side is resized to before its centre is cropped.
 
     Args:
         size: Of the side, after the crop.

@@ -33,7 +33,7 @@ class Kind:
     holds: Callable[[Any], bool]
 
     def or_none(self) -> "Kind":
-        """The kind that `None` is one of too."""
+        """Make the kind that allows `None` as well."""
         return Kind(f"{self.rule}, or none", lambda value: value is None or self.holds(value))
 
 

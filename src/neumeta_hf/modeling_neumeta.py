@@ -88,7 +88,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
     @classmethod
     def class_for(cls, task: str) -> Any:
-        """The class of families for a task; `NeuMetaModel` itself for tasks that have none of their own."""
+        """Find the class of families for a task; `NeuMetaModel` itself for tasks that have none of their own."""
         return NeuMetaModel._classes.get(task, NeuMetaModel)
 
     def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
@@ -153,7 +153,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
     @classmethod
     def from_reference(cls, reference: nn.Module, **fields: Any) -> Self:
-        """A new family around a prepared reference.
+        """Make a new family around a prepared reference.
 
         The hypernetwork starts at the reference where it can hold it exactly, and is fresh otherwise.
 
@@ -196,7 +196,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
-        """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
+        """Load a family as transformers loads any model, but a checkpoint that does not fit is an error.
 
         Only safetensors files are read, no link is followed out of the folder, and what the files hold is compared with
         the config before memory is taken for it, and with the checksum that was saved.
@@ -224,7 +224,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
-        """As for any transformers model; the config also states the space of sizes, and a checksum of the weights.
+        """Save the family as transformers saves any model; the config also has the space of sizes and a checksum.
 
         Loading compares both.
         """
@@ -236,7 +236,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
     # ------------------------------------------------------------------------------------------------ generation
 
     def skeleton_at(self, size: Size) -> nn.Module:
-        """The target of a size without any weight: its forward pass."""
+        """Build the target of a size without any weight, for its forward pass."""
         device = torch.device("cpu") if self.device.type == "meta" else self.device
         network = self._skeletons.pop((size, device), None)
         if network is None:
@@ -268,7 +268,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return sum(parameter.numel() for parameter in full.parameters())
 
     def complete(self, size: Size, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
+        """Collect all tensors of the target at a size: generated, static, constant, and stored BatchNorm statistics.
 
         Args:
             size: Of the space.
@@ -404,7 +404,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         seed: int = 0,
         calibration: Iterable[Any] | None = None,
     ) -> Any:
-        """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
+        """Make a plain network of a size, with no trace of the hypernetwork, in evaluation mode.
 
         Args:
             width: A ratio for all width groups; a ratio per group or pattern such as `{"stage3": 0.25}` or

@@ -278,7 +278,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
 
 
 def family_class(task: str) -> type[NeuMetaModel]:
-    """The class of families for a task.
+    """Find the class of families for a task.
 
     Args:
         task: As target families name it.

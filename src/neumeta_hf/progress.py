@@ -25,12 +25,12 @@ def show_progress(shown: bool) -> None:
 
 
 def progress_is_shown() -> bool:
-    """Whether progress is shown at all."""
+    """Tell whether progress is shown at all."""
     return _Switch.is_on
 
 
 def on_terminal() -> bool:
-    """Whether what is written to the standard error is seen as it comes, on a terminal or in a notebook."""
+    """Tell whether the standard error is seen as it is written, on a terminal or in a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 

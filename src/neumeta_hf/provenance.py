@@ -31,7 +31,7 @@ class RunSource:
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Self:
-        """The run in a folder.
+        """Find the run in a folder.
 
         Args:
             folder: Output of a run.
@@ -56,7 +56,7 @@ class RunSource:
         subfolder: str = "",
         cache_dir: str | Path | None = None,
     ) -> Self:
-        """Where a checkpoint came from that was loaded a moment ago.
+        """Find where the checkpoint that was just loaded came from.
 
         Args:
             name: Folder, file of weights, or Hub id.

@@ -159,7 +159,7 @@ class SizeSpace:
         return self._checked(self._with_depth({axis: operator.index(channels[axis]) for axis in self.axes}, blocks))
 
     def ratios(self, size: Size) -> dict[str, float]:
-        """The width of every axis at a size, relative to the reference.
+        """Compute the width of every axis at a size, relative to the reference.
 
         Args:
             size: Of this space.
@@ -172,7 +172,7 @@ class SizeSpace:
     # ------------------------------------------------------------------------------------------------ tensors
 
     def shapes(self, size: Size) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of all tensors of the network of a size; not to be changed.
+        """Compute the shapes of all tensors of the network of a size; the mapping must not be changed.
 
         Args:
             size: Of this space.
@@ -183,7 +183,7 @@ class SizeSpace:
         return self._shapes(size)
 
     def names(self, size: Size) -> Mapping[str, str]:
-        """What the tensors of the reference are called in the network of a size; not to be changed.
+        """Map the reference's tensor names to those of the network of a size; the mapping must not be changed.
 
         Args:
             size: Of this space.
@@ -195,11 +195,11 @@ class SizeSpace:
         return self._names(size)
 
     def is_whole(self, size: Size) -> bool:
-        """Whether a size leaves no block out."""
+        """Tell whether a size leaves no block out."""
         return all(size[depth.key] == depth.full for depth in self.depths.values())
 
     def parts(self, name: str, size: Size) -> tuple[list[int], list[int]]:
-        """The parts of the output and of the input axis of a tensor in its canonical form, each shortened by itself.
+        """Find the parts of a tensor's output and input axis in canonical form; each is shortened by itself.
 
         Args:
             name: Of a tensor with at least one dimension.
@@ -212,7 +212,7 @@ class SizeSpace:
         return parts_of(dims[0], size), parts_of(dims[1], size) if len(dims) > 1 else [1]
 
     def layout(self, name: str) -> Layout:
-        """How a tensor comes to be `[output channels, input channels, ...]` in canonical order.
+        """Find how a tensor comes to be `[output channels, input channels, ...]` in canonical order.
 
         Args:
             name: Of a tensor of the reference.
@@ -228,11 +228,11 @@ class SizeSpace:
         return self._layouts[name]
 
     def canonical_shape(self, name: str, size: Size) -> tuple[int, ...]:
-        """The shape of a tensor at a size, output channels first."""
+        """Compute the shape of a tensor at a size, output channels first."""
         return tuple(sum(parts_of(dim, size)) for dim in self.layout(name).dims)
 
     def axes_of(self, name: str) -> tuple[set[str], ...]:
-        """The axes that each dimension of a tensor depends on.
+        """List the axes that each dimension of a tensor depends on.
 
         Args:
             name: Of a tensor.
@@ -279,7 +279,7 @@ class SizeSpace:
         return {depth.key for depth in self.depths.values()}
 
     def with_ranking(self, ranking: Mapping[str, Sequence[int]]) -> "SizeSpace":
-        """The same space, in which more depth takes blocks in another order.
+        """Copy the space with another order in which more depth takes blocks.
 
         Args:
             ranking: Stack to the numbers of its blocks but the fixed ones; stacks that are not named keep theirs.

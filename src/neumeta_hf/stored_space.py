@@ -89,7 +89,7 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
 
 
 def library_version() -> str | None:
-    """The version of this library; None where it is code beside somebody's weights."""
+    """Read the version of this library; None where it is code beside somebody's weights."""
     try:
         return importlib.metadata.version("neumeta_hf")
     except importlib.metadata.PackageNotFoundError:

@@ -43,11 +43,11 @@ class StoredStatistics(TensorTree):
         self._sizes = [space.size(width, depth=depth, free=free) for width, depth in sizes]
 
     def covers(self, size: Size) -> bool:
-        """Whether there are statistics for a size, its own or of two near sizes that it lies between."""
+        """Tell whether there are statistics for a size: its own, or those of two near sizes around it."""
         return self._find(size) is not None
 
     def at(self, size: Size) -> dict[str, Tensor] | None:
-        """The statistics of a size.
+        """Read the statistics of a size.
 
         Args:
             size: Of the space.

@@ -69,7 +69,7 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the Hub can have a repo of that name.
+    """Tell whether the Hub can have a repo of that name.
 
     Args:
         name: Such as "org/name".
@@ -125,7 +125,7 @@ class Source:
             )
 
     def find(self, file: str) -> Path | None:
-        """A file, downloaded where it lies in a repo; None where there is none."""
+        """Find a file, downloading it where it lies in a repo; None where there is none."""
         if self.folder is not None:
             return find_file(self.folder, file)
         if not self._is_reached:

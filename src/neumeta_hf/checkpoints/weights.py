@@ -22,7 +22,7 @@ _KEY = "weights_digest"
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum over names, types, shapes and bits of weights, whatever files they lie in.
+    """Compute a checksum over names, types, shapes and bits of weights, whatever files they lie in.
 
     Args:
         tensors: Name to tensor.
@@ -68,7 +68,7 @@ class Fingerprint:
         return cls(kinds, tuple(map(_sum_bits, tensors.values())))
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether weights are still those that the fingerprint was taken of.
+        """Tell whether weights are still those that the fingerprint was taken of.
 
         Args:
             tensors: Name to tensor, on any device.

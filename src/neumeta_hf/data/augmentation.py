@@ -22,7 +22,7 @@ _STREAMS = {
 
 
 def draws(indices: np.ndarray, *, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """One uniform number per image, by hashing (SplitMix64, Steele et al. 2014).
+    """Draw one uniform number per image, by hashing (SplitMix64, Steele et al. 2014).
 
     Args:
         indices: Numbers of the images in their data set, `[batch]`.

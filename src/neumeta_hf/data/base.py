@@ -43,7 +43,7 @@ class Split(Protocol):
         ...
 
     def shown(self, batch: Mapping[str, Tensor]) -> Any:
-        """What a task draws a batch by: images as they look, or the tokenizer that reads a text."""
+        """Return what a task draws a batch by: images as they look, or the tokenizer that reads a text."""
         ...
 
 
@@ -69,7 +69,7 @@ class RowSplit(Dataset):
         """As `Split` says; nothing depends on the epoch unless a subclass says so."""
 
     def subset(self, num_rows: int, *, seed: int) -> Self:
-        """A random part.
+        """Choose a random part.
 
         Args:
             num_rows: How many, at most the length.

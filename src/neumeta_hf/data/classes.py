@@ -21,7 +21,7 @@ from neumeta_hf.images import IGNORED
 
 
 def stated_names(config: Any, *, masks: bool) -> list[str] | None:
-    """What a network calls its classes.
+    """Read what a network calls its classes.
 
     Args:
         config: Of the network; its `id2label` is read.
@@ -53,7 +53,7 @@ def stated_names(config: Any, *, masks: bool) -> list[str] | None:
 
 
 def states_names(config: DataConfig) -> bool:
-    """Whether a data set names its classes.
+    """Tell whether a data set names its classes.
 
     Args:
         config: Of the data set.

@@ -147,5 +147,5 @@ class DataConfig:
         return Preprocessing(**{name: value for name in names if (value := getattr(self, name)) is not None})
 
     def filled(self) -> Self:
-        """The same data, with what applies said in each field of `preprocessing`."""
+        """Fill every field of `preprocessing` with the value that applies."""
         return dataclasses.replace(self, **dataclasses.asdict(self.preprocessing))

@@ -30,7 +30,7 @@ class Masking:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, probability: float, *, seed: int) -> Self:
-        """The masking of a tokenizer.
+        """Make the masking of a tokenizer.
 
         Args:
             tokenizer: Has a token for the mask.

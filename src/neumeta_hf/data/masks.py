@@ -84,7 +84,7 @@ class MaskClasses:
 
 
 def class_names(mask_values: Mapping[int, str]) -> list[str]:
-    """Names of the classes that values stand for, in the order in which they are first named."""
+    """List the classes that values stand for, in the order in which they are first named."""
     return list(dict.fromkeys(mask_values.values()))
 
 
@@ -185,7 +185,7 @@ def count_classes(values: Collection[int], split: str, ignore_index: int | None)
 
 
 def propose_values(names: Mapping[int, str]) -> str:
-    """The line of a recipe that names values of masks.
+    """Write the line of a recipe that names values of masks.
 
     Args:
         names: Of the values.

@@ -52,7 +52,7 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> "Encoder":
-        """The encoder of a tokenizer, whatever was set on it for padding and truncation."""
+        """Make the encoder of a tokenizer, whatever was set on it for padding and truncation."""
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_padding()
         backend.no_truncation()

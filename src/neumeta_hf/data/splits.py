@@ -253,7 +253,7 @@ class ImageSplit(RowSplit):
         self.epoch = epoch
 
     def with_augmentation(self, augmented: bool) -> Self:
-        """The same images, augmented or not.
+        """Copy the split, with augmentation or without.
 
         Args:
             augmented: Whether images are augmented, as the config says.
@@ -269,7 +269,7 @@ class ImageSplit(RowSplit):
         return super(ImageSplit, self.with_augmentation(True)).sample(num_rows)
 
     def shown(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The images of a batch as they look.
+        """Show the images of a batch as they look.
 
         Args:
             batch: As from `__getitems__`, on any device.
@@ -323,7 +323,7 @@ class ImageSplit(RowSplit):
 
 
 def collate(batch: Any) -> dict[str, Tensor]:
-    """The `collate_fn` of a `DataLoader` over an `ImageSplit`, whose batches come collated already.
+    """Pass a batch on: the `collate_fn` of a `DataLoader` over an `ImageSplit`, which collates by itself.
 
     Args:
         batch: As from `ImageSplit.__getitems__`.

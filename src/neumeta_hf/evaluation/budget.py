@@ -24,7 +24,7 @@ def find_width(
     multiple_of: int = 1,
     depth: float | Mapping[str, int] = 1.0,
 ) -> float:
-    """The largest uniform width, within the trained range, whose network costs no more than a budget.
+    """Find the largest uniform width, within the trained range, whose network costs no more than a budget.
 
     Args:
         model: The family.
@@ -75,7 +75,7 @@ def find_width(
 def nearest_width(
     model: NeuMetaModel, width: float, *, multiple_of: int, depth: float | Mapping[str, int] = 1.0
 ) -> float:
-    """The uniform width nearest to another whose channels are all multiples of a number.
+    """Find the uniform width nearest to another whose channels are all multiples of a number.
 
     Args:
         model: The family.
@@ -108,7 +108,7 @@ def nearest_width(
 
 
 def uniform_widths(model: NeuMetaModel) -> list[float]:
-    """The uniform widths of a family: at least one for every network that a uniform width gives.
+    """List the uniform widths of a family: at least one for every network that a uniform width gives.
 
     Args:
         model: The family.

@@ -135,7 +135,7 @@ class Sweep:
             plot_sweep(self.to_dict(), beside)
 
     def tables(self, width: int = 80) -> "list[Table]":
-        """The rows for a terminal, the reference first.
+        """Lay out the rows for a terminal, the reference first.
 
         Args:
             width: Of the terminal, in characters; what has no room beside the rest goes into a table below.

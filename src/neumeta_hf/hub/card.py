@@ -44,7 +44,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether a name reads as `organisation/name`, which no local path with more or fewer parts does.
+    """Tell whether a name reads as `organisation/name`, which no local path with more or fewer parts does.
 
     Args:
         name: Anything.
@@ -78,7 +78,7 @@ def front_matter(repo_id: str, task: str, tags: Iterable[str], *, license: str |
 
 
 def assemble(card_data: ModelCardData, title: str, sections: Sequence[str]) -> str:
-    """The text of a card.
+    """Write the text of a card.
 
     Args:
         card_data: The front matter.
@@ -126,7 +126,7 @@ def eval_results(
 
 
 def where_measured(facts: Mapping[str, Any]) -> str:
-    """Where and on what a sweep was measured, as far as it says so.
+    """Say where and on what a sweep was measured, as far as its facts tell.
 
     Args:
         facts: Of the sweep.
@@ -157,7 +157,7 @@ def where_measured(facts: Mapping[str, Any]) -> str:
 
 
 def size_of(row: Mapping[str, Any]) -> str:
-    """What the size of a row was to training.
+    """Say what the size of a row was to training.
 
     Args:
         row: Of a sweep.

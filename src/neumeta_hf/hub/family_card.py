@@ -49,7 +49,7 @@ class FamilyFacts:
 
 
 def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
-    """The card of a family.
+    """Write the card of a family.
 
     Args:
         facts: What is known of it.

@@ -16,7 +16,7 @@ _END = re.compile(f"^{re.escape(END)}", flags=re.MULTILINE)
 
 
 def merge_card(written: str, existing: str) -> str:
-    """A new card into one that is there: its generated section is replaced, all else stays.
+    """Merge a new card into an existing one: its generated section is replaced, all else stays.
 
     Of the front matter, results are replaced as well (they would contradict the table), keys that are missing are
     added, and tags are united. A licence that the new card names takes the place of the old one; "unknown" names none.

@@ -1,4 +1,4 @@
-"""The card of one network that a family was morphed to."""
+"""Write the card of one network that a family was morphed to."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -84,7 +84,7 @@ class MorphFacts:
 
 
 def morph_card(facts: MorphFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
-    """The card of one network that a family was morphed to.
+    """Write the card of one network that a family was morphed to.
 
     Args:
         facts: What is known of it.

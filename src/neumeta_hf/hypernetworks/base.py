@@ -48,7 +48,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         return False
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The matrices between hidden layers, which an optimiser for such alone may move (Muon); none by default."""
+        """List the matrices between hidden layers, which an optimiser for these alone may move (Muon); by default none."""
         return []
 
     @abc.abstractmethod
@@ -102,7 +102,7 @@ def register_hypernetwork(name: str) -> Callable[[type[_Class]], type[_Class]]:
 
 
 def list_hypernetworks() -> list[str]:
-    """Names of the registered hypernetworks."""
+    """List the names of the registered hypernetworks."""
     return sorted(_REGISTRY)
 
 

@@ -91,7 +91,7 @@ class GridTensor(nn.Module):
         self.changes = nn.ParameterList(changes)
 
     def level_weights(self, tensor: TensorCoordinates) -> list[float]:
-        """How much of each further level a tensor of some size gets, in [0, 1]: all of it from `2^-level` down."""
+        """Compute the weight in [0, 1] of each further level at a size: 1 from `2^-level` of the channels down."""
         full = self.full_size
         axes = ((full.num_out, tensor.num_out, full.out_varies), (full.num_in, tensor.num_in, full.in_varies))
         halvings = [math.log2(count / asked) for count, asked, varies in axes if varies and count > 1]

@@ -30,7 +30,7 @@ MEAN_RATE = 1 / 30
 
 
 def positional_encoding(values: Tensor, num_frequencies: int) -> Tensor:
-    """`(v, sin(2^f pi v), cos(2^f pi v) for f < num_frequencies)` of each value.
+    """Encode each value as `(v, sin(2^f pi v), cos(2^f pi v) for f < num_frequencies)`.
 
     Args:
         values: Any shape `[...]`.
@@ -101,7 +101,7 @@ class ResidualMLP(nn.Module):
         self.last = OutputLayer(hidden_size, kernel_area, scale=output_scale)
 
     def axis_terms(self, coordinates: TensorCoordinates) -> tuple[Tensor, Tensor]:
-        """The first layer before its ReLU, split by axis; their broadcast sum is the layer.
+        """Compute the first layer before its ReLU, split by axis; the broadcast sum of the terms is the layer.
 
         Args:
             coordinates: Of the tensor.
@@ -122,7 +122,7 @@ class ResidualMLP(nn.Module):
         return out_term, F.linear(self._encode(coordinates.in_positions), in_) + constant_term
 
     def kernels(self, out_term: Tensor, in_term: Tensor, kept: Tensor) -> Tensor:
-        """The rest of the MLP for every pair of the given channels.
+        """Compute the rest of the MLP for every pair of the given channels.
 
         Args:
             out_term: `[num_out, hidden]`.

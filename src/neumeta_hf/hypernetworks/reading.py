@@ -124,7 +124,7 @@ def filter_axes(cells: Tensor, out: Tensor | None, in_: Tensor | None) -> Tensor
 
 
 def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the channels of both axes have their centres, within their parts and in channels.
+    """Compute where the channels of both axes have their centres, within their parts and in channels.
 
     Args:
         tensor: Coordinates of what is generated.
@@ -149,7 +149,7 @@ def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: 
 
 
 def centres_of_parts(parts: Sequence[int], device: torch.device) -> Tensor:
-    """Where the centre of each channel lies in its part, in channels.
+    """Compute where the centre of each channel lies in its part, in channels.
 
     Args:
         parts: How many channels each part of the axis has.
@@ -172,7 +172,7 @@ def box_filter(
     cell_parts: Sequence[int],
     full_parts: Sequence[int] | None = None,
 ) -> Tensor:
-    """How much of each cell lies in each channel.
+    """Compute how much of each cell lies in each channel.
 
     A channel is an interval about its centre, moved inside of its part, of which it reads the mean.
 

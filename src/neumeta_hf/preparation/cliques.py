@@ -55,7 +55,7 @@ class CliqueMember:
         return self.name.rpartition(".")[2] in ("running_mean", "running_var")
 
     def tensor_of(self, state_dict: Mapping[str, Tensor]) -> Tensor:
-        """The tensor that this is an axis of.
+        """Find the tensor that this is an axis of.
 
         Raises:
             PreparationError: There is none of that name, or it is too small for the positions.
@@ -130,7 +130,7 @@ def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
 
 
 def declared_cliques(space: SizeSpace, *, left_out: Collection[str] = ()) -> list[Clique]:
-    """The cliques that a table of rules says: one for each axis, whatever belongs to a channel moving with it.
+    """Read the cliques from a table of rules: one for each axis, with everything that its channels own.
 
     Args:
         space: Of the network.

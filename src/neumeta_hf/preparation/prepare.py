@@ -72,7 +72,7 @@ class PreparationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PreparationReport":
-        """The inverse of `to_dict`.
+        """Read a report back: the inverse of `to_dict`.
 
         Raises:
             PreparationError: A key is missing or unknown, or a value is not of its kind.

@@ -48,11 +48,11 @@ class AutoencoderFamily(TargetFamily):
 
     @abc.abstractmethod
     def network_classes(self) -> tuple[type, ...]:
-        """The classes of the family's networks; those of diffusers are imported here, not before."""
+        """List the classes of the family's networks; those of diffusers are imported here, not before."""
 
     @abc.abstractmethod
     def wrap_config(self, fields: dict[str, Any]) -> PreTrainedConfig:
-        """The config that says what a config of diffusers says.
+        """Translate a config of diffusers into one of this library.
 
         Args:
             fields: Arguments of a network's class, as plain JSON values.
@@ -62,7 +62,7 @@ class AutoencoderFamily(TargetFamily):
         """
 
     def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
-        """The config of a network, or None where it is none of this family.
+        """Find the config of a network; None where the network is not of this family.
 
         Raises:
             TargetError: It is of a class of this family, but built in a way that the family does not know.

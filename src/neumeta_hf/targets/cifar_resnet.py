@@ -77,7 +77,7 @@ class CifarResNetConfig(PreTrainedConfig):
             raise ValueError(f"inner_channels={inner}: pass a count from 1 up for each of {self.num_blocks} blocks.")
 
     def validate_shortcut(self):
-        """One of the two kinds; "identity" cannot drop channels."""
+        """Check that the shortcut is one of the two kinds; "identity" cannot drop channels."""
         if self.shortcut not in ("identity", "projection"):
             raise ValueError(f'shortcut={self.shortcut!r}: pass "identity" or "projection".')
         if self.shortcut == "identity" and self.stage_channels != sorted(self.stage_channels):
@@ -140,7 +140,7 @@ class PaddedSubsample(nn.Module):
         self.below, self.above = added // 2, added - added // 2
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[batch, in, height, width]` to `[batch, out, height / 2, width / 2]`, halves rounded up."""
+        """Map `[batch, in, height, width]` to `[batch, out, height / 2, width / 2]`, halves rounded up."""
         return F.pad(hidden[:, :, ::2, ::2], (0, 0, 0, 0, self.below, self.above))
 
 
@@ -163,7 +163,7 @@ class BasicBlock(nn.Module):
             self.downsample = PaddedSubsample(in_channels, out_channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[batch, in, height, width]` to `[batch, out, height, width]`, or half that height and width."""
+        """Map `[batch, in, height, width]` to `[batch, out, height, width]`, or half that height and width."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(hidden)))))
         return F.relu(residual + self.downsample(hidden))
 

@@ -198,7 +198,7 @@ class MlpVae(ModelMixin, ConfigMixin):
         self._image_shape = (num_channels, image_size, image_size)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """The latents of images, as a distribution.
+        """Encode images as a distribution of latents.
 
         Args:
             x: Images in [-1, 1], `[batch, num_channels, image_size, image_size]`.
@@ -213,7 +213,7 @@ class MlpVae(ModelMixin, ConfigMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """The images of latents.
+        """Decode latents to images.
 
         Args:
             z: Latents, `[batch, latent_channels, 1, 1]`.

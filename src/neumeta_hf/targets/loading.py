@@ -106,7 +106,7 @@ def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTr
 
 
 def kind_of(checkpoint: Checkpoint) -> str:
-    """What a checkpoint is that no family has, for an error."""
+    """Describe a checkpoint that no target family has, for an error."""
     config = checkpoint.config
     kind = config.get("model_type", config.get("_class_name"))
     if isinstance(kind, str):
@@ -120,7 +120,7 @@ def kind_of(checkpoint: Checkpoint) -> str:
 
 
 def needed_code(checkpoint: Checkpoint) -> tuple[str, str]:
-    """What to do about a network that only code beside its weights can build, in Python and on the command line."""
+    """Advise on a network that only code beside its weights can build, in Python and on the command line."""
     if not checkpoint.code:
         return "", ""
     found = f" It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "

@@ -115,7 +115,7 @@ class NeuMetaMobileNetV2Config(MobileNetV2Config):
         return _Channels(stem, stages, inner, head)  # pyright: ignore[reportArgumentType]
 
     def validate_channels(self):
-        """A positive count for every stage and block."""
+        """Check that every stage and block has a positive count."""
         found = self.channels
         counts = [found.stem, found.head, *found.stages, *itertools.chain(*found.inner)]
         if len(found.stages) != len(_STAGES) or [len(blocks) for blocks in found.inner] != list(_NUM_BLOCKS):

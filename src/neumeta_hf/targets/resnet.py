@@ -68,7 +68,7 @@ class NeuMetaResNetConfig(ResNetConfig):
     inner_sizes: list[list[int]] | None = None
 
     def validate_inner_sizes(self):
-        """A positive count for every block."""
+        """Check that every block has a positive count."""
         check_inner_sizes(self.inner_sizes, _depths(self))
 
 

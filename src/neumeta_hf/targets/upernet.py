@@ -74,7 +74,7 @@ class UperNetFamily(TargetFamily):
     def make_config(
         self, fields: Mapping[str, Any], *, image_shape: tuple[int, int, int], label_names: Sequence[str]
     ) -> UperNetConfig:
-        """As for every family; without an auxiliary head, and a backbone that gives the head all of its stages.
+        """Make a config without an auxiliary head, whose backbone gives the head all of its stages.
 
         Raises:
             TargetError: There is no such field, or `backbone_config` is no mapping of fields.

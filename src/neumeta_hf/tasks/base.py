@@ -61,7 +61,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """What training minimises, for one batch.
+        """Compute what training minimises, for one batch.
 
         Args:
             outputs: As from the family's `forward`.
@@ -72,7 +72,7 @@ class Task(abc.ABC):
         """
 
     def predictions(self, outputs: Any, batch: Mapping[str, Tensor]) -> Any:
-        """What of outputs a network is compared with its teacher by; as they are, unless a task needs the batch for it.
+        """Choose the outputs that distillation compares; as they are, unless a task needs the batch for it.
 
         Args:
             outputs: As from the family's `forward`.
@@ -85,7 +85,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
-        """How far a network is from its teacher, on one batch.
+        """Compute how far a network is from its teacher, on one batch.
 
         Args:
             outputs: As from `predictions`.
@@ -98,7 +98,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> Meter:
-        """A meter for one network on one split.
+        """Make a meter for one network on one split.
 
         Args:
             family: The network's family.
@@ -118,7 +118,7 @@ class Task(abc.ABC):
         images: Any,
         label_names: Sequence[str],
     ) -> "Figure":
-        """What networks of several sizes make of a few images, side by side.
+        """Draw what networks of several sizes make of a few images, side by side.
 
         Args:
             family: The networks' family.
@@ -142,7 +142,7 @@ class Task(abc.ABC):
         center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor | None:
-        """What turns images into a network's input outside of this library.
+        """Make the processor that turns images into a network's input outside of this library.
 
         Args:
             num_channels: Of an image.
@@ -178,12 +178,12 @@ def register_task(cls: type[TaskClass]) -> type[TaskClass]:
 
 
 def list_tasks() -> list[str]:
-    """Names of the registered tasks."""
+    """List the names of the registered tasks."""
     return sorted(_REGISTRY)
 
 
 def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """A task with options.
+    """Build a task with options.
 
     Args:
         name: As target families name it.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple["Figure", Any]:
-    """A figure of empty places for images.
+    """Make a figure of empty places for images.
 
     Args:
         num_rows: Rows.

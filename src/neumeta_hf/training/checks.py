@@ -89,7 +89,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """The form in which a run writes its recipe.
+    """Write a recipe in the form in which a run saves it.
 
     Args:
         recipe: The run.

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def reconstruction_loss(generated: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Tensor:
-    """Mean squared distance to the reference's weights, weighted by their magnitude: `sum |r| (w - r)^2 / sum |r|`.
+    """Compute the squared distance to the reference's weights, weighted by magnitude: `sum |r| (w - r)^2 / sum |r|`.
 
     Args:
         generated: Name to tensor, at full size.
@@ -25,7 +25,7 @@ def reconstruction_loss(generated: Mapping[str, Tensor], reference: Mapping[str,
 
 
 def regularization_loss(generated: Iterable[Tensor]) -> Tensor:
-    """Sum of the L2 norms of the generated tensors.
+    """Sum the L2 norms of the generated tensors.
 
     Args:
         generated: The tensors.

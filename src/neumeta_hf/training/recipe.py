@@ -358,7 +358,7 @@ class Recipe:
     keep_state: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, ready for YAML."""
+        """Write the recipe as plain values, ready for YAML."""
         return dataclasses.asdict(self)
 
 

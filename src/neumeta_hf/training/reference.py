@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def task_of(recipe: Recipe) -> Task:
-    """What the networks of a recipe do, with the recipe's options.
+    """Build the task of a recipe, with the recipe's options.
 
     Args:
         recipe: The run.
@@ -100,7 +100,7 @@ def _check_new_head(recipe: Recipe) -> None:
 
 
 def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Module | None = None) -> Any:
-    """The unprepared target: fresh, or from its checkpoint.
+    """Load the unprepared target: fresh, or from its checkpoint.
 
     Args:
         recipe: The run.
@@ -234,7 +234,7 @@ def start_target(recipe: Recipe, task: Task, data: Data, checkpoint: nn.Module |
 
 
 def load_text_target(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: nn.Module | None) -> nn.Module:
-    """The unprepared target of a run on text: fresh, or its checkpoint, which must know the tokens of the data.
+    """Load the unprepared target of a run on text: fresh, or a checkpoint that knows the tokens of the data.
 
     Args:
         recipe: The run.

@@ -206,7 +206,7 @@ def _divide(widths: Sequence[float], number: int) -> list[list[float]]:
 
 
 def training_widths(recipe: Recipe) -> list[float]:
-    """The uniform widths that a recipe trains at.
+    """List the uniform widths that a recipe trains at.
 
     Args:
         recipe: The run.
@@ -218,7 +218,7 @@ def training_widths(recipe: Recipe) -> list[float]:
 
 
 def training_depths(recipe: Recipe) -> list[float]:
-    """The depths that a recipe trains at.
+    """List the depths that a recipe trains at.
 
     Args:
         recipe: The run.
@@ -234,7 +234,7 @@ def _ascending(ratios: list[float] | str) -> list[float]:
 
 
 def validation_widths(recipe: Recipe) -> list[float]:
-    """The uniform widths that selection looks at.
+    """List the uniform widths that selection evaluates.
 
     Args:
         recipe: The run.
@@ -247,7 +247,7 @@ def validation_widths(recipe: Recipe) -> list[float]:
 
 
 def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
-    """What draws the sizes of a recipe's training steps.
+    """Make the sampler that draws the sizes of a recipe's training steps.
 
     Args:
         recipe: The run.

@@ -88,7 +88,7 @@ class Manifest:
     checksum: str = ""
 
     def text(self) -> bytes:
-        """The one form in which it is written, checksum included."""
+        """Write the manifest in its one form, checksum included."""
         values = {**dataclasses.asdict(self), "checksum": ""}
         if self.streams is None:  # as earlier versions read and write it
             del values["streams"]

@@ -49,7 +49,7 @@ class Boundary:
         return sum(math.prod(shape) for shape in self.needed.values())
 
     def known(self, batch: Mapping[str, Tensor], dtype: torch.dtype) -> KnownOutputs:
-        """What modules put out for a batch.
+        """Find what modules put out for a batch.
 
         Args:
             batch: As `CachedSplit` gives it.

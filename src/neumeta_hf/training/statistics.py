@@ -40,7 +40,7 @@ _MEASURED_IMAGES = 512
 
 
 def images_of(split: Split | StreamSplit) -> ImageSplit:
-    """A split as one of images, which BatchNorm statistics and what is kept of static parts are of.
+    """Check that a split is one of images, which BatchNorm statistics and the static cache need.
 
     Args:
         split: Of the training.
@@ -80,7 +80,7 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
 
 
 def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
-    """The uniform widths whose statistics a checkpoint stores.
+    """List the uniform widths whose statistics a checkpoint stores.
 
     Args:
         recipe: The run.

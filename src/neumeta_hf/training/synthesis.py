@@ -65,7 +65,7 @@ def synthesize_images(
 
 
 def statistics_distance(network: nn.Module, images: Tensor) -> Tensor:
-    """How far the statistics of a batch are from those that a network's BatchNorm modules hold.
+    """Compute how far the statistics of a batch are from those that a network's BatchNorm modules hold.
 
     Args:
         network: In evaluation mode.
