@@ -44,10 +44,10 @@ class NeuMetaConfig(PreTrainedConfig):
         hypernetwork: `{"type": name, ...options}` as `build_hypernetwork` takes it.
         generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns
             ("*"). The rest is static: saved in the checkpoint as it is.
-        width_groups: Groups of channels whose number a size may change: names or patterns ("backbone.*"). None: every
-            group all of whose parameters are generated.
-        normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are
-            generated or static like others, and its running statistics are stored per size).
+        width_groups: Axes that a size may change: names or patterns ("backbone.*"). None: every axis all of whose
+            parameters are generated.
+        normalization: "fuse": BatchNorm was folded into the convolutions. "keep": its affine parameters are generated
+            or static like others, and its running statistics are stored per size.
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores. Those of
             sizes between two of them at most 7 % apart are read between theirs.
@@ -101,8 +101,8 @@ class NeuMetaConfig(PreTrainedConfig):
         What names code or tells where something was loaded from is left out.
 
         Raises:
-            CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
-                sizes that no network has, or a field of it or of its target is of the wrong kind.
+            CheckpointError: It is not a mapping, or is of another model type. Its target is missing or unknown, or it
+                names sizes that no network has. A field of it or of its target is of the wrong kind.
         """
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__

@@ -36,7 +36,7 @@ class HypernetworkError(NeuMetaError):
 
 
 class CheckpointError(NeuMetaError):
-    """A checkpoint that lacks something, has something too much, or is of another kind."""
+    """A checkpoint that lacks a part, has a part that does not belong to it, or is of another kind."""
 
 
 class MissingCheckpointError(CheckpointError, OSError):

@@ -49,10 +49,9 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         target_family: What its networks are.
         generated_names: Parameters of the target that the hypernetwork makes, in the order that numbers them.
         static_names: Tensors of the target that the checkpoint holds as they are.
-        static_modules: The outermost modules of the target that have no tensor which differs by size: static ones, or
-            none at all.
-        statistic_names: Statistics of the target's generated BatchNorm, which every size has its own of.
-        constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
+        static_modules: The outermost modules of the target without a size-dependent tensor.
+        statistic_names: BatchNorm buffers that are stored per size.
+        constants: Name to value, for tensors of a fused BatchNorm that the architecture cannot leave out.
         space: The sizes of the target.
         width_groups: Axes of it that a size may change.
         varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
@@ -64,8 +63,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         held: What the files hold that it is loaded from, which it must fit. None: it is not loaded.
 
     Raises:
-        TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
-            a size, or the target family is for another task than the class.
+        TargetError: `generated` matches nothing, or a width group is unknown. Or a static tensor would change its shape
+            with a size, or the target family is for another task than the class.
         CheckpointError: The target has other sizes than when the config was saved.
     """
 
@@ -198,7 +197,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """Load a family as transformers loads any model, but a checkpoint that does not fit is an error.
 
-        Only safetensors files are read, no link is followed out of the folder, and what the files hold is compared with
+        Only safetensors files are read, and no link is followed out of the folder. What the files hold is compared with
         the config before memory is taken for it, and with the checksum that was saved.
 
         Raises:
@@ -358,8 +357,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             The target's output, with `loss` if there are labels.
 
         Raises:
-            TargetError: The target takes no such input, or gets none, one twice or a mapping for one; or no loss is
-                known for the labels.
+            TargetError: An input is unknown, missing, given twice or a mapping; or no loss is known for the labels.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
@@ -424,8 +422,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of
-            its weights, so that its card does not tell of it what was measured before they were trained on.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of its
+            weights. Once they are trained on, its card no longer states what was measured before.
 
         Raises:
             SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or

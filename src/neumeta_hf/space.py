@@ -1,8 +1,8 @@
 """Sizes of a network as values: which axes it has, how many channels each has at a size, and what shape that gives.
 
 A network's *axes* are what a size may change: sets of tensor dimensions that can only grow and shrink together. A
-`Size` is an integer per axis. A `SizeSpace` knows which axes the dimensions of every tensor are made of, so that sizes
-and shapes are arithmetic, and no module is built for them.
+`Size` is an integer per axis. A `SizeSpace` knows which axes the dimensions of every tensor are made of. Sizes and
+shapes are then arithmetic, and no module is built for them.
 """
 
 import dataclasses

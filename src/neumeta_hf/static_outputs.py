@@ -20,8 +20,8 @@ class StaticOutputs:
 
     The networks of a family's block have all that lies before the block in common, and those of a decoder the encoder:
     a step of training that runs several sizes needs it once. An output is taken again where a module gets the very
-    tensors that it got before and the same settings, neither these tensors nor the output having been changed in place
-    since; what gradients flow through it adds up. Whatever a module draws at random is drawn once.
+    tensors that it got before, with the same settings. Neither these tensors nor the output may have been changed in
+    place since. Gradients through it add up. Whatever a module draws at random is drawn once.
 
     An instance keeps what it is given: make one for each batch and training mode.
     """

@@ -72,7 +72,7 @@ class StoredStatistics(TensorTree):
         )
 
     def _find(self, size: Size) -> list[int] | None:
-        """The number of the stored size, or of the smaller and the larger of the two nearest around it."""
+        """Find the index of the stored size, or of the two nearest ones around it."""
         sizes, widths = self._sizes, self._widths
         if size in sizes:
             return [sizes.index(size)]

@@ -220,8 +220,8 @@ def read_headers(name: str, paths: Sequence[Path], *, of_libraries: bool = True)
         What they hold.
 
     Raises:
-        CheckpointError: A file holds tensors of a kind that no network here has, or of another library than PyTorch,
-            or two files hold tensors of one name.
+        CheckpointError: A file holds tensors of a kind that no network here has, or of another library than PyTorch. Or
+            two files hold tensors of one name.
         SafetensorError: A file is none: its header is too long or no JSON, or tensors lie outside of the file or over
             each other.
     """

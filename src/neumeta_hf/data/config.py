@@ -57,32 +57,31 @@ class DataConfig:
             share a row.
         test_split: Name of the split that is touched once, at the end; never the one that selection uses. None: "test",
             unless there is a `test_fraction`.
-        test_fraction: How much of the training split is cut off for testing, of a data set that has no test split: as
-            much of each class, where images have one. The cut depends on no seed, so that it is the same for everybody.
+        test_fraction: Fraction of the training split that is cut off for testing, where a data set has no test split.
+            Images with a class are cut class by class. The cut depends on no seed, so it is the same for everybody.
         validation_split: Split that selection uses. None: cut from the training split.
-        validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
+        validation_fraction: Fraction of the training split that is cut off for validation, unless `validation_split` is
             named. 0 leaves the validation split empty, which is an error where it is used, before anything is trained.
-        data_seed: Of the cut and of the augmentation.
-        image_size: What the network gets: one number for height and width, or [height, width]. This and the next five
-            may be None, which says nothing: they are then as `target.checkpoint` states them, and without one 8, False,
-            "bilinear", 1, [0.5] and [0.5].
-        center_crop: How images of another size come to it, here and in the image processor that is saved with the
-            network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
-            and cropped at the centre, as is usual for ImageNet; a number such as 248: resized so that the shorter side
-            has as many pixels, and cropped. Processors of transformers do it for square RGB images with a class. Masks
-            go the same way; each of their pixels is then the nearest one.
-        interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
-            "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        data_seed: Seed of the cut and of the augmentation.
+        image_size: Size of the images that the network gets: one number for height and width, or [height, width]. Where
+            this and the next five are None, they are as `target.checkpoint` states them. Without a checkpoint they are
+            8, False, "bilinear", 1, [0.5] and [0.5].
+        center_crop: How images of another size are resized, here and in the image processor that is saved with the
+            network. False: whole, whatever their aspect ratio. True: to cover 256/224 of `image_size`, then cropped at
+            the centre, as is usual for ImageNet. A number such as 248: to that many pixels of the shorter side, then
+            cropped. Processors of transformers do it for square RGB images with a class. Masks go the same way; each of
+            their pixels is then the nearest one.
+        interpolation: Interpolation of pixels, when images are resized or cropped by "random_resized_crop_flip":
+            "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel, of values in [0, 1].
-        augmentation: Of training images, whose masks move along: "none", "crop" (pad by an eighth of the size with
-            black, crop at random), "crop_flip" (and mirror half of them), "scale_crop_flip" (scale by 0.5 to 2, crop at
-            random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
-            needs `in_memory` off, and has no masks), "randaugment" ("crop_flip", and then two of 14 changes of colours
-            or place drawn for each image; has no masks). In masks the padding is 255.
-        mixup: Of training images with a class, beside the augmentation: above 0, another image is mixed into each, and
-            its class counts as much as it; the share is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
+        mean: Mean of each channel, of values in [0, 1]. std: Per channel, of values in [0, 1].
+        augmentation: Augmentation of training images; masks move along. "none". "crop": pad by an eighth of the size
+            with black, and crop at random. "crop_flip": the same, and mirror half of them. "scale_crop_flip", usual for
+            segmentation: scale by 0.5 to 2, crop at random or pad with black, mirror half. "random_resized_crop_flip":
+            ImageNet's; it needs `in_memory` off, and has no masks. "randaugment": "crop_flip", and then two of 14
+            changes of colours or place drawn for each image; it has no masks. In masks the padding is 255.
+        mixup: Above 0, another image is mixed into each training image with a class, and the two classes count in the
+            same ratio. The ratio is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
         cutmix: Likewise, but the other image takes the place of a rectangle; 1.0 is usual. Where both are above 0, each
             is done to half of the images.
         in_memory: Decode once and keep all images; off for data sets larger than memory.

@@ -40,8 +40,8 @@ def find_width(
         A ratio for all width groups, for `morph` with the same depth.
 
     Raises:
-        SizeError: No network has the depth, the budget is no number above 0 or below the cost of the smallest width,
-            `cost` is no cost or does not return one, or no width has such channels.
+        SizeError: The budget is not a number above 0, or is below the cost of the smallest width. `cost` is unknown or
+            returns no number. No network has the depth, or no width has such channels.
     """
     if not (NUMBER.holds(budget) and budget > 0):
         raise SizeError(f"budget={budget!r}: give a finite number above 0, such as 300_000.")

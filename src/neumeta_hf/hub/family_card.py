@@ -54,7 +54,8 @@ def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None,
     Args:
         facts: What is known of it.
         repo_id: Where the card will be.
-        license: Licence of the weights, a Hub identifier; None: "unknown", which takes no other licence's place.
+        license: Licence of the weights, a Hub identifier; None writes "unknown" and never overwrites a licence that is
+            already there.
         tags: More tags.
 
     Returns:

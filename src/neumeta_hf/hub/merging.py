@@ -29,8 +29,8 @@ def merge_card(written: str, existing: str) -> str:
         The merged card; `existing` itself where it has no generated section, and so is somebody's own.
 
     Raises:
-        CardError: The front matter of the existing card is not a YAML mapping, its section has no end, or it is
-            somebody's own and has another licence than the new card names.
+        CardError: The front matter of the existing card is not a YAML mapping, or its section has no end. Or somebody
+            wrote it by hand, with another licence than the new card names.
     """
     new_front, new_body = _split_front_matter(written)
     license = new_front["license"]

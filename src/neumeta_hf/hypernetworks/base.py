@@ -48,7 +48,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         return False
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """List the matrices between hidden layers, which an optimiser for these alone may move (Muon); by default none."""
+        """List the matrices between hidden layers, which Muon may move; by default there are none."""
         return []
 
     @abc.abstractmethod

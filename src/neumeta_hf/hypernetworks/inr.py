@@ -1,9 +1,9 @@
 """The implicit neural representation (INR) of "Neural Metamorphosis" (Yang and Wang, ECCV 2024).
 
 Sinusoidal positional encoding, then one residual ReLU MLP per generated tensor. The encoding of a coordinate is the
-concatenation of its six numbers' encodings, so the first linear layer is a sum of six terms, of which four are constant
-over a tensor and two vary along one axis. The layer is computed per axis and the sums are broadcast, which turns
-`C_out * C_in` rows of the widest matrix product into `C_out + C_in`.
+concatenation of its six numbers' encodings, so the first linear layer is a sum of six terms. Four of them are constant
+over a tensor, and two vary along one axis. The layer is computed per axis and the sums are broadcast. The widest matrix
+product then has `C_out + C_in` rows instead of `C_out * C_in`.
 
 Read literally, the paper's INR falls silent here: all weights of a tensor move together long before they move apart, a
 ReLU that reads them shuts, and no gradient comes back. By default the values of a tensor are therefore centred, with a
@@ -160,7 +160,7 @@ class ResidualMLP(nn.Module):
 class OutputUnit(nn.Module):
     """What the numbers of one tensor's MLP are multiplied by: the reference's scale, and a power of its channels.
 
-    The scale is the root mean square of the reference's tensor, so that every MLP writes numbers near 1 and all move
+    The scale is the root mean square of the reference's tensor. Every MLP then writes numbers near 1, and all move
     alike under an optimiser whose steps are of one size. Fewer input channels get larger weights, by a learned power.
 
     Args:

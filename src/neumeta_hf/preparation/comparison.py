@@ -15,8 +15,8 @@ MAX_RELATIVE_ERROR = 1e-5
 def run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
     """Run a network and list its outputs; a target family, where there is one, runs it as it does.
 
-    A family's forward pass may say more than the network's own: what the latents of an autoencoder are, which must stay
-    in their order for whoever reads them, and not only the images.
+    A target family's forward pass may return more than the network's own, such as the latents of an autoencoder. These
+    must not be permuted either.
 
     Args:
         network: The network.

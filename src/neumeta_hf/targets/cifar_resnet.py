@@ -334,7 +334,7 @@ def load_cifar_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarRes
     """Read a CIFAR ResNet that was trained elsewhere; depth, widths, shortcut and classes are taken from the shapes.
 
     Keys may be those of akamaster's pytorch_resnet_cifar10 (`linear.*`, option A), of chenyaofo's pytorch-cifar-models
-    (`fc.*`, `layer2.0.downsample.*`) or of this class, each with or without `module.` or `_orig_mod.` in front.
+    (`fc.*`, `layer2.0.downsample.*`) or of this class. `module.` or `_orig_mod.` may stand in front.
 
     Args:
         path: A safetensors file.

@@ -47,8 +47,8 @@ def load_complete(
         The network, in evaluation mode.
 
     Raises:
-        CheckpointError: It cannot be read, is of another architecture, holds weights that are no numbers or not those
-            that were saved, or lacks weights or has too many.
+        CheckpointError: It cannot be read, or is of another architecture. Its weights are not numbers, are not those
+            that were saved, are too few or too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
     checkpoint = _open(name, options)

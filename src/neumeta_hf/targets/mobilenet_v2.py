@@ -174,9 +174,9 @@ def _layer(path: str, output_axis: str, input_axis: str | None) -> dict[str, Rul
 class MobileNetV2Family(TargetFamily):
     """One width group for the stem, each stage's stream, the inside of every block, and the head.
 
-    The inside of a block follows the stream that the block reads. Counts come in the steps that the config has
-    (`depth_divisible_by`, and `expand_ratio` times as much inside of blocks) where the reference's do, so that one
-    width for all groups is a size of the stock class wherever that rounds to it.
+    The inside of a block follows the stream that the block reads. Counts come in the config's steps where the
+    reference's do: `depth_divisible_by`, and `expand_ratio` times as much inside of blocks. One width for all groups is
+    then a size of the stock class wherever rounding allows it.
     """
 
     name = "mobilenet_v2"

@@ -205,9 +205,10 @@ class TargetFamily(abc.ABC):
         """Say which axes the dimensions of each module's tensors are made of.
 
         Returns:
-            Path of a module to its dimensions, outer to inner: the name of an axis, None for a constant, a pair of an
-            axis and a number of equal parts that a size shortens one by one, or a list of these for concatenated
-            features. Vectors have the first alone; kernels, and modules that are not named, are constant.
+            Path of a module to its dimensions, outer to inner. A dimension is the name of an axis, or None for a
+            constant. It may be a pair of an axis and a number of equal parts, each of which a size shortens by itself.
+            It may be a list of these, for concatenated features. Vectors have the first dimension alone. Kernels, and
+            modules that are not named, are constant.
         """
 
     def constraints(self, config: PreTrainedConfig) -> Sequence[Constraint]:

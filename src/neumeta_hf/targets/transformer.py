@@ -1,7 +1,7 @@
 """What the sizes of transformers have in common: a residual stream, whole attention heads and an MLP in every layer.
 
-A size has one width of the residual stream for the whole network, a number of heads and a width of the MLP for each
-layer, and a number of layers. `head_dim` stays as it is: rotary embeddings, kernels and servers rely on it. Where keys
+A size has one width of the residual stream for the whole network and a number of layers. Each layer has a number of
+heads and a width of the MLP. `head_dim` stays as it is: rotary embeddings, kernels and servers rely on it. Where keys
 and values are shared by several query heads, these move as one group.
 
 Stock classes have one number of heads and one width of the MLP for all layers. A size for which that is enough is a

@@ -100,8 +100,8 @@ class ImageReconstruction(Task):
 class ReconstructionMeter:
     """Quality of reconstructions.
 
-    "mse" is the mean squared error of an image value (images reach from -1 to 1), "psnr" the same in decibels, "ssim"
-    the mean structural similarity.
+    "mse" is the mean squared error of an image value; images reach from -1 to 1. "psnr" is the same in decibels, and
+    "ssim" the mean structural similarity.
     """
 
     def __init__(self):

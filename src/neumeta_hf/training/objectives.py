@@ -1,7 +1,7 @@
 """What a training loop minimises: modules whose forward pass is the loss.
 
-The loss is computed inside `forward`, all sizes of a step at once, so that there is one backward pass and a distributed
-wrapper sees, and averages, the whole gradient.
+The loss is computed inside `forward`, all sizes of a step at once. There is then one backward pass, and a distributed
+wrapper sees and averages the whole gradient.
 """
 
 import contextlib
@@ -185,7 +185,7 @@ class NeuMetaObjective(nn.Module):
         parts = {}
         task = self.task.loss(outputs, batch)
         if self.losses.task and self.losses.task_mean == "geometric":
-            # A loss of zero, which has no gradient, keeps none; a negative one, which has no geometric mean, is NaN.
+            # log(0) would be -inf: a tiny number is added, without a gradient. A negative loss gives NaN on purpose.
             parts["task"] = (task + torch.finfo(task.dtype).tiny).log()
         elif self.losses.task:
             parts["task"] = task

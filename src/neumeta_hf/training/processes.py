@@ -48,8 +48,8 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         An accelerator of the precision that the recipe asks for on this device.
 
     Raises:
-        RecipeError: A tracker is missing, the processes do not see each other, or the launcher asks for a way of
-            sharing the work whose state is not written here.
+        RecipeError: A tracker is missing, or the processes do not see each other. Or the launcher asks for a way of
+            sharing the work whose state this library does not write.
     """
     check_trackers(recipe.trackers)
     for variable, name in _SHARDING.items():

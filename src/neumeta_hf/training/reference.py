@@ -112,8 +112,8 @@ def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Modul
         possibly in another order, which labels are then to follow.
 
     Raises:
-        TargetError: The family has no such config field or reads no bare weights, the checkpoint is of another family,
-            has other classes than the data or takes other images.
+        TargetError: The target family has no such config field, or reads no bare weights. The checkpoint is of another
+            target family, has other classes than the data or takes other images.
         RecipeError: Recipe and checkpoint disagree on how images are made.
         CheckpointError: The checkpoint cannot be read, or lacks weights or has too many.
     """

@@ -1,7 +1,7 @@
 """The state that a loop resumes from: tensors as safetensors and one JSON manifest, in which nothing can run.
 
-It is read as if a stranger had written it: the manifest first, then the checksum of every file, then names, shapes and
-types against what is to be loaded into, and only then is anything changed.
+It is read as if a stranger had written it: the manifest first, then the checksum of every file. Then names, shapes and
+types are compared with those of the run, and only then is anything changed.
 """
 
 import dataclasses
