@@ -145,7 +145,7 @@ class Layout:
 
     Attributes:
         order: Which dimension of the tensor each of the canonical form is: those that sizes change come first.
-        dims: Of the canonical form; each in the canonical order of `parts_of`.
+        dims: Dimensions of the canonical form; each in the canonical order of `parts_of`.
     """
 
     order: tuple[int, ...]

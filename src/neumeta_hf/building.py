@@ -16,7 +16,7 @@ def build_empty(build: Callable[[], nn.Module], *, device: torch.device | str = 
 
     Args:
         build: Makes the network; called twice where it has such buffers.
-        device: Of these.
+        device: Device of these.
 
     Returns:
         The network; its parameters and all other buffers lie on the meta device.

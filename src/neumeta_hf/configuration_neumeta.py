@@ -212,7 +212,7 @@ class MorphConfig:
         num_samples: How many generations are averaged (cross-model smoothness); only noisy ones differ from each other.
         noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
             training's for several.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
 
     width: float | Mapping[str, float] = 1.0

@@ -76,7 +76,7 @@ def write_files_beside(folder: str | Path, name: str) -> Iterator[Path]:
 
     Args:
         folder: Holds the files to write or replace, and others, which stay; it must exist.
-        name: Of what is written, which the fresh folder is called after.
+        name: Name of what is written, which the fresh folder is called after.
 
     Yields:
         The folder to write into, empty. It is removed when the block raises, and the files in `folder` stay.

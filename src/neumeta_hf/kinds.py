@@ -84,7 +84,7 @@ def mapping_of(kind: Kind, *, most: int = 64) -> Kind:
     """Mappings of names to values of one kind.
 
     Args:
-        kind: Of the values.
+        kind: Kind of the values.
         most: Entries at most.
     """
     return Kind(
@@ -101,7 +101,7 @@ def list_of(kind: Kind) -> Kind:
     """Lists of values of one kind.
 
     Args:
-        kind: Of the values.
+        kind: Kind of the values.
     """
     return Kind(
         f"a list, each of it {kind.rule}", lambda value: isinstance(value, list) and all(map(kind.holds, value))

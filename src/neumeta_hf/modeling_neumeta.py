@@ -158,7 +158,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
         Args:
             reference: The prepared target at width 1.0; its static tensors are copied.
-            **fields: Of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
+            **fields: Fields of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
 
         Returns:
             The model, on the reference's device and of its dtype.
@@ -270,7 +270,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         """Collect all tensors of the target at a size: generated, static, constant, and stored BatchNorm statistics.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
             generated: As from `generate`, at that size.
 
         Returns:
@@ -311,11 +311,11 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         In training mode a BatchNorm that is generated uses its batch's statistics; static and fused ones never do.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
             generated: As from `generate`, at the same size.
             batch: Name to tensor; what the target does not take, such as labels, may be in it. A bare tensor is the
                 target's first input.
-            seed: Of what the target draws at random in training; None: nothing is random.
+            seed: Seed of what the target draws at random in training; None: nothing is random.
             static_outputs: Given to the runs of several sizes on one batch: what the modules before the first generated
                 one put out is then computed once, or known already.
 
@@ -349,7 +349,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             inputs: The target's first input, such as images, where `batch` does not name it.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **batch: Tensors that the target takes, by name; and "labels", where there is a class for its task that
                 computes a loss of them. What is None counts as not given.
 
@@ -413,7 +413,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             num_samples: How many generations are averaged; only noisy ones differ from each other.
             noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
                 training's for several.
-            seed: Of the noise.
+            seed: Seed of the noise.
             calibration: Batches of normalised images, as training saw them and in any form that loaders give them
                 (`neumeta_hf.calibrate` lists them), to measure BatchNorm statistics on. Without them, where BatchNorm
                 was kept, the statistics stored for the size are taken, or read between those of two stored sizes at

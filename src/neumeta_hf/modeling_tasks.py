@@ -50,7 +50,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
             labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -95,7 +95,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
                 of the others comes back as `loss`, 0 where there are no others.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -134,7 +134,7 @@ class NeuMetaForImageGeneration(NeuMetaModel):
             pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -175,7 +175,7 @@ class NeuMetaForCausalLM(NeuMetaModel):
                 the first comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass, such as `attention_mask`.
 
         Returns:
@@ -218,7 +218,7 @@ class NeuMetaForMaskedLM(NeuMetaModel):
             labels: What was hidden, -100 elsewhere; given, its mean cross-entropy comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass, such as `attention_mask`.
 
         Returns:
@@ -261,7 +261,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
             attention_mask: 1 for tokens, 0 for padding; none: there is no padding.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:

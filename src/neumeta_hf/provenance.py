@@ -19,7 +19,7 @@ class RunSource:
         folder: On this machine; None: in a repo.
         repo_id: On the Hub, where there is no folder.
         revision: Commit, branch or tag of the repo; None: main.
-        subfolder: Of the repo.
+        subfolder: Subfolder of the repo.
         cache_dir: Where files of the repo are kept; None: the usual cache.
     """
 
@@ -61,7 +61,7 @@ class RunSource:
         Args:
             name: Folder, file of weights, or Hub id.
             revision: As it was asked for.
-            subfolder: Of the folder or repo.
+            subfolder: Subfolder of the folder or repo.
             cache_dir: Where the checkpoint was downloaded to.
 
         Returns:
@@ -90,11 +90,11 @@ class MorphOrigin:
         depths: Stack of blocks to how many it has, and how many in the reference.
         num_samples: Generations averaged.
         noise: Width of their noise in channels.
-        seed: Of that noise.
+        seed: Seed of that noise.
         calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
             are the family's own.
-        full_num_parameters: Of the family's reference.
-        fingerprint: Of its weights as they were generated.
+        full_num_parameters: Number of parameters of the family's reference.
+        fingerprint: Fingerprint of its weights as they were generated.
     """
 
     source: str

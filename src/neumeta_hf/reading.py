@@ -28,7 +28,7 @@ def find_file(folder: str | Path, name: str) -> Path | None:
 
     Args:
         folder: May itself be a link.
-        name: Of the file, relative to the folder.
+        name: Name of the file, relative to the folder.
 
     Returns:
         Its path, or None where there is nothing of that name.
@@ -47,7 +47,7 @@ def find_folder(folder: str | Path, name: str) -> Path | None:
 
     Args:
         folder: May itself be a link.
-        name: Of the folder inside of it.
+        name: Name of the folder inside of it.
 
     Returns:
         Its path, or None where there is no folder of that name.
@@ -81,7 +81,7 @@ def parse_json(text: str, where: str, *, error: type[NeuMetaError] = CheckpointE
     """Read JSON.
 
     Args:
-        text: Of any length.
+        text: A text of any length.
         where: What to call it in the error.
         error: What is raised.
 

@@ -49,7 +49,7 @@ def score_of(facts: Mapping[str, Any]) -> Score:
     """Find the score that a result compares networks by.
 
     Args:
-        facts: Of the result. Those that do not say it, which are older than it, are of classification.
+        facts: Facts of the result. Older ones that do not name a score are of classification.
 
     Returns:
         What their "score" says.

@@ -26,7 +26,7 @@ class SizeSpace:
         tensors: Name to dimensions, of all tensors.
         constraints: Between axes.
         depths: Stacks of blocks.
-        name: Of the target family, for errors.
+        name: Name of the target family, for errors.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class SizeSpace:
         """Compute the width of every axis at a size, relative to the reference.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Axis to ratio, in data-flow order.
@@ -175,7 +175,7 @@ class SizeSpace:
         """Compute the shapes of all tensors of the network of a size; the mapping must not be changed.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Name, in that network, to shape.
@@ -186,7 +186,7 @@ class SizeSpace:
         """Map the reference's tensor names to those of the network of a size; the mapping must not be changed.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Name in the reference to name in that network, of the tensors that it has: blocks that are left out make the
@@ -202,8 +202,8 @@ class SizeSpace:
         """Find the parts of a tensor's output and input axis in canonical form; each is shortened by itself.
 
         Args:
-            name: Of a tensor with at least one dimension.
-            size: Of this space.
+            name: Name of a tensor with at least one dimension.
+            size: A size of this space.
 
         Returns:
             Channels of each part of the output axis, and of the input axis; `[1]` for that of vectors.
@@ -215,7 +215,7 @@ class SizeSpace:
         """Find how a tensor comes to be `[output channels, input channels, ...]` in canonical order.
 
         Args:
-            name: Of a tensor of the reference.
+            name: Name of a tensor of the reference.
 
         Returns:
             The layout.
@@ -235,7 +235,7 @@ class SizeSpace:
         """List the axes that each dimension of a tensor depends on.
 
         Args:
-            name: Of a tensor.
+            name: Name of a tensor.
 
         Returns:
             A set for each dimension, in the order of the canonical form.

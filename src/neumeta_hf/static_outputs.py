@@ -34,8 +34,8 @@ class StaticOutputs:
         """While active, modules of a network take their outputs from here where they can.
 
         Args:
-            network: Of some size.
-            names: Of modules that are the same for all sizes, none inside of another.
+            network: A network of some size.
+            names: Names of modules that are the same for all sizes, none inside of another.
         """
         with _wrapped(network, names, self._reusing):
             yield
@@ -68,8 +68,8 @@ class KnownOutputs:
         """While active, modules of a network give what is known instead of running; all others run.
 
         Args:
-            network: Of some size, or the reference.
-            names: Of modules that are the same for all sizes; others are left alone.
+            network: A network of some size, or the reference.
+            names: Names of modules that are the same for all sizes; others are left alone.
         """
         known = {name for name, _ in self._outputs}
         with _wrapped(network, [name for name in names if name in known], self._known):

@@ -17,7 +17,7 @@ class StoredStatistics(TensorTree):
     """BatchNorm statistics by stored size, under the number of each.
 
     Args:
-        space: Of the sizes.
+        space: Space of the sizes.
         sizes: Width and depth, as ratios, to the statistics of that size by the names of its tensors; empty ones of the
             right shape before a checkpoint is loaded.
         free: Axes that widths change.
@@ -50,7 +50,7 @@ class StoredStatistics(TensorTree):
         """Read the statistics of a size.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
 
         Returns:
             Name to tensor: those stored for the size, or read between two stored sizes; None where there are neither.

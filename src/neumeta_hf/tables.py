@@ -42,7 +42,7 @@ def build_tables(
 
     Args:
         columns: The first says what a row is of.
-        width: Of the terminal, in characters.
+        width: Width of the terminal, in characters.
         title: Above the first table.
         sections: Rows that a line is drawn below.
 

@@ -54,7 +54,7 @@ class Checkpoint:
 
         Args:
             config_class: Its class.
-            options: Of `from_pretrained`; fields of the config among them win.
+            options: Options of `from_pretrained`; fields of the config among them win.
 
         Returns:
             The config, and the options that are none of its fields.
@@ -140,11 +140,11 @@ class Checkpoint:
 
         Args:
             loader: Gets the folder first, and `config` and `held` among its options.
-            config_class: Of the family.
+            config_class: Config class of the family.
             name: What the family is to say that it was loaded from.
             *args: Further arguments.
             config: The family's, where the caller has it.
-            **options: Of `from_pretrained`.
+            **options: Options of `from_pretrained`.
 
         Returns:
             The family and the loading info.
@@ -219,7 +219,7 @@ def open_checkpoint(name: str | Path, options: dict[str, Any] | None = None) -> 
 
     Args:
         name: Folder or Hub id, or a file of weights where `config` is among the options; "~" is the home folder.
-        options: Of `from_pretrained`; those that say where files lie are taken out.
+        options: Options of `from_pretrained`; those that say where files lie are taken out.
 
     Returns:
         The checkpoint.

@@ -35,7 +35,7 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
     """Call something that loads a checkpoint; what goes wrong becomes one error that says what to do.
 
     Args:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         call: Without arguments.
 
     Returns:
@@ -92,12 +92,12 @@ class Source:
     Attributes:
         name: As the caller says it.
         folder: On this machine; None: in a repo.
-        subfolder: Of the folder or repo.
+        subfolder: Subfolder of the folder or repo.
         weights: The file that the name is of; None: it is of a folder or repo.
 
     Args:
         name: Folder or Hub id, or a file of weights where `config` is among the options.
-        options: Of `from_pretrained`; those that say where files lie are taken out.
+        options: Options of `from_pretrained`; those that say where files lie are taken out.
     """
 
     def __init__(self, name: str, options: dict[str, Any]):

@@ -48,7 +48,7 @@ class Fingerprint:
 
     Attributes:
         kinds: Name, type and shape of each tensor.
-        sums: Of the bits of each, on its device.
+        sums: Sums of the bits of each, on its device.
     """
 
     kinds: tuple[tuple[str, torch.dtype, torch.Size], ...]
@@ -94,7 +94,7 @@ def check_weights(tensors: Mapping[str, Tensor], digest: str | None, name: str) 
     Args:
         tensors: Name to tensor, as loaded.
         digest: As saved; None: not known, or of another type of numbers than what was loaded.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
 
     Raises:
         CheckpointError: Naming the key or the file, and the remedy.
@@ -113,7 +113,7 @@ def check_keys(info: Mapping[str, Iterable[Any]], name: str, *, dropped: tuple[s
 
     Args:
         info: The loading info of transformers or diffusers.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         dropped: Prefixes of tensors that a checkpoint may hold beyond the model's.
 
     Raises:
@@ -137,7 +137,7 @@ def check_loaded(model: nn.Module, info: Mapping[str, Iterable[Any]], name: str,
     Args:
         model: As loaded.
         info: The loading info of transformers.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         digest: As for `check_weights`.
 
     Raises:
@@ -174,7 +174,7 @@ def check_files(files: Mapping[str, Path], digest: Path | None, name: str) -> No
     Args:
         files: Name of each tensor to its file.
         digest: The file with their checksum, if there is one.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
 
     Raises:
         CheckpointError: Naming the key or the file, and the remedy.

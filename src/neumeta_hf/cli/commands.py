@@ -88,7 +88,7 @@ def parse_budget(text: str, flag: str) -> float:
 
     Args:
         text: A number, with "k", "M" or "G" after it for thousands, millions and thousand millions: "200000", "200k".
-        flag: Of the command, for the error.
+        flag: Flag of the command, for the error.
 
     Returns:
         The number.

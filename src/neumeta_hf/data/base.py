@@ -73,7 +73,7 @@ class RowSplit(Dataset):
 
         Args:
             num_rows: How many, at most the length.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Returns:
             A split of these rows.
@@ -109,7 +109,7 @@ class Data:
         train: What the network learns from; a stream where it is read as it comes.
         validation: What selection looks at.
         test: What is reported, once.
-        label_names: Of the classes, in order; none where no labels are read.
+        label_names: Names of the classes, in order; none where no labels are read.
     """
 
     train: "Split | StreamSplit"

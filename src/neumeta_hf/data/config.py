@@ -45,9 +45,9 @@ class DataConfig:
             plain numbers or strings, which must be named, the sorted values of the training split are the classes.
             None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
             or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
-        label_names: Of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does not
-            "0", "1", ... up to the highest value in the masks of the training split, all of which are then read once
-            more for it; a value in between that none has is refused.
+        label_names: Names of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does
+            not "0", "1", ... up to the highest value in the masks of the training split, all of which are then read
+            once more for it; a value in between that none has is refused.
         mask_values: Name of the class of each value in masks, such as {0: background, 255: lesion}, instead of
             `label_names`; the order is that of the classes, and several values may have one name. Any other value is
             refused, unless it is ignored. Classes of batches count from 0, whatever their values.
@@ -88,15 +88,15 @@ class DataConfig:
         max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
             decoded, since a small file can hold more than memory does.
         text_column: Column of the texts, a document a row. None: "text", or the only one of strings.
-        text_columns: Of pairs of sentences, the two columns, such as [sentence1, sentence2].
-        score_column: Of pairs of sentences, how alike the two are; larger is more alike.
+        text_columns: The two columns of pairs of sentences, such as [sentence1, sentence2].
+        score_column: Column that says how alike the sentences of a pair are; larger is more alike.
         block_size: Tokens of a block that documents are packed into; of pairs, the most tokens of a sentence.
         tokenizer: A folder or Hub id of a tokenizer, or "characters": one token for each character of the training
             split. None: the tokenizer that lies beside the target's checkpoint.
         streaming: Read documents as they come, instead of all of them first: for text that fits no memory. A loop then
             takes `max_steps`. Splits are named whole: none is cut, or a slice.
-        shuffle_blocks: Of a stream, how many blocks are read ahead and mixed.
-        kept_blocks: Of a stream, how many blocks of the validation and of the test split are kept, the first ones.
+        shuffle_blocks: How many blocks of a stream are read ahead and mixed.
+        kept_blocks: How many of the first blocks of the validation and of the test split are kept, for a stream.
         generated_tokens: How many tokens the target writes.
         generated_temperature: At which it writes them; the seed is `data_seed`.
     """

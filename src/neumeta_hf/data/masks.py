@@ -155,7 +155,7 @@ def count_classes(values: Collection[int], split: str, ignore_index: int | None)
 
     Args:
         values: All that the masks hold.
-        split: Of the data set, for messages.
+        split: Split of the data set, for messages.
         ignore_index: The value that stands for no class, besides `IGNORED`.
 
     Returns:
@@ -188,7 +188,7 @@ def propose_values(names: Mapping[int, str]) -> str:
     """Write the line of a recipe that names values of masks.
 
     Args:
-        names: Of the values.
+        names: Names of the values.
 
     Returns:
         "data.mask_values: {...}", cut where it would be long.

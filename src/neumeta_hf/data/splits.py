@@ -127,7 +127,7 @@ def to_colours(image: Image.Image, num_channels: int) -> Image.Image:
     """Bring an image to the colours that the network gets.
 
     Args:
-        image: Of any mode with 8 bits per channel; transparency is dropped.
+        image: An image of any mode with 8 bits per channel; transparency is dropped.
         num_channels: 1 for grey, 3 for RGB.
 
     Returns:
@@ -161,7 +161,7 @@ def to_size(
         size: Height and width wanted.
         center_crop: Crop instead. A number: what the shorter side is resized to, instead of 256/224 of the size.
         resample: How pixels are interpolated.
-        max_pixels: Of what the centre is cropped from, which a long strip makes huge. None: any number.
+        max_pixels: Most pixels of what the centre is cropped from, which a long strip makes huge. None: any number.
 
     Returns:
         The image, of that size; itself where nothing is to do.
@@ -228,7 +228,7 @@ class ImageSplit(RowSplit):
             cuts and subsets do not change it.
         config: Normalisation and augmentation.
         augmented: Whether images are augmented.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
     """
 
     rows_are = "images"

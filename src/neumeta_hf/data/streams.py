@@ -29,10 +29,10 @@ class StreamSplit:
 
     Args:
         documents: As `datasets` streams them.
-        column: Of the texts.
+        column: Column of the texts.
         tokenizer: Makes tokens of them.
         config: Length of blocks, size of windows, and the seed.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
         masking: As for `TextSplit`.
     """
 

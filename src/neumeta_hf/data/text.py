@@ -26,7 +26,7 @@ class TextSplit(RowSplit):
     Args:
         blocks: Tokens.
         tokenizer: That made them.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
         masking: Hides tokens that are to be told; None: each token is to be foretold from those before it.
         fresh: Whether each epoch hides others, as training wants it.
     """

@@ -34,7 +34,7 @@ def find_width(
             return a number from 0 up that grows with the width: some ten widths are tried, by bisection.
         multiple_of: Only widths at which the number of channels of every group in `model.width_groups` is a multiple of
             it, such as 8: GPUs are no faster with a few channels fewer.
-        depth: Of all networks that are tried, as for `morph`.
+        depth: Depth of all networks that are tried, as for `morph`.
 
     Returns:
         A ratio for all width groups, for `morph` with the same depth.
@@ -81,7 +81,7 @@ def nearest_width(
         model: The family.
         width: The ratio asked for.
         multiple_of: What the number of channels of every group in `model.width_groups` has to be a multiple of.
-        depth: Of the network, as for `morph`.
+        depth: Depth of the network, as for `morph`.
 
     Returns:
         The ratio itself where it has such channels; else the nearest in the trained range, of two the smaller.

@@ -32,15 +32,15 @@ def evaluate_network(
     """Measure a network, in evaluation mode and its own precision; the mode of every module is restored.
 
     Args:
-        network: Of the family, or any module with its forward pass; moved to `device`.
+        network: A network of the family, or any module with its forward pass; moved to `device`.
         split: What it is measured on.
         task: What it is measured by. None: its family's, with default options.
         family: Runs the network. None: the one that has such networks.
         batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
-        loader: Of the split, by `make_loader`, for many passes with the same processes; it then has its own batch size
-            and workers. None: one for this pass.
+        loader: Loader of the split, by `make_loader`, for many passes with the same processes; it then has its own
+            batch size and workers. None: one for this pass.
         progress: Whether to show a progress bar.
 
     Returns:

@@ -61,7 +61,7 @@ def front_matter(repo_id: str, task: str, tags: Iterable[str], *, license: str |
     Args:
         repo_id: Where the card will be.
         task: What the networks do, as the target family names it.
-        tags: Of the repo; each stands once.
+        tags: Tags of the repo; each stands once.
         license: Licence of the weights, a Hub identifier; None: "unknown".
         **fields: Further ones of `ModelCardData`.
 
@@ -99,8 +99,8 @@ def eval_results(
 
     Args:
         task: What the networks do, as the target family names it.
-        rows: Of a sweep; those without a score are left out.
-        facts: Of the sweep.
+        rows: Rows of a sweep; those without a score are left out.
+        facts: Facts of the sweep.
         datasets: Hub ids of the data, if they are on the Hub.
 
     Returns:
@@ -129,7 +129,7 @@ def where_measured(facts: Mapping[str, Any]) -> str:
     """Say where and on what a sweep was measured, as far as its facts tell.
 
     Args:
-        facts: Of the sweep.
+        facts: Facts of the sweep.
 
     Returns:
         Such as "measured on 300 images of the test split of mnist, seed 0, cpu, torch 2.13.0, 2026-01-02".
@@ -160,7 +160,7 @@ def size_of(row: Mapping[str, Any]) -> str:
     """Say what the size of a row was to training.
 
     Args:
-        row: Of a sweep.
+        row: A row of a sweep.
 
     Returns:
         "trained", "never trained" or "outside the trained range".

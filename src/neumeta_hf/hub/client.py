@@ -30,8 +30,8 @@ def download_file(repo_id: str, name: str, **options: Any) -> Path | None:
 
     Args:
         repo_id: `organisation/name`.
-        name: Of the file.
-        **options: Of `hf_hub_download`.
+        name: Name of the file.
+        **options: Options of `hf_hub_download`.
 
     Returns:
         Where it lies, or None where the repo has no such file.

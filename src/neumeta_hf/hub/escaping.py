@@ -63,7 +63,7 @@ def block(value: Any, language: str) -> str:
 
     Args:
         value: Anything that reads as text.
-        language: Of the code.
+        language: Language of the code.
     """
     shown = _visible(printable(value, keep="\n"))
     marks = "`" * max(3, _longest_run(shown) + 1)

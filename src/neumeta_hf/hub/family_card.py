@@ -30,7 +30,7 @@ class FamilyFacts:
         family: Name of the target family.
         task: What its networks do, as the target family names it.
         width_groups: Group to its channels in the reference.
-        num_parameters: Of the "hypernetwork", "generated" and "static".
+        num_parameters: Number of parameters of the "hypernetwork", "generated" and "static".
         recipe: The recipe of the run as plain values, without folders, if known.
         training: The run's `training.json`, if known.
         sweep: A measured sweep as plain values (`Sweep.to_dict()`), if there is one.

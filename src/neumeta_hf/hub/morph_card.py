@@ -45,8 +45,8 @@ class MorphFacts:
         num_samples: Generations averaged.
         noise: Width of their noise in channels.
         calibrated: Images that its BatchNorm statistics were measured on; None: the statistics are the family's own.
-        num_parameters: Of the morph.
-        full_num_parameters: Of the family's reference.
+        num_parameters: Number of parameters of the morph.
+        full_num_parameters: Number of parameters of the family's reference.
         is_changed: Whether its weights are others than those that were generated.
         row: The family's measured row of that size, if there is one.
         sweep_facts: Where that row was measured.

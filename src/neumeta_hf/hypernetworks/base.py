@@ -30,7 +30,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         """Generate tensors; differentiable in the parameters, and changes none of its arguments.
 
         Args:
-            coordinates: Of the tensors wanted, any subset in any order.
+            coordinates: Coordinates of the tensors wanted, any subset in any order.
 
         Returns:
             Values of the shape that each of `coordinates` names.
@@ -40,7 +40,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         """Take over the reference's values, where the hypernetwork can hold them exactly.
 
         Args:
-            values: Of the reference's generated tensors, in order.
+            values: Values of the reference's generated tensors, in order.
 
         Returns:
             Whether full size now generates them; if not, they have to be fitted.

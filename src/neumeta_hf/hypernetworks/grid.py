@@ -53,8 +53,8 @@ class GridTensor(nn.Module):
             kernel_area]`; with relative positions a cell per channel of that network, with absolute ones of its first
             channels. Vectors, which are small, have a cell per channel of the reference on every level; tensors that no
             size changes have none.
-        cell_parts: Of each level, `values` being the first: how many cells each part of the output axis has, and of the
-            input axis. They lie in the order of the parts.
+        cell_parts: For each level, of which `values` is the first, how many cells each part of the output axis and of
+            the input axis has. They lie in the order of the parts.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -203,7 +203,7 @@ class Grid(Hypernetwork):
         Args:
             tensor: Coordinates of the tensor.
             values: As read.
-            changes: Of each further level, likewise.
+            changes: Changes of each further level, likewise.
 
         Returns:
             The tensor.

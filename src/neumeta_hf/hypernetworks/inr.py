@@ -104,7 +104,7 @@ class ResidualMLP(nn.Module):
         """Compute the first layer before its ReLU, split by axis; the broadcast sum of the terms is the layer.
 
         Args:
-            coordinates: Of the tensor.
+            coordinates: Coordinates of the tensor.
 
         Returns:
             `[num_out, hidden]` and `[num_in, hidden]`; the second also holds the constant terms and the bias.
@@ -141,7 +141,7 @@ class ResidualMLP(nn.Module):
         """Give values the mean that is a parameter, one for each entry of the kernel.
 
         Args:
-            values: Of all channel pairs of a tensor, `[num_out * num_in, kernel_area]`.
+            values: Values of all channel pairs of a tensor, `[num_out * num_in, kernel_area]`.
             kept: As for `kernels`.
 
         Returns:

@@ -133,7 +133,7 @@ def declared_cliques(space: SizeSpace, *, left_out: Collection[str] = ()) -> lis
     """Read the cliques from a table of rules: one for each axis, with everything that its channels own.
 
     Args:
-        space: Of the network.
+        space: Space of the network.
         left_out: Names of axes that stay as they are.
 
     Returns:

@@ -81,7 +81,7 @@ class AutoencoderFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id; for one part of a pipeline with `subfolder`.
-            **options: Of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
+            **options: Options of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
 
         Returns:
             As from `build`.
@@ -109,8 +109,8 @@ class AutoencoderFamily(TargetFamily):
         Args:
             network: The network, or a skeleton of it whose tensors another module has put in place.
             batch: With "pixel_values", images in [-1, 1], `[batch, channels, height, width]`; or these alone.
-            seed: Of the noise that the latents are drawn with, the same for each device and precision. None: they are
-                the mean.
+            seed: Seed of the noise that the latents are drawn with, the same for each device and precision. None: they
+                are the mean.
 
         Returns:
             The images again, and the distribution of their latents.

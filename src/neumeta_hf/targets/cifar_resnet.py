@@ -230,7 +230,8 @@ class CifarResNetFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id, or a file of weights that ends in ".safetensors".
-            **options: Of its class's `from_pretrained`; for a file, `dtype` and those of `load_cifar_checkpoint`.
+            **options: Options of its class's `from_pretrained`; for a file, `dtype` and those of
+                `load_cifar_checkpoint`.
 
         Returns:
             As from `build`.

@@ -127,7 +127,7 @@ class ConvNextFamily(TargetFamily):
     four, so that one width for all groups is a size of the stock class.
 
     Attributes:
-        path: Of the module that has embeddings and stages.
+        path: Path of the module that has embeddings and stages.
         config_classes: The stock one, and ours.
     """
 

@@ -239,7 +239,7 @@ class MlpVae(ModelMixin, ConfigMixin):
             sample: Images in [-1, 1], `[batch, num_channels, image_size, image_size]`.
             sample_posterior: Whether to draw the latents instead of taking their mean.
             return_dict: Whether to return an output instead of a tuple.
-            generator: Of the latents that are drawn.
+            generator: Generator of the latents that are drawn.
 
         Returns:
             As from `decode`.

@@ -148,7 +148,7 @@ def load_image_processor(name: str, **options: Any) -> BaseImageProcessor:
 
     Args:
         name: A folder or Hub id.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         A processor of transformers.

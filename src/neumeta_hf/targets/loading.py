@@ -41,7 +41,7 @@ def load_complete(
         name: A folder or Hub id.
         build: Makes the network of a config, or of the fields that diffusers calls one. None: as the class does.
         dropped: Prefixes of weights that a checkpoint may hold and the network does not take.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         The network, in evaluation mode.
@@ -74,7 +74,7 @@ def load_config(name: str, **options: Any) -> PreTrainedConfig:
 
     Args:
         name: A folder or Hub id.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         The config.

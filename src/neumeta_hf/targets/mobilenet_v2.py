@@ -93,7 +93,7 @@ class NeuMetaMobileNetV2Config(MobileNetV2Config):
 
     Attributes:
         stem_channels: What the stem expands an image to. None of these four: as in `MobileNetV2Config`.
-        stage_channels: Of the stream of each of the seven stages.
+        stage_channels: Channels of the stream of each of the seven stages.
         inner_channels: Inside of each block, by stage: none in the first, then 2, 3, 4, 3, 3 and 1.
         head_channels: What is pooled.
     """

@@ -68,9 +68,9 @@ class TargetFamily(abc.ABC):
         """Make a config for the images and classes of a data set.
 
         Args:
-            fields: Of the family's first config class.
+            fields: Fields of the family's first config class.
             image_shape: Channels, height and width; `fields` win where they name them too.
-            label_names: Of the classes, in order.
+            label_names: Names of the classes, in order.
 
         Returns:
             The config.
@@ -99,7 +99,7 @@ class TargetFamily(abc.ABC):
         """Make a config for the tokens of a data set.
 
         Args:
-            fields: Of the family's first config class; they win over what the tokenizer says.
+            fields: Fields of the family's first config class; they win over what the tokenizer says.
             tokenizer: Says how many tokens there are, and which are special.
 
         Returns:
@@ -139,7 +139,7 @@ class TargetFamily(abc.ABC):
 
         Args:
             name: A folder or Hub id.
-            **options: Of its class's `from_pretrained`.
+            **options: Options of its class's `from_pretrained`.
 
         Returns:
             As from `build`.
@@ -170,7 +170,7 @@ class TargetFamily(abc.ABC):
             network: The network.
             batch: Name to tensor; what the network does not take, such as labels, is left to the task. A bare tensor
                 is the first of `input_names`.
-            seed: Of what the network draws at random in training; None: nothing is random.
+            seed: Seed of what the network draws at random in training; None: nothing is random.
 
         Returns:
             What the family's task takes: an output with `logits` for classification and segmentation.
@@ -227,7 +227,7 @@ class TargetFamily(abc.ABC):
 
         Args:
             config: The network to start from; not modified.
-            size: Of its space.
+            size: A size of its space.
 
         Returns:
             A new config, possibly of another class.
@@ -237,7 +237,7 @@ class TargetFamily(abc.ABC):
         """Make the space of all sizes of a network.
 
         Args:
-            config: Of the reference.
+            config: Config of the reference.
             shapes: Name to shape of all of its tensors, tied ones once. None: it is built without weights to tell.
 
         Returns:
@@ -281,7 +281,7 @@ class TargetFamily(abc.ABC):
         """Let the config of a network say another size of its images; the weights stay as they are.
 
         Args:
-            network: Of this family; its config is changed.
+            network: A network of this family; its config is changed.
             image_size: Height and width, in pixels; one number for both.
 
         Raises:
@@ -347,7 +347,7 @@ def load_network(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: A folder or Hub id.
-        **options: Of its family's `load`.
+        **options: Options of its family's `load`.
 
     Returns:
         The network, in evaluation mode.

@@ -143,7 +143,7 @@ class ResNetFamily(TargetFamily):
 
     Attributes:
         prefix: What the names of the axes begin with, where the ResNet is a part of another network.
-        path: Of the module that has stem and stages.
+        path: Path of the module that has stem and stages.
     """
 
     name = "resnet"

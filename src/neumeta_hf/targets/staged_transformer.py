@@ -67,7 +67,7 @@ class StagedSizes:
         """List the stages of which a size may leave blocks out: any block but the last that is left.
 
         Args:
-            path: Of the module that numbers the blocks of a stage; stages count from 1.
+            path: Path of the module that numbers the blocks of a stage; stages count from 1.
 
         Returns:
             A stack for each stage of several blocks.

@@ -41,7 +41,7 @@ def stage_depths(num_blocks: Sequence[int], path: Callable[[int], str], *, prefi
 
     Args:
         num_blocks: Blocks of each stage.
-        path: Of the module that numbers the blocks of a stage; stages count from 1.
+        path: Path of the module that numbers the blocks of a stage; stages count from 1.
         prefix: What names begin with.
 
     Returns:
@@ -100,7 +100,7 @@ def as_class(
 
     Args:
         config: With what the two classes share; not modified.
-        cls: Of the result.
+        cls: Class of the result.
         dropped: What the class of `config` may have beside that.
         **own: What `cls` has beside that.
 

@@ -47,7 +47,7 @@ class TransformerFamily(TargetFamily):
         """Rules of one layer, by paths inside of it.
 
         Args:
-            heads: Of the layer.
+            heads: Number of heads of the layer.
             mlp: Axis of its MLP.
         """
 

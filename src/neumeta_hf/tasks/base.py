@@ -90,7 +90,7 @@ class Task(abc.ABC):
         Args:
             outputs: As from `predictions`.
             teacher_outputs: The teacher's, for the same batch.
-            temperature: Of distributions over classes, where there are any.
+            temperature: Temperature of distributions over classes, where there are any.
 
         Returns:
             A scalar.
@@ -125,7 +125,7 @@ class Task(abc.ABC):
             networks: Heading to network, in evaluation mode.
             batch: A few rows and their labels, where there are any.
             images: The same images as they look, `[batch, channels, height, width]` in [0, 1]; of text the tokenizer.
-            label_names: Of the classes, in order.
+            label_names: Names of the classes, in order.
 
         Returns:
             A figure that holds nothing of matplotlib's global state.
@@ -145,7 +145,7 @@ class Task(abc.ABC):
         """Make the processor that turns images into a network's input outside of this library.
 
         Args:
-            num_channels: Of an image.
+            num_channels: Number of channels of an image.
             image_size: Height and width, or one number for both.
             mean: Per channel, of values in [0, 1].
             std: Per channel.
@@ -187,7 +187,7 @@ def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
 
     Args:
         name: As target families name it.
-        options: Of the task; None: all at their defaults.
+        options: Options of the task; None: all at their defaults.
 
     Returns:
         The task.

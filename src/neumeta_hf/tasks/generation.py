@@ -112,7 +112,7 @@ class GenerationMeter:
     Args:
         family: Decodes latents.
         network: The autoencoder.
-        features: Of images; None: samples are not looked at.
+        features: Extractor of features of images. None: samples are not looked at.
         num_samples: How many are drawn.
     """
 

@@ -137,7 +137,7 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
         recipe: The run.
         task: What its networks do.
         data: The data set.
-        config: Of the network that the run starts from.
+        config: Config of the network that the run starts from.
         num_processes: How many train.
 
     Raises:
@@ -197,7 +197,7 @@ def meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMeta
     Args:
         recipe: The run.
         task: What its networks do.
-        config: Of the network that the run starts from.
+        config: Config of the network that the run starts from.
 
     Returns:
         The family, on the meta device.

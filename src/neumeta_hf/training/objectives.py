@@ -30,7 +30,7 @@ class ReferenceObjective(nn.Module):
     Args:
         model: The network.
         task: What it does. None: its family's, with default options.
-        seed: Of what the network draws at random.
+        seed: Seed of what the network draws at random.
         rank: Number of this process: draws differ between processes.
     """
 
@@ -88,7 +88,7 @@ class NeuMetaObjective(nn.Module):
         task: What its networks do. None: its target family's, with default options.
         losses: Weights of the losses.
         sampler: Draws the sizes of a step.
-        seed: Of the coordinate noise, and of what the networks draw at random.
+        seed: Seed of the coordinate noise, and of what the networks draw at random.
         rank: Number of this process: both differ between processes.
         train_static: Whether the static parameters, which all sizes share, are trained along.
         boundary: What batches bring of the static part's outputs; None: nothing, it runs.
@@ -226,7 +226,7 @@ def fit_to_reference(
         reference: The prepared reference.
         steps: Steps of AdamW with a one-cycle schedule.
         learning_rate: Peak learning rate.
-        seed: Of the coordinate noise.
+        seed: Seed of the coordinate noise.
         progress: What to iterate over instead of `range(steps)`, such as a progress bar around it.
 
     Returns:

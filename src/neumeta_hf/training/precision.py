@@ -32,8 +32,8 @@ def choose_precision(asked: Literal["no", "bf16", "auto"], device: torch.device)
     """Choose the precision of a run's training steps.
 
     Args:
-        asked: Of the recipe; "auto" is bf16 where the device has it.
-        device: Of this process.
+        asked: Precision of the recipe; "auto" is bf16 where the device has it.
+        device: Device of this process.
 
     Returns:
         What Accelerate is told. A bf16 that was asked for by name is kept, with a warning where it is emulated.

@@ -94,7 +94,7 @@ def on_main(accelerator: Accelerator, function: Callable[[], _Result]) -> _Resul
     """Call a function on the main process, while the others wait; if it fails there, all fail with its error.
 
     Args:
-        accelerator: Of the run; all its processes have to call this.
+        accelerator: Accelerator of the run; all its processes have to call this.
         function: Without arguments.
 
     Returns:
@@ -124,7 +124,7 @@ def share(
     """Spread work over the processes; if it fails on one, all fail with its error.
 
     Args:
-        accelerator: Of the run; all its processes have to call this.
+        accelerator: Accelerator of the run; all its processes have to call this.
         items: The same on all processes; each gets every so many of them, perhaps none.
         function: From the items of a process to a result of each, which can be pickled and is on no device.
 

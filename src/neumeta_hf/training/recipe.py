@@ -78,7 +78,7 @@ class OptimizerRecipe:
         learning_rate: Peak learning rate; of "muon" that of its AdamW.
         muon_learning_rate: Peak learning rate of Muon.
         weight_decay: Decoupled for AdamW and Muon, L2 for SGD.
-        momentum: Of SGD, with Nesterov's form.
+        momentum: Momentum of SGD, with Nesterov's form.
     """
 
     __pydantic_config__ = _FORBID
@@ -115,7 +115,7 @@ class LoopRecipe:
 
     Attributes:
         epochs: Passes over the training split; of a stream, equal parts of `max_steps`, with an evaluation after each.
-        max_steps: Of a stream, which has no end: optimiser steps in all. None: the training split is no stream.
+        max_steps: Optimiser steps in all, for a stream, which has no end. None: the training split is no stream.
         batch_size: Images, blocks of text or pairs of sentences per process and step.
         gradient_accumulation_steps: Batches per optimiser step.
         optimizer: The optimiser.
@@ -234,7 +234,7 @@ class LossesRecipe:
         regularization: Sum of the norms of the generated tensors.
         distillation: Divergence from the reference's predictions; for autoencoders, squared distance to its
             reconstructions.
-        temperature: Of the distillation.
+        temperature: Temperature of the distillation.
         detail: Share of the weights that half as many channels could not hold, at the smallest trained width only; it
             makes sizes below that width usable. For hypernetworks in which a small size merges neighbouring channels of
             a large one.
@@ -304,7 +304,7 @@ class Recipe:
 
     Attributes:
         output_dir: Where the checkpoint, the reference, the log and the state to resume from go.
-        seed: Of everything random.
+        seed: Seed of all random draws.
         mixed_precision: "no", "bf16" or "auto" (bf16 where the device has it in hardware), of both loops; evaluation
             is in full precision.
         data: The data set.

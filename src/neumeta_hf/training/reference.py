@@ -212,7 +212,7 @@ def start_target(recipe: Recipe, task: Task, data: Data, checkpoint: nn.Module |
         task: What its networks do.
         data: The data set.
         checkpoint: As from `load_checkpoint`.
-        preprocessor: Of text the tokenizer.
+        preprocessor: Preprocessor of images; of text the tokenizer.
 
     Returns:
         The network at full size.
@@ -238,7 +238,7 @@ def load_text_target(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpo
 
     Args:
         recipe: The run.
-        tokenizer: Of the data.
+        tokenizer: Tokenizer of the data.
         checkpoint: As from `load_checkpoint`.
 
     Returns:
@@ -273,7 +273,7 @@ def match_labels(data: Data, config: PreTrainedConfig) -> ImageData:
 
     Args:
         data: As loaded.
-        config: Of the network that the run starts from, or of its reference.
+        config: Config of the network that the run starts from, or of its reference.
 
     Returns:
         The same images; `data` itself where nothing is to renumber.

@@ -44,7 +44,7 @@ class SizeSampler:
         groups: Width group to whether it follows another group unless it is named. Such a group draws its own width
             half of the time, so sizes differ by stage as well as by layer.
         is_possible: Whether the family has a network of a size; other sizes are drawn again.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         RecipeError: There are no widths, or a step would draw none. Or an option has nothing to act on: no group to
@@ -156,9 +156,9 @@ class SizeSampler:
         """Draw a random width.
 
         Args:
-            rng: Of the step.
+            rng: Generator of random numbers of the step.
             axis: 0 for uniform widths, then 1 for the first group and so on: each has its own order of strata.
-            number: Of the draw, among all of its kind. None: of any stratum.
+            number: Number of the draw, among all of its kind. None: of any stratum.
         """
         if not self.strata or number is None:
             return float(rng.choice(self.widths))
@@ -253,7 +253,7 @@ def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSam
     Args:
         recipe: The run.
         model: Its family.
-        **options: Of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
+        **options: Options of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
 
     Returns:
         A sampler of the recipe's seed.

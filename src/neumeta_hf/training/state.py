@@ -67,11 +67,11 @@ class Manifest:
     """What a state holds beside tensors.
 
     Attributes:
-        format: Of the folder.
+        format: Format number of the folder.
         progress: Where the run is.
         optimizer: Plain numbers of each group of parameters; the schedule moves their "lr".
         average: Plain numbers of the averaged weights, if there are any.
-        random: Of each process.
+        random: Random state of each process.
         files: Name to SHA-256.
         streams: Where each process is in its documents; None: the data is no stream.
         checksum: SHA-256 of this manifest without it.
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read what a state says of itself, and check that its files are those that it names.
 
     Args:
-        folder: Of the state.
+        folder: Folder of the state.
 
     Returns:
         The manifest; the files that it names lie in the folder, and nothing else does.
@@ -183,7 +183,7 @@ class LoopState:
         Args:
             folder: Exists.
             progress: Where the run is.
-            random: Of every process.
+            random: Random state of every process.
             streams: Where every process is in its documents, where the data is a stream.
 
         Raises:
@@ -217,10 +217,10 @@ class LoopState:
         """Load the state of a folder, all of it or nothing.
 
         Args:
-            folder: Of the state.
+            folder: Folder of the state.
             manifest: As `read_manifest` returned it.
             rank: Number of this process.
-            device: Of this process.
+            device: Device of this process.
 
         Returns:
             The random state of the process, checked, for the caller to restore.

@@ -53,7 +53,7 @@ class Boundary:
 
         Args:
             batch: As `CachedSplit` gives it.
-            dtype: Of the network.
+            dtype: Data type of the network.
 
         Returns:
             To be taken by networks of all sizes.
