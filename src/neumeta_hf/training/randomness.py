@@ -85,7 +85,7 @@ class RandomState:
 
         Args:
             rank: Number of the process.
-            numbers: Number of every process.
+            numbers: Random numbers of every process.
             tensors: Tensors of every process, "<rank>.<name>".
             device: Device of the process.
 
