@@ -80,7 +80,7 @@ class FamilySharing:
             HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
                 Code beside somebody's weights, without the package, refuses too.
             CardError: The card that is there cannot be read, or is somebody's own and has another licence.
-            CheckpointError: A file of the run is damaged, or `run` is no folder.
+            CheckpointError: A file of the run is damaged, or `run` is not a folder.
         """
         hub = _hub()
         if run is not None:

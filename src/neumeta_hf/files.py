@@ -104,7 +104,7 @@ def replace_folder(beside: str | Path, folder: str | Path) -> None:
             link is replaced itself, whatever it points to.
 
     Raises:
-        OSError: `beside` is no folder, or one of the two cannot be moved; `folder` is as it was.
+        OSError: `beside` is not a folder, or one of the two cannot be moved; `folder` is as it was.
     """
     beside, folder = Path(beside), Path(folder)
     if beside.is_symlink() or not beside.is_dir():

@@ -201,7 +201,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         the config before memory is taken for it, and with the checksum that was saved.
 
         Raises:
-            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are no numbers or
+            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are not numbers or
                 not those that were saved.
             MissingCheckpointError: There is no such checkpoint, or a file of it is missing; also an OSError.
             TargetError: The target family is not registered.

@@ -124,7 +124,7 @@ class SizeSpace:
             The size.
 
         Raises:
-            SizeError: As for `size`; or a count is no integer from 1 up, or no multiple of the axis' step.
+            SizeError: As for `size`; or a count is not an integer from 1 up, or not a multiple of the axis' step.
         """
         allowed = [axis for axis in self.axes if free is None or axis in free]
         named = self._named(counts, allowed, "size", lambda count, axis, _: self._check_count(count, axis))

@@ -99,7 +99,7 @@ class Checkpoint:
             held: As `HeldWeights.check_network` returned it.
 
         Raises:
-            CheckpointError: A weight is no number, or not as it was saved.
+            CheckpointError: A weight is not a number, or not as it was saved.
         """
         self._held = held
         files = {held.prefix + name: path for name, path in held.files.items()}

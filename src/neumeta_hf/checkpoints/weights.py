@@ -89,7 +89,7 @@ def _sum_bits(tensor: Tensor) -> Tensor:
 
 
 def check_weights(tensors: Mapping[str, Tensor], digest: str | None, name: str) -> None:
-    """Refuse weights that are no numbers, or not those that were saved.
+    """Refuse weights that are not numbers, or not those that were saved.
 
     Args:
         tensors: Name to tensor, as loaded.

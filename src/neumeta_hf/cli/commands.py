@@ -94,7 +94,7 @@ def parse_budget(text: str, flag: str) -> float:
         The number.
 
     Raises:
-        SizeError: The text is no number, or one that is not above 0 or not finite.
+        SizeError: The text is not a number, or one that is not above 0 or not finite.
     """
     stripped = text.strip()
     factor = _UNITS.get(stripped[-1:].lower(), 1)

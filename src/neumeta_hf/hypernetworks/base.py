@@ -66,7 +66,7 @@ def check_counts(**options: Any) -> None:
         **options: As they were given.
 
     Raises:
-        HypernetworkError: One is no whole number of at least 1.
+        HypernetworkError: One is not a whole number of at least 1.
     """
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:

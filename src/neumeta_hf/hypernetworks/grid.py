@@ -117,8 +117,8 @@ class Grid(Hypernetwork):
             docs/guide_hypernetworks.md.
 
     Raises:
-        HypernetworkError: `positions` is neither, `resolution` is no number in (0, 1] or does not fit `positions`, or
-            `levels` is no whole number from 1 up.
+        HypernetworkError: `positions` is neither, `resolution` is not a number in (0, 1] or does not fit `positions`,
+            or `levels` is not a whole number from 1 up.
     """
 
     def __init__(

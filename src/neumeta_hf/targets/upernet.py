@@ -77,7 +77,7 @@ class UperNetFamily(TargetFamily):
         """Make a config without an auxiliary head, whose backbone gives the head all of its stages.
 
         Raises:
-            TargetError: There is no such field, or `backbone_config` is no mapping of fields.
+            TargetError: There is no such field, or `backbone_config` is not a mapping of fields.
         """
         backbone = dict(fields.get("backbone_config") or {})
         backbone.setdefault("model_type", "resnet")
