@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-lowest fuzz lint format clean
+.PHONY: demo test unit test-lowest fuzz lint format docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,9 +47,14 @@ lint: $(VENV)/.installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports --config setup.cfg
 
+# The site of the guides and the reference: open site/index.html; search needs `python3 -m http.server -d site`.
+# A warning is an error, and nothing is fetched.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(LOWEST) demo outputs build dist
+	rm -rf $(VENV) $(LOWEST) demo outputs site build dist

@@ -23,7 +23,7 @@ def scale_channels(num_channels: int, ratio: float) -> int:
 
 
 def shortest_ratio(num_channels: int, wanted: int) -> float:
-    """The ratio with the fewest decimals that scales `num_channels` to `wanted` channels, for use in advice."""
+    """Find the ratio with the fewest decimals that scales `num_channels` to `wanted` channels, for advice."""
     candidates = (round(wanted / num_channels, digits) for digits in range(1, 17))
     return next((ratio for ratio in candidates if scale_channels(num_channels, ratio) == wanted), wanted / num_channels)
 
@@ -79,7 +79,7 @@ class Depth:
         return len(self.fixed) + len(self.ranking)
 
     def kept(self, num_blocks: int) -> list[int]:
-        """Numbers of the blocks that a size has, in the order of the network."""
+        """List the numbers of the blocks that a size has, in the order of the network."""
         return sorted((*self.fixed, *self.ranking[: num_blocks - len(self.fixed)]))
 
 
@@ -145,7 +145,7 @@ class Layout:
 
     Attributes:
         order: Which dimension of the tensor each of the canonical form is: those that sizes change come first.
-        dims: Of the canonical form; each in the canonical order of `parts_of`.
+        dims: Dimensions of the canonical form; each in the canonical order of `parts_of`.
     """
 
     order: tuple[int, ...]
@@ -164,7 +164,7 @@ class Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-    """What the counts of two axes must be to each other.
+    """List what the counts of two axes must be to each other.
 
     Attributes:
         axis: The one that an error advises on.

@@ -49,8 +49,9 @@ def move_batch(
     Args:
         batch: The batch; not modified.
         device: Where to. None: every tensor stays where it is.
-        dtype: Of floating tensors. None: every tensor keeps its own.
-        memory_format: Of floating tensors with four axes, such as images. None: every tensor keeps its own.
+        dtype: Data type of floating tensors. None: every tensor keeps its own.
+        memory_format: Memory format of floating tensors with four axes, such as images. None: every tensor keeps its
+            own.
 
     Returns:
         A new mapping, or a tensor where one was given; no gradient flows back to what was given.

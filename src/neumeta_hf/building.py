@@ -16,7 +16,7 @@ def build_empty(build: Callable[[], nn.Module], *, device: torch.device | str = 
 
     Args:
         build: Makes the network; called twice where it has such buffers.
-        device: Of these.
+        device: Device of these.
 
     Returns:
         The network; its parameters and all other buffers lie on the meta device.
@@ -36,7 +36,7 @@ def build_empty(build: Callable[[], nn.Module], *, device: torch.device | str = 
 
 
 def tied_names(network: nn.Module) -> dict[str, str]:
-    """Which tensors of a network are another one of it.
+    """Find which tensors of a network share another one's memory.
 
     Args:
         network: Any; models of transformers also say it where tying has been put off until they are loaded.
@@ -59,7 +59,7 @@ def tied_names(network: nn.Module) -> dict[str, str]:
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a network by name, each once."""
+    """Map names to the tensors of a network, each tensor once."""
     tied = tied_names(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in tied}
 

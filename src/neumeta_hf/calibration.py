@@ -131,15 +131,14 @@ def interpolate_statistics(
 ) -> dict[str, Tensor]:
     """Statistics of a network whose size lies between two others.
 
-    Good where the two are near: between networks of half and of full width it was measured, and is not enough.
+    It is good where the two are near. Between half and full width it was measured, and is not enough.
 
     Args:
         smaller: Name to statistic, `[channels]`, of a network that is nowhere wider.
         larger: The same of a network that is nowhere narrower.
         num_channels: Name to the length wanted; of statistics that are no integers.
-        amount: How far the size is from the smaller to the larger, in [0, 1]; for the layers where all three have as
-            many channels. Elsewhere their number says it: layers of one size lie at different places between the two,
-            since each is rounded on its own.
+        amount: Interpolation weight in [0, 1], for layers whose number of channels is equal in all three. Other layers
+            use their own numbers of channels, since each is rounded on its own.
         are_nested: Whether a channel is the same one in all three, as where small networks are the first channels of
             large ones; if not, channels at the same portion of the axis are.
 

@@ -44,10 +44,10 @@ class NeuMetaConfig(PreTrainedConfig):
         hypernetwork: `{"type": name, ...options}` as `build_hypernetwork` takes it.
         generated: Which parameters of the target the hypernetwork makes: names, prefixes ("layer3.2") or patterns
             ("*"). The rest is static: saved in the checkpoint as it is.
-        width_groups: Groups of channels whose number a size may change: names or patterns ("backbone.*"). None: every
-            group all of whose parameters are generated.
-        normalization: "fuse" (BatchNorm was folded into the convolutions) or "keep" (its affine parameters are
-            generated or static like others, and its running statistics are stored per size).
+        width_groups: Axes that a size may change: names or patterns ("backbone.*"). None: every axis all of whose
+            parameters are generated.
+        normalization: "fuse": BatchNorm was folded into the convolutions. "keep": its affine parameters are generated
+            or static like others, and its running statistics are stored per size.
         trained_widths: Uniform widths that training drew; sizes outside their range warn.
         statistics_widths: With "keep", the uniform widths whose running statistics the checkpoint stores. Those of
             sizes between two of them at most 7 % apart are read between theirs.
@@ -96,13 +96,13 @@ class NeuMetaConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As for any transformers config, but what cannot be a family is refused by name.
+        """Read a config from plain values, as transformers does; what cannot be a family is refused by name.
 
         What names code or tells where something was loaded from is left out.
 
         Raises:
-            CheckpointError: It is no mapping, of another model type, or its target is missing or unknown, or it names
-                sizes that no network has, or a field of it or of its target is of the wrong kind.
+            CheckpointError: It is not a mapping, or is of another model type. Its target is missing or unknown, or it
+                names sizes that no network has. A field of it or of its target is of the wrong kind.
         """
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
@@ -131,7 +131,7 @@ class NeuMetaConfig(PreTrainedConfig):
         return super().from_dict(_without_origin(config_dict), **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, without what names code or tells where something was loaded from."""
+        """Write the fields as plain values, without what names code or tells where something was loaded from."""
         return _without_origin(super().to_dict())
 
     def __post_init__(self, **kwargs):
@@ -212,7 +212,7 @@ class MorphConfig:
         num_samples: How many generations are averaged (cross-model smoothness); only noisy ones differ from each other.
         noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
             training's for several.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
 
     width: float | Mapping[str, float] = 1.0
@@ -232,7 +232,7 @@ class MorphConfig:
         check_sampling(num_samples=self.num_samples, noise=self.noise, seed=self.seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values."""
+        """Write the fields as plain values."""
         return dataclasses.asdict(self)
 
 

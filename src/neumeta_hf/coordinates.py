@@ -4,10 +4,10 @@ The coordinate of one weight in one network is, after "Neural Metamorphosis" (Ya
 
     (l / L, c_out / C_out, c_in / C_in, L / N, C_out / N, C_in / N)
 
-with `l` the number of the tensor, `L` how many tensors are generated, `c_out` and `c_in` the channels that the weight
-joins, `C_out` and `C_in` how many there are, and `N` a constant. One coordinate stands for the whole kernel of a
-channel pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each, so a
-tensor's coordinates are kept as two vectors and four scalars, never as rows: memory grows with `C_out + C_in`, not with
+with `l` the number of the tensor and `L` how many tensors are generated. `c_out` and `c_in` are the channels that the
+weight joins, `C_out` and `C_in` how many there are, and `N` is a constant. One coordinate stands for the whole kernel
+of a channel pair. All weights of a tensor share four of the six numbers, and the other two vary along one axis each. A
+tensor's coordinates are therefore kept as two vectors and four scalars: memory grows with `C_out + C_in`, not with
 their product.
 
 An axis may consist of several *parts* one behind the other, each of which a size shortens by itself: the inputs of a
@@ -57,9 +57,8 @@ class TensorCoordinates:
         out_varies: Whether a size may change the number of output channels.
         in_varies: Whether a size may change the number of input channels.
         is_noisy: Whether the positions were moved away from their channels.
-        network_size: How large the whole network is: the mean of `log2(C / C_full)` over the axes that sizes change, of
-            all its generated tensors, sizes being held in the trained range as above. 0 at the reference, -1 at half of
-            its width.
+        network_size: How large the whole network is: the mean of `log2(C / C_full)` over all axes of generated tensors
+            that sizes change. The counts are held in the trained range. 0 at the reference, -1 at half of its width.
     """
 
     layer: int
@@ -98,7 +97,7 @@ class TensorCoordinates:
         return math.prod(self.shape)
 
     def rows(self) -> Tensor:
-        """One row per channel pair, `[num_out * num_in, 6]`, in the order in which the tensor stores them.
+        """Write one row per channel pair, `[num_out * num_in, 6]`, in the order in which the tensor stores them.
 
         Only for looking at: generation never builds it.
         """
@@ -196,7 +195,7 @@ def make_coordinates(
 
 
 def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: int, axis: str) -> tuple[float, ...]:
-    """Refuse parts that are none of an axis; else which share of the reference's channels each part has there."""
+    """Check the parts of an axis, and compute each part's share of the reference's channels."""
     mend = "Mend the rules of its target family."
     if any(count < 1 for count in (*parts, *full_parts)):
         raise HypernetworkError(
@@ -245,12 +244,11 @@ def add_noise(
 ) -> dict[str, TensorCoordinates]:
     """Move each coordinate by uniform noise: cross-model smoothness (Yang and Wang, ECCV 2024).
 
-    Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels, as wide as they are in its part of
-    the axis, and so does each size. One draw serves all weights of a channel (the paper draws per weight), which keeps
-    the first layer of a hypernetwork a sum of per-axis terms. The layer number is never moved, so noise cannot send a
-    weight to another tensor's part of the hypernetwork, and shapes (the divisor among them) are never touched. Axes
-    that no size changes (an image's colours, the classes, a vector's missing axis) have no neighbouring size to be
-    smooth towards: they stay where they are.
+    Every channel of every axis moves on its own by `U(-noise/2, noise/2)` channels of its part of the axis, and so does
+    each size. One draw serves all weights of a channel; the paper draws per weight. That keeps the first layer of a
+    hypernetwork a sum of per-axis terms. The layer number is never moved, so noise cannot send a weight to another
+    tensor's part of the hypernetwork. Shapes are never touched. Axes that no size changes (an image's colours, the
+    classes, a vector's missing axis) have no neighbouring size to be smooth towards: they stay where they are.
 
     Args:
         coordinates: As from `make_coordinates`; not modified.
@@ -300,7 +298,7 @@ def add_noise(
 
 
 def centre_crop(kernel_size: Sequence[int], largest: Sequence[int]) -> list[int]:
-    """Which entries of a flattened `largest` kernel make up its two-dimensional centre of `kernel_size`.
+    """Find the entries of a flattened `largest` kernel that make up its 2-D centre of `kernel_size`.
 
     Args:
         kernel_size: Height and width wanted.

@@ -36,7 +36,7 @@ class HypernetworkError(NeuMetaError):
 
 
 class CheckpointError(NeuMetaError):
-    """A checkpoint that lacks something, has something too much, or is of another kind."""
+    """A checkpoint that lacks a part, has a part that does not belong to it, or is of another kind."""
 
 
 class MissingCheckpointError(CheckpointError, OSError):
@@ -67,7 +67,7 @@ class CardError(NeuMetaError):
 
 
 def one_line(message: object, *, most: int = 300) -> str:
-    """What an error or a warning says, for an error of ours to quote.
+    """Shorten what an error or a warning says to a line that another error can quote.
 
     Args:
         message: The error, or anything that reads as text.

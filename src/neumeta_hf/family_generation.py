@@ -57,10 +57,10 @@ class FamilyGeneration(FamilySizes):
     def coordinates_at(
         self, size: Size, *, device: torch.device | str | None = None
     ) -> Mapping[str, TensorCoordinates]:
-        """What the hypernetwork is asked for a size, without noise; made once and kept.
+        """Compute the coordinates of every generated tensor at a size, without noise; made once and kept.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
             device: Where positions lie. None: where the family is.
 
         Returns:
@@ -105,7 +105,7 @@ class FamilyGeneration(FamilySizes):
             width: As for `size_at`.
             noise: Full width of the uniform coordinate noise, in channels; 0 is exact.
             num_samples: How many noisy generations are averaged; time grows with it, memory does not.
-            seed: Of the noise: the same seed gives the same weights on every device.
+            seed: Seed of the noise: the same seed gives the same weights on every device.
 
         Returns:
             Name in the network of that size to tensor, of the shape that it has there and, under autocast too, of the

@@ -55,13 +55,13 @@ class FamilySharing:
             commit_message: Its first line.
             commit_description: What follows.
             private: Whether a new repo is private; None: as the organisation's default says.
-            token: Of the Hub; None: the stored one.
+            token: Access token of the Hub; None: the stored one.
             revision: Branch to push to, made if it does not exist; None: main.
             create_pr: Open a pull request instead of committing.
-            max_shard_size: Of a weights file.
+            max_shard_size: Largest size of a weights file.
             tags: More tags for the card.
-            license: Of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there says, or
-                "unknown".
+            license: Licence of the weights, a Hub identifier such as "apache-2.0". None: as the card that is there
+                says, or "unknown".
             image_processor: Instead of the run's image processor or tokenizer.
             run: Folder of the run, whose image processor, recipe, training facts and sweep go along, from now on. None:
                 the folder or the commit that the family was loaded from; one that was never loaded has the files that
@@ -80,7 +80,7 @@ class FamilySharing:
             HubError: The Hub refuses or cannot be reached, after the retries that are safe; nothing was changed then.
                 Code beside somebody's weights, without the package, refuses too.
             CardError: The card that is there cannot be read, or is somebody's own and has another licence.
-            CheckpointError: A file of the run is damaged, or `run` is no folder.
+            CheckpointError: A file of the run is damaged, or `run` is not a folder.
         """
         hub = _hub()
         if run is not None:
@@ -128,7 +128,7 @@ class FamilySharing:
 
         Args:
             morph: The network.
-            size: Of the morph.
+            size: Size of the morph.
             facts: How it was made, as `MorphOrigin` says it.
         """
         ratios = self.space.ratios(size)

@@ -44,7 +44,7 @@ class FamilySizes:
         counts: Mapping[str, int] | None = None,
         depth: float | Mapping[str, int] = 1.0,
     ) -> Size:
-        """The size that a width or counts of channels, and a depth, ask for.
+        """Find the size that a width or counts of channels, and a depth, ask for.
 
         Args:
             width: A ratio for all width groups, a ratio per group or pattern, or a size of the family's space.
@@ -102,7 +102,7 @@ class FamilySizes:
         return self.target_family.config_at(self.reference_config, self.size_at(width))
 
     def has_size(self, width: Width) -> bool:
-        """Whether the family has a network of a size.
+        """Tell whether the family has a network of a size.
 
         Args:
             width: As for `size_at`.
@@ -117,7 +117,7 @@ class FamilySizes:
         return True
 
     def is_in_trained_range(self, size: Size) -> bool:
-        """Whether widths and depths lie between the smallest and the largest size that training drew."""
+        """Tell whether widths and depths lie between the smallest and the largest size that training drew."""
         if not self.config.trained_widths:
             return False
         low, high = self._trained_extremes()

@@ -24,7 +24,7 @@ _NO_NAME = re.compile(r"|\.\.?|~.*|file:|[A-Za-z]:|\$.*|%.*%")
 
 @contextlib.contextmanager
 def write_beside(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the same folder that takes the place of `path` when the block ends well.
+    """Give a temporary path in the same folder, which replaces `path` when the block ends well.
 
     Args:
         path: The file to write or replace, by one process at a time; its folder must exist.
@@ -50,7 +50,7 @@ def write_beside(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_folder_beside(folder: str | Path) -> Iterator[Path]:
-    """A fresh folder beside another that takes its place when the block ends well.
+    """Give a fresh folder beside another, which replaces it when the block ends well.
 
     Args:
         folder: The folder to write or replace, by one process at a time; the folder that it lies in must exist.
@@ -70,13 +70,13 @@ def write_folder_beside(folder: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def write_files_beside(folder: str | Path, name: str) -> Iterator[Path]:
-    """A fresh folder inside another whose files take the places of that one's, one by one, when the block ends well.
+    """Give a fresh folder inside another; its files replace that one's, one by one, when the block ends well.
 
     A machine that stops in between leaves some files old and some new.
 
     Args:
         folder: Holds the files to write or replace, and others, which stay; it must exist.
-        name: Of what is written, which the fresh folder is called after.
+        name: Name of what is written, which the fresh folder is called after.
 
     Yields:
         The folder to write into, empty. It is removed when the block raises, and the files in `folder` stay.
@@ -104,7 +104,7 @@ def replace_folder(beside: str | Path, folder: str | Path) -> None:
             link is replaced itself, whatever it points to.
 
     Raises:
-        OSError: `beside` is no folder, or one of the two cannot be moved; `folder` is as it was.
+        OSError: `beside` is not a folder, or one of the two cannot be moved; `folder` is as it was.
     """
     beside, folder = Path(beside), Path(folder)
     if beside.is_symlink() or not beside.is_dir():
@@ -158,7 +158,7 @@ def remove_folder(folder: str | Path) -> None:
 
 
 def partial_path(path: str | Path) -> Path:
-    """Where a file or folder is written before it is complete.
+    """Name the place where a file or folder is written before it is complete.
 
     Args:
         path: The file or folder.
@@ -224,7 +224,7 @@ def _sync(path: Path) -> None:
 
 
 def shorten_paths(text: str, *, keep: int = 2) -> str:
-    """A value that may name a machine's folders, without them.
+    """Remove a machine's folders from a value that may name them.
 
     Args:
         text: An argument of a command, or a value of a recipe or of another file.

@@ -71,7 +71,7 @@ class ImageBatches:
 
 
 def images_of(batch: Any, name: str = "the batch", *, any_range: bool = False, may_be_empty: bool = False) -> Tensor:
-    """The normalised images of a batch.
+    """Find the normalised images of a batch.
 
     Args:
         batch: A tensor or array, `[batch, channels, height, width]`; a mapping that holds one as "pixel_values", as

@@ -38,11 +38,11 @@ def resampling(interpolation: Interpolation) -> Image.Resampling:
 
 
 def covering_size(size: int, shorter: int, center_crop: bool | int) -> int:
-    """How many pixels a side is resized to before its centre is cropped.
+    """Compute how many pixels a side is resized to before its centre is cropped.
 
     Args:
-        size: Of the side, after the crop.
-        shorter: Of the shorter of the two sides, after the crop.
+        size: Length of the side, after the crop.
+        shorter: Length of the shorter of the two sides, after the crop.
         center_crop: True: 256/224 of the size, as is usual for ImageNet. A number: what the shorter side is resized to.
 
     Returns:

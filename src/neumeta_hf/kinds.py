@@ -33,7 +33,7 @@ class Kind:
     holds: Callable[[Any], bool]
 
     def or_none(self) -> "Kind":
-        """The kind that `None` is one of too."""
+        """Make the kind that allows `None` as well."""
         return Kind(f"{self.rule}, or none", lambda value: value is None or self.holds(value))
 
 
@@ -84,7 +84,7 @@ def mapping_of(kind: Kind, *, most: int = 64) -> Kind:
     """Mappings of names to values of one kind.
 
     Args:
-        kind: Of the values.
+        kind: Kind of the values.
         most: Entries at most.
     """
     return Kind(
@@ -101,7 +101,7 @@ def list_of(kind: Kind) -> Kind:
     """Lists of values of one kind.
 
     Args:
-        kind: Of the values.
+        kind: Kind of the values.
     """
     return Kind(
         f"a list, each of it {kind.rule}", lambda value: isinstance(value, list) and all(map(kind.holds, value))

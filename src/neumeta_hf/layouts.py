@@ -11,8 +11,8 @@ def to_canonical(tensor: Tensor, layout: Layout, size: Size) -> Tensor:
 
     Args:
         tensor: As the network of that size has it.
-        layout: Of the tensor.
-        size: Of the network.
+        layout: Layout of the tensor.
+        size: A size of the network.
 
     Returns:
         `[output channels, input channels, ...]`; the tensor itself where there is nothing to do.
@@ -30,8 +30,8 @@ def from_canonical(values: Tensor, layout: Layout, size: Size) -> Tensor:
 
     Args:
         values: `[output channels, input channels, ...]`.
-        layout: Of the tensor.
-        size: Of the network.
+        layout: Layout of the tensor.
+        size: A size of the network.
 
     Returns:
         The tensor; `values` themselves where there is nothing to do.

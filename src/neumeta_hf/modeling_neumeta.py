@@ -49,10 +49,9 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         target_family: What its networks are.
         generated_names: Parameters of the target that the hypernetwork makes, in the order that numbers them.
         static_names: Tensors of the target that the checkpoint holds as they are.
-        static_modules: The outermost modules of the target that have no tensor which differs by size: static ones, or
-            none at all.
-        statistic_names: Statistics of the target's generated BatchNorm, which every size has its own of.
-        constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
+        static_modules: The outermost modules of the target without a size-dependent tensor.
+        statistic_names: BatchNorm buffers that are stored per size.
+        constants: Name to value, for tensors of a fused BatchNorm that the architecture cannot leave out.
         space: The sizes of the target.
         width_groups: Axes of it that a size may change.
         varying_axes: Generated name to whether sizes change the number of its output and of its input channels.
@@ -64,8 +63,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         held: What the files hold that it is loaded from, which it must fit. None: it is not loaded.
 
     Raises:
-        TargetError: `generated` matches nothing, a width group is unknown, a static tensor would change its shape with
-            a size, or the target family is for another task than the class.
+        TargetError: `generated` matches nothing, or a width group is unknown. Or a static tensor would change its shape
+            with a size, or the target family is for another task than the class.
         CheckpointError: The target has other sizes than when the config was saved.
     """
 
@@ -88,7 +87,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
     @classmethod
     def class_for(cls, task: str) -> Any:
-        """The class of families for a task; `NeuMetaModel` itself for tasks that have none of their own."""
+        """Find the class of families for a task; `NeuMetaModel` itself for tasks that have none of their own."""
         return NeuMetaModel._classes.get(task, NeuMetaModel)
 
     def __init__(self, config: NeuMetaConfig, *, held: HeldWeights | None = None):
@@ -152,14 +151,14 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return self.config.target_config
 
     @classmethod
-    def from_reference(cls, reference: nn.Module, **fields) -> Self:
-        """A new family around a prepared reference.
+    def from_reference(cls, reference: nn.Module, **fields: Any) -> Self:
+        """Make a new family around a prepared reference.
 
         The hypernetwork starts at the reference where it can hold it exactly, and is fresh otherwise.
 
         Args:
             reference: The prepared target at width 1.0; its static tensors are copied.
-            **fields: Of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
+            **fields: Fields of `NeuMetaConfig`, such as `hypernetwork`, `generated` and `normalization`.
 
         Returns:
             The model, on the reference's device and of its dtype.
@@ -196,13 +195,13 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
-        """As for any transformers model, but a checkpoint that does not fit is an error, not a warning.
+        """Load a family as transformers loads any model, but a checkpoint that does not fit is an error.
 
-        Only safetensors files are read, no link is followed out of the folder, and what the files hold is compared with
+        Only safetensors files are read, and no link is followed out of the folder. What the files hold is compared with
         the config before memory is taken for it, and with the checksum that was saved.
 
         Raises:
-            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are no numbers or
+            CheckpointError: A file is damaged or leads elsewhere, keys or shapes do not fit, weights are not numbers or
                 not those that were saved.
             MissingCheckpointError: There is no such checkpoint, or a file of it is missing; also an OSError.
             TargetError: The target family is not registered.
@@ -224,7 +223,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, **kwargs):
-        """As for any transformers model; the config also states the space of sizes, and a checksum of the weights.
+        """Save the family as transformers saves any model; the config also has the space of sizes and a checksum.
 
         Loading compares both.
         """
@@ -236,7 +235,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
     # ------------------------------------------------------------------------------------------------ generation
 
     def skeleton_at(self, size: Size) -> nn.Module:
-        """The target of a size without any weight: its forward pass."""
+        """Build the target of a size without any weight, for its forward pass."""
         device = torch.device("cpu") if self.device.type == "meta" else self.device
         network = self._skeletons.pop((size, device), None)
         if network is None:
@@ -268,10 +267,10 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         return sum(parameter.numel() for parameter in full.parameters())
 
     def complete(self, size: Size, generated: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All tensors of the target of a size: generated, static, constant, and BatchNorm statistics where stored.
+        """Collect all tensors of the target at a size: generated, static, constant, and stored BatchNorm statistics.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
             generated: As from `generate`, at that size.
 
         Returns:
@@ -312,11 +311,11 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         In training mode a BatchNorm that is generated uses its batch's statistics; static and fused ones never do.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
             generated: As from `generate`, at the same size.
             batch: Name to tensor; what the target does not take, such as labels, may be in it. A bare tensor is the
                 target's first input.
-            seed: Of what the target draws at random in training; None: nothing is random.
+            seed: Seed of what the target draws at random in training; None: nothing is random.
             static_outputs: Given to the runs of several sizes on one batch: what the modules before the first generated
                 one put out is then computed once, or known already.
 
@@ -350,7 +349,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             inputs: The target's first input, such as images, where `batch` does not name it.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **batch: Tensors that the target takes, by name; and "labels", where there is a class for its task that
                 computes a loss of them. What is None counts as not given.
 
@@ -358,8 +357,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             The target's output, with `loss` if there are labels.
 
         Raises:
-            TargetError: The target takes no such input, or gets none, one twice or a mapping for one; or no loss is
-                known for the labels.
+            TargetError: An input is unknown, missing, given twice or a mapping; or no loss is known for the labels.
             SizeError: No network of the family has that size.
             CheckpointError: BatchNorm was kept and has no statistics for that size (evaluation mode).
         """
@@ -404,7 +402,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         seed: int = 0,
         calibration: Iterable[Any] | None = None,
     ) -> Any:
-        """A plain network of the asked size, with no trace of the hypernetwork, in evaluation mode.
+        """Make a plain network of a size, with no trace of the hypernetwork, in evaluation mode.
 
         Args:
             width: A ratio for all width groups; a ratio per group or pattern such as `{"stage3": 0.25}` or
@@ -415,7 +413,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
             num_samples: How many generations are averaged; only noisy ones differ from each other.
             noise: Full width of their uniform coordinate noise, in channels; 0 is exact. None: 0 for one sample, the
                 training's for several.
-            seed: Of the noise.
+            seed: Seed of the noise.
             calibration: Batches of normalised images, as training saw them and in any form that loaders give them
                 (`neumeta_hf.calibrate` lists them), to measure BatchNorm statistics on. Without them, where BatchNorm
                 was kept, the statistics stored for the size are taken, or read between those of two stored sizes at
@@ -424,8 +422,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
 
         Returns:
             The stock class of the family wherever its config can express the size, a model of transformers or of
-            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of
-            its weights, so that its card does not tell of it what was measured before they were trained on.
+            diffusers; all tensors are its own. Its `morph_origin` says where it comes from and has a fingerprint of its
+            weights. Once they are trained on, its card no longer states what was measured before.
 
         Raises:
             SizeError: No network of the family has that size; `num_samples`, `noise` or `seed` is out of range, or

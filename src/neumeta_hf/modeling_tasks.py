@@ -41,7 +41,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> ImageClassifierOutput:
         """Classify images with the network of a size.
 
@@ -50,7 +50,7 @@ class NeuMetaForImageClassification(NeuMetaModel):
             labels: Class of each image, `[batch]`; given, the cross-entropy comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -85,7 +85,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> SemanticSegmenterOutput:
         """Segment images with the network of a size.
 
@@ -95,7 +95,7 @@ class NeuMetaForSemanticSegmentation(NeuMetaModel):
                 of the others comes back as `loss`, 0 where there are no others.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -126,7 +126,7 @@ class NeuMetaForImageGeneration(NeuMetaModel):
     main_input_name = "pixel_values"
 
     def forward(
-        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs
+        self, pixel_values: Tensor, *, width: Width = 1.0, noise: float = 0.0, seed: int = 0, **inputs: Any
     ) -> AutoencoderOutput:
         """Reconstruct images with the network of a size.
 
@@ -134,7 +134,7 @@ class NeuMetaForImageGeneration(NeuMetaModel):
             pixel_values: Images in [-1, 1], `[batch, channels, height, width]`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -165,7 +165,7 @@ class NeuMetaForCausalLM(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> CausalLMOutput:
         """Foretell the next token at each place with the network of a size.
 
@@ -175,7 +175,7 @@ class NeuMetaForCausalLM(NeuMetaModel):
                 the first comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass, such as `attention_mask`.
 
         Returns:
@@ -209,7 +209,7 @@ class NeuMetaForMaskedLM(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> MaskedLMOutput:
         """Tell hidden tokens with the network of a size.
 
@@ -218,7 +218,7 @@ class NeuMetaForMaskedLM(NeuMetaModel):
             labels: What was hidden, -100 elsewhere; given, its mean cross-entropy comes back as `loss`.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass, such as `attention_mask`.
 
         Returns:
@@ -252,7 +252,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
         width: Width = 1.0,
         noise: float = 0.0,
         seed: int = 0,
-        **inputs,
+        **inputs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encode sentences with the network of a size.
 
@@ -261,7 +261,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
             attention_mask: 1 for tokens, 0 for padding; none: there is no padding.
             width: As for `size_at`.
             noise: Coordinate noise in channels, for training.
-            seed: Of the noise.
+            seed: Seed of the noise.
             **inputs: Further inputs of the target's forward pass.
 
         Returns:
@@ -278,7 +278,7 @@ class NeuMetaForSentenceEmbedding(NeuMetaModel):
 
 
 def family_class(task: str) -> type[NeuMetaModel]:
-    """The class of families for a task.
+    """Find the class of families for a task.
 
     Args:
         task: As target families name it.

@@ -7,7 +7,7 @@ from neumeta_hf.images import IGNORED
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean cross-entropy of the pixels that have a class.
+    """Compute the mean cross-entropy of the pixels that have a class.
 
     Args:
         logits: `[batch, classes, height, width]`.

@@ -25,12 +25,12 @@ def show_progress(shown: bool) -> None:
 
 
 def progress_is_shown() -> bool:
-    """Whether progress is shown at all."""
+    """Tell whether progress is shown at all."""
     return _Switch.is_on
 
 
 def on_terminal() -> bool:
-    """Whether what is written to the standard error is seen as it comes, on a terminal or in a notebook."""
+    """Tell whether the standard error is seen as it is written, on a terminal or in a notebook."""
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
@@ -42,7 +42,7 @@ class _Lines:
         total: How many there are.
         initial: How many of them are done.
         description: What is going on.
-        unit: Of the count.
+        unit: Unit of the count.
         leave: Whether there is a line at the end; if not, there is one only after a minute.
     """
 
@@ -121,7 +121,7 @@ def progress_bar(
         total: How many there are; None: the length of `items`.
         initial: How many of them were done before.
         description: What is going on.
-        unit: Of the count, a space before it.
+        unit: Unit of the count, a space before it.
         shown: Whether to show this one, where progress is shown.
         leave: Whether it stays on screen when it is done.
 

@@ -19,7 +19,7 @@ class RunSource:
         folder: On this machine; None: in a repo.
         repo_id: On the Hub, where there is no folder.
         revision: Commit, branch or tag of the repo; None: main.
-        subfolder: Of the repo.
+        subfolder: Subfolder of the repo.
         cache_dir: Where files of the repo are kept; None: the usual cache.
     """
 
@@ -31,7 +31,7 @@ class RunSource:
 
     @classmethod
     def of_folder(cls, folder: str | Path) -> Self:
-        """The run in a folder.
+        """Find the run in a folder.
 
         Args:
             folder: Output of a run.
@@ -56,12 +56,12 @@ class RunSource:
         subfolder: str = "",
         cache_dir: str | Path | None = None,
     ) -> Self:
-        """Where a checkpoint came from that was loaded a moment ago.
+        """Find where the checkpoint that was just loaded came from.
 
         Args:
             name: Folder, file of weights, or Hub id.
             revision: As it was asked for.
-            subfolder: Of the folder or repo.
+            subfolder: Subfolder of the folder or repo.
             cache_dir: Where the checkpoint was downloaded to.
 
         Returns:
@@ -90,11 +90,11 @@ class MorphOrigin:
         depths: Stack of blocks to how many it has, and how many in the reference.
         num_samples: Generations averaged.
         noise: Width of their noise in channels.
-        seed: Of that noise.
+        seed: Seed of that noise.
         calibrated: Images that its BatchNorm statistics were measured on, if the caller gave any; None: the statistics
             are the family's own.
-        full_num_parameters: Of the family's reference.
-        fingerprint: Of its weights as they were generated.
+        full_num_parameters: Number of parameters of the family's reference.
+        fingerprint: Fingerprint of its weights as they were generated.
     """
 
     source: str

@@ -1,7 +1,8 @@
 """Reading what somebody else wrote: files that stay in their folder, and JSON and YAML within bounds.
 
-A text of a few bytes can ask for any amount of memory or time (nesting, aliases of aliases), and a link in a folder can
-stand for any file of the machine that reads it. All that comes from a checkpoint, a run or a repo is read through here.
+A text of a few bytes can ask for any amount of memory or time, by nesting or by aliases of aliases. A link in a folder
+can stand for any file of the machine that reads it. All that comes from a checkpoint, a run or a repo is read through
+here.
 """
 
 import json
@@ -27,7 +28,7 @@ def find_file(folder: str | Path, name: str) -> Path | None:
 
     Args:
         folder: May itself be a link.
-        name: Of the file, relative to the folder.
+        name: Name of the file, relative to the folder.
 
     Returns:
         Its path, or None where there is nothing of that name.
@@ -46,7 +47,7 @@ def find_folder(folder: str | Path, name: str) -> Path | None:
 
     Args:
         folder: May itself be a link.
-        name: Of the folder inside of it.
+        name: Name of the folder inside of it.
 
     Returns:
         Its path, or None where there is no folder of that name.
@@ -69,8 +70,8 @@ def read_json(path: str | Path, *, error: type[NeuMetaError] = CheckpointError) 
         Its values.
 
     Raises:
-        NeuMetaError: It is too large or nested too deeply, no text or no JSON, names a key twice, holds NaN or an
-            infinite number, or maps no keys to values.
+        NeuMetaError: It is too large or nested too deeply, or is not JSON text. It names a key twice, holds NaN or an
+            infinite number, or is not a mapping.
         OSError: It cannot be opened.
     """
     return _mapping(parse_json(_read_text(path, _MOST_JSON, error), str(path), error=error), str(path), error)
@@ -80,7 +81,7 @@ def parse_json(text: str, where: str, *, error: type[NeuMetaError] = CheckpointE
     """Read JSON.
 
     Args:
-        text: Of any length.
+        text: A text of any length.
         where: What to call it in the error.
         error: What is raised.
 
@@ -111,8 +112,8 @@ def read_yaml(path: str | Path, *, error: type[NeuMetaError] = CheckpointError) 
         Its values.
 
     Raises:
-        NeuMetaError: It is too large or nested too deeply, no text or no YAML, names a key twice, repeats too much
-            through aliases, or maps no keys to values.
+        NeuMetaError: It is too large or nested too deeply, or is not YAML text. It names a key twice, repeats too much
+            through aliases, or is not a mapping.
         OSError: It cannot be opened.
     """
     values = parse_yaml(_read_text(path, _MOST_YAML, error), str(path), error=error)

@@ -31,7 +31,7 @@ def make_space(
         shapes: Name to shape of all tensors of the reference.
         constraints: Between axes.
         depths: Stacks of blocks.
-        name: Of the target family, for errors.
+        name: Name of the target family, for errors.
 
     Returns:
         The space.

@@ -27,7 +27,7 @@ class Score:
     hub_name: str | None = None
 
     def format(self, value: float | None) -> str:
-        """The value for a table.
+        """Format a value for a table.
 
         Args:
             value: As in results; None: not finite.
@@ -38,7 +38,7 @@ class Score:
         return "-" if value is None else f"{value:.2%}" if self.is_ratio else f"{value:.4g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, for a result."""
+        """Write the fields as plain values, for a result."""
         return dataclasses.asdict(self)
 
 
@@ -46,10 +46,10 @@ ACCURACY = Score(name="accuracy", label="accuracy", is_ratio=True, hub_name="acc
 
 
 def score_of(facts: Mapping[str, Any]) -> Score:
-    """The score that a result compares networks by.
+    """Find the score that a result compares networks by.
 
     Args:
-        facts: Of the result. Those that do not say it, which are older than it, are of classification.
+        facts: Facts of the result. Older ones that do not name a score are of classification.
 
     Returns:
         What their "score" says.

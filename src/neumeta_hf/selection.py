@@ -19,9 +19,9 @@ class Selection:
     Attributes:
         generated: Parameters that the hypernetwork makes, in the order that numbers them.
         static: Tensors that the checkpoint holds as they are.
-        statistics: Statistics of generated BatchNorm, which every size has its own of.
-        constants: Tensors of BatchNorm that was fused but that the architecture cannot leave out, to their values.
-        static_modules: The outermost modules that have no tensor which differs by size.
+        statistics: BatchNorm buffers that are stored per size.
+        constants: Name to value, for tensors of a fused BatchNorm that the architecture cannot leave out.
+        static_modules: The outermost modules without a size-dependent tensor.
         free_axes: Axes that a size may change.
         varying: Generated name to whether sizes change the number of its output and of its input channels.
     """

@@ -12,6 +12,7 @@ _CHECKOUT = Path(__file__).parents[2]
 
 _GUIDES = (
     "explanation",
+    "glossary",
     "guide_deploy",
     "guide_engines",
     "guide_engines_text",
@@ -31,7 +32,7 @@ _GUIDES = (
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes that come with the package.
+    """List the recipes that come with the package.
 
     Returns:
         Name to file, in alphabetical order.
@@ -40,7 +41,7 @@ def recipes() -> dict[str, Path]:
 
 
 def guides() -> dict[str, Path]:
-    """The guides that come with the package.
+    """List the guides that come with the package.
 
     Returns:
         Name to file, in alphabetical order.
@@ -50,7 +51,7 @@ def guides() -> dict[str, Path]:
 
 
 def examples() -> dict[str, Path]:
-    """The trained families that come with the package.
+    """List the trained families that come with the package.
 
     Returns:
         Name to folder, in alphabetical order.
@@ -97,7 +98,7 @@ def find_shipped(kind: str, name: str, known: dict[str, Path]) -> Path:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe, or the recipe of that name that comes with the package where there is no such file.
+    """Find the file of a recipe; where there is no such file, the recipe of that name that comes with the package.
 
     Args:
         name: A path, or one of `recipes()`.
@@ -110,7 +111,7 @@ def find_recipe(name: str) -> Path:
 
 
 def title_of(path: Path) -> str:
-    """The first sentence of a recipe's header, or the title of a guide.
+    """Read the first sentence of a recipe's header, or the title of a guide.
 
     Args:
         path: One of `recipes()` or `guides()`.

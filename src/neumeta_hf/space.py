@@ -1,8 +1,8 @@
 """Sizes of a network as values: which axes it has, how many channels each has at a size, and what shape that gives.
 
 A network's *axes* are what a size may change: sets of tensor dimensions that can only grow and shrink together. A
-`Size` is an integer per axis. A `SizeSpace` knows which axes the dimensions of every tensor are made of, so that sizes
-and shapes are arithmetic, and no module is built for them.
+`Size` is an integer per axis. A `SizeSpace` knows which axes the dimensions of every tensor are made of. Sizes and
+shapes are then arithmetic, and no module is built for them.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class SizeSpace:
         tensors: Name to dimensions, of all tensors.
         constraints: Between axes.
         depths: Stacks of blocks.
-        name: Of the target family, for errors.
+        name: Name of the target family, for errors.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SizeSpace:
             The size.
 
         Raises:
-            SizeError: As for `size`; or a count is no integer from 1 up, or no multiple of the axis' step.
+            SizeError: As for `size`; or a count is not an integer from 1 up, or not a multiple of the axis' step.
         """
         allowed = [axis for axis in self.axes if free is None or axis in free]
         named = self._named(counts, allowed, "size", lambda count, axis, _: self._check_count(count, axis))
@@ -159,10 +159,10 @@ class SizeSpace:
         return self._checked(self._with_depth({axis: operator.index(channels[axis]) for axis in self.axes}, blocks))
 
     def ratios(self, size: Size) -> dict[str, float]:
-        """The width of every axis at a size, relative to the reference.
+        """Compute the width of every axis at a size, relative to the reference.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Axis to ratio, in data-flow order.
@@ -172,10 +172,10 @@ class SizeSpace:
     # ------------------------------------------------------------------------------------------------ tensors
 
     def shapes(self, size: Size) -> Mapping[str, tuple[int, ...]]:
-        """The shapes of all tensors of the network of a size; not to be changed.
+        """Compute the shapes of all tensors of the network of a size; the mapping must not be changed.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Name, in that network, to shape.
@@ -183,10 +183,10 @@ class SizeSpace:
         return self._shapes(size)
 
     def names(self, size: Size) -> Mapping[str, str]:
-        """What the tensors of the reference are called in the network of a size; not to be changed.
+        """Map the reference's tensor names to those of the network of a size; the mapping must not be changed.
 
         Args:
-            size: Of this space.
+            size: A size of this space.
 
         Returns:
             Name in the reference to name in that network, of the tensors that it has: blocks that are left out make the
@@ -195,15 +195,15 @@ class SizeSpace:
         return self._names(size)
 
     def is_whole(self, size: Size) -> bool:
-        """Whether a size leaves no block out."""
+        """Tell whether a size leaves no block out."""
         return all(size[depth.key] == depth.full for depth in self.depths.values())
 
     def parts(self, name: str, size: Size) -> tuple[list[int], list[int]]:
-        """The parts of the output and of the input axis of a tensor in its canonical form, each shortened by itself.
+        """Find the parts of a tensor's output and input axis in canonical form; each is shortened by itself.
 
         Args:
-            name: Of a tensor with at least one dimension.
-            size: Of this space.
+            name: Name of a tensor with at least one dimension.
+            size: A size of this space.
 
         Returns:
             Channels of each part of the output axis, and of the input axis; `[1]` for that of vectors.
@@ -212,10 +212,10 @@ class SizeSpace:
         return parts_of(dims[0], size), parts_of(dims[1], size) if len(dims) > 1 else [1]
 
     def layout(self, name: str) -> Layout:
-        """How a tensor comes to be `[output channels, input channels, ...]` in canonical order.
+        """Find how a tensor comes to be `[output channels, input channels, ...]` in canonical order.
 
         Args:
-            name: Of a tensor of the reference.
+            name: Name of a tensor of the reference.
 
         Returns:
             The layout.
@@ -228,14 +228,14 @@ class SizeSpace:
         return self._layouts[name]
 
     def canonical_shape(self, name: str, size: Size) -> tuple[int, ...]:
-        """The shape of a tensor at a size, output channels first."""
+        """Compute the shape of a tensor at a size, output channels first."""
         return tuple(sum(parts_of(dim, size)) for dim in self.layout(name).dims)
 
     def axes_of(self, name: str) -> tuple[set[str], ...]:
-        """The axes that each dimension of a tensor depends on.
+        """List the axes that each dimension of a tensor depends on.
 
         Args:
-            name: Of a tensor.
+            name: Name of a tensor.
 
         Returns:
             A set for each dimension, in the order of the canonical form.
@@ -279,7 +279,7 @@ class SizeSpace:
         return {depth.key for depth in self.depths.values()}
 
     def with_ranking(self, ranking: Mapping[str, Sequence[int]]) -> "SizeSpace":
-        """The same space, in which more depth takes blocks in another order.
+        """Copy the space with another order in which more depth takes blocks.
 
         Args:
             ranking: Stack to the numbers of its blocks but the fixed ones; stacks that are not named keep theirs.

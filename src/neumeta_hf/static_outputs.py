@@ -20,8 +20,8 @@ class StaticOutputs:
 
     The networks of a family's block have all that lies before the block in common, and those of a decoder the encoder:
     a step of training that runs several sizes needs it once. An output is taken again where a module gets the very
-    tensors that it got before and the same settings, neither these tensors nor the output having been changed in place
-    since; what gradients flow through it adds up. Whatever a module draws at random is drawn once.
+    tensors that it got before, with the same settings. Neither these tensors nor the output may have been changed in
+    place since. Gradients through it add up. Whatever a module draws at random is drawn once.
 
     An instance keeps what it is given: make one for each batch and training mode.
     """
@@ -34,8 +34,8 @@ class StaticOutputs:
         """While active, modules of a network take their outputs from here where they can.
 
         Args:
-            network: Of some size.
-            names: Of modules that are the same for all sizes, none inside of another.
+            network: A network of some size.
+            names: Names of modules that are the same for all sizes, none inside of another.
         """
         with _wrapped(network, names, self._reusing):
             yield
@@ -68,8 +68,8 @@ class KnownOutputs:
         """While active, modules of a network give what is known instead of running; all others run.
 
         Args:
-            network: Of some size, or the reference.
-            names: Of modules that are the same for all sizes; others are left alone.
+            network: A network of some size, or the reference.
+            names: Names of modules that are the same for all sizes; others are left alone.
         """
         known = {name for name, _ in self._outputs}
         with _wrapped(network, [name for name in names if name in known], self._known):

@@ -20,7 +20,7 @@ def describe_space(space: SizeSpace) -> dict[str, Any]:
     """Say in plain values what sizes a network has.
 
     Args:
-        space: Of the network.
+        space: Space of the network.
 
     Returns:
         Its axes and its stacks of blocks by name; no tensors.
@@ -64,7 +64,7 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
     Args:
         stated: As `describe_space` gives it.
         space: What the rules of the target family give for the checkpoint's reference.
-        version: Of this library as it saved the checkpoint; None: not known.
+        version: Version of this library as it saved the checkpoint; None: not known.
 
     Raises:
         CheckpointError: Naming the axis or stack of blocks that is another, and what to do.
@@ -89,7 +89,7 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
 
 
 def library_version() -> str | None:
-    """The version of this library; None where it is code beside somebody's weights."""
+    """Read the version of this library; None where it is code beside somebody's weights."""
     try:
         return importlib.metadata.version("neumeta_hf")
     except importlib.metadata.PackageNotFoundError:

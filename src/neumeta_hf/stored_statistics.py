@@ -17,7 +17,7 @@ class StoredStatistics(TensorTree):
     """BatchNorm statistics by stored size, under the number of each.
 
     Args:
-        space: Of the sizes.
+        space: Space of the sizes.
         sizes: Width and depth, as ratios, to the statistics of that size by the names of its tensors; empty ones of the
             right shape before a checkpoint is loaded.
         free: Axes that widths change.
@@ -43,14 +43,14 @@ class StoredStatistics(TensorTree):
         self._sizes = [space.size(width, depth=depth, free=free) for width, depth in sizes]
 
     def covers(self, size: Size) -> bool:
-        """Whether there are statistics for a size, its own or of two near sizes that it lies between."""
+        """Tell whether there are statistics for a size: its own, or those of two near sizes around it."""
         return self._find(size) is not None
 
     def at(self, size: Size) -> dict[str, Tensor] | None:
-        """The statistics of a size.
+        """Read the statistics of a size.
 
         Args:
-            size: Of the space.
+            size: A size of the space.
 
         Returns:
             Name to tensor: those stored for the size, or read between two stored sizes; None where there are neither.
@@ -72,7 +72,7 @@ class StoredStatistics(TensorTree):
         )
 
     def _find(self, size: Size) -> list[int] | None:
-        """The number of the stored size, or of the smaller and the larger of the two nearest around it."""
+        """Find the index of the stored size, or of the two nearest ones around it."""
         sizes, widths = self._sizes, self._widths
         if size in sizes:
             return [sizes.index(size)]

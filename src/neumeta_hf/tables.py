@@ -42,7 +42,7 @@ def build_tables(
 
     Args:
         columns: The first says what a row is of.
-        width: Of the terminal, in characters.
+        width: Width of the terminal, in characters.
         title: Above the first table.
         sections: Rows that a line is drawn below.
 
@@ -60,7 +60,7 @@ def build_tables(
 
 
 def break_at_commas(text: str) -> str:
-    """A list of names and values, a line each where it is long.
+    """Break a list of names and values into a line each where it is long.
 
     Args:
         text: Such as "stage2=0.5,stage3=0.25".

@@ -29,5 +29,5 @@ class TensorTree(nn.Module):
                     node.register_buffer(leaf, tensor)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name to tensor, parameters with their gradients."""
+        """Map names to tensors, parameters with their gradients."""
         return {**dict(self.named_parameters()), **dict(self.named_buffers())}

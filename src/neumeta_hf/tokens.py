@@ -51,7 +51,7 @@ def token_loss(found: TokenLogits) -> Tensor:
 
 
 def mean_pooling(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean of the vectors of a sentence's tokens, brought to length one.
+    """Compute the mean of the vectors of a sentence's tokens, brought to length one.
 
     Args:
         hidden: `[sentences, tokens, features]`.

@@ -34,7 +34,7 @@ def parse_widths(text: str, *, what: str = "widths") -> list[float]:
 
 
 def format_width(width: float | Mapping[str, float] | None, *, exact: bool = False) -> str:
-    """A width as the command takes it.
+    """Write a width as the command takes it.
 
     Args:
         width: A ratio, or a ratio per width group; None of a network that is of no family.
@@ -51,7 +51,7 @@ def format_width(width: float | Mapping[str, float] | None, *, exact: bool = Fal
 
 
 def format_size(width: float | Mapping[str, float] | None, depth: float) -> str:
-    """A width and a depth, in as few words as say them.
+    """Write a width and a depth in as few words as say them.
 
     Args:
         width: As for `format_width`.

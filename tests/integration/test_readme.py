@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from documents import DOCS, README, ROOT, SCRIPTS, blocks, cells, commands, commands_in, parse, snippet
+from example_scripts import load_script
 from PIL import Image
 from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
 
@@ -157,6 +158,14 @@ def test_the_worked_example_says_what_is_so():
                 assert str(value).replace("'", '"') == re.match(r"\{.*?\}|\(.*?\)|\w+", said)[0]
             checked += bool(said)
     assert checked == 15
+
+
+def test_the_pictures_of_the_worked_example_can_be_drawn_again(tmp_path, monkeypatch):
+    script = load_script("benchmarks/explanation_figures.py")
+    monkeypatch.setattr("sys.argv", ["explanation_figures.py", "--output", str(tmp_path)])
+    assert script.main() == 0
+    linked = re.findall(r"\]\((\S+\.png)\)", DOCS["explanation"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(linked)
 
 
 def test_a_morph_is_chosen_and_exported_as_shown(tmp_path, monkeypatch):

@@ -107,8 +107,8 @@ def check_config(values: Mapping[str, Any], name: str) -> list[str]:
     """Refuse a config whose network would be read from elsewhere, or whose weights are in another form.
 
     Args:
-        values: Of its config.json.
-        name: Of the checkpoint.
+        values: Values of its config.json.
+        name: Name of the checkpoint.
 
     Returns:
         What code it names, such as "auto_map: AutoModel=modeling.Model"; none of it is run.
@@ -139,7 +139,7 @@ def without_origin(values: Any) -> Any:
     """Copy plain values without what names code, or tells where something was loaded from.
 
     Args:
-        values: Of a config, nested.
+        values: Values of a config, nested.
 
     Returns:
         All other keys.
@@ -153,7 +153,7 @@ def forget_origin(network: Any) -> None:
     """Drop from the config of a network, and from those inside of it, what names code and where it was loaded from.
 
     Args:
-        network: Of transformers or of diffusers, or a config of transformers; its config is changed.
+        network: A network of transformers or of diffusers, or a config of transformers; its config is changed.
     """
     config = network if isinstance(network, PreTrainedConfig) else getattr(network, "config", None)
     if isinstance(config, PreTrainedConfig):

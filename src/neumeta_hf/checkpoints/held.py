@@ -89,7 +89,7 @@ class HeldWeights:
     """Names and shapes of the tensors in a checkpoint's files.
 
     Attributes:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         shapes: Name of each tensor to its shape.
         files: Name of each tensor to its file.
         prefix: What all names in the files begin with, and those in `shapes` do not.
@@ -212,7 +212,7 @@ def read_headers(name: str, paths: Sequence[Path], *, of_libraries: bool = True)
     """Read the headers of weights files; no tensor is made.
 
     Args:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         paths: Its .safetensors files.
         of_libraries: Whether what they say of themselves has to be what transformers and diffusers write.
 
@@ -220,8 +220,8 @@ def read_headers(name: str, paths: Sequence[Path], *, of_libraries: bool = True)
         What they hold.
 
     Raises:
-        CheckpointError: A file holds tensors of a kind that no network here has, or of another library than PyTorch,
-            or two files hold tensors of one name.
+        CheckpointError: A file holds tensors of a kind that no network here has, or of another library than PyTorch. Or
+            two files hold tensors of one name.
         SafetensorError: A file is none: its header is too long or no JSON, or tensors lie outside of the file or over
             each other.
     """

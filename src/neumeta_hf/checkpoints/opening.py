@@ -54,7 +54,7 @@ class Checkpoint:
 
         Args:
             config_class: Its class.
-            options: Of `from_pretrained`; fields of the config among them win.
+            options: Options of `from_pretrained`; fields of the config among them win.
 
         Returns:
             The config, and the options that are none of its fields.
@@ -99,7 +99,7 @@ class Checkpoint:
             held: As `HeldWeights.check_network` returned it.
 
         Raises:
-            CheckpointError: A weight is no number, or not as it was saved.
+            CheckpointError: A weight is not a number, or not as it was saved.
         """
         self._held = held
         files = {held.prefix + name: path for name, path in held.files.items()}
@@ -140,11 +140,11 @@ class Checkpoint:
 
         Args:
             loader: Gets the folder first, and `config` and `held` among its options.
-            config_class: Of the family.
+            config_class: Config class of the family.
             name: What the family is to say that it was loaded from.
             *args: Further arguments.
             config: The family's, where the caller has it.
-            **options: Of `from_pretrained`.
+            **options: Options of `from_pretrained`.
 
         Returns:
             The family and the loading info.
@@ -219,7 +219,7 @@ def open_checkpoint(name: str | Path, options: dict[str, Any] | None = None) -> 
 
     Args:
         name: Folder or Hub id, or a file of weights where `config` is among the options; "~" is the home folder.
-        options: Of `from_pretrained`; those that say where files lie are taken out.
+        options: Options of `from_pretrained`; those that say where files lie are taken out.
 
     Returns:
         The checkpoint.

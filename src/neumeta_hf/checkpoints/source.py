@@ -35,7 +35,7 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
     """Call something that loads a checkpoint; what goes wrong becomes one error that says what to do.
 
     Args:
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         call: Without arguments.
 
     Returns:
@@ -69,7 +69,7 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether the Hub can have a repo of that name.
+    """Tell whether the Hub can have a repo of that name.
 
     Args:
         name: Such as "org/name".
@@ -92,12 +92,12 @@ class Source:
     Attributes:
         name: As the caller says it.
         folder: On this machine; None: in a repo.
-        subfolder: Of the folder or repo.
+        subfolder: Subfolder of the folder or repo.
         weights: The file that the name is of; None: it is of a folder or repo.
 
     Args:
         name: Folder or Hub id, or a file of weights where `config` is among the options.
-        options: Of `from_pretrained`; those that say where files lie are taken out.
+        options: Options of `from_pretrained`; those that say where files lie are taken out.
     """
 
     def __init__(self, name: str, options: dict[str, Any]):
@@ -125,7 +125,7 @@ class Source:
             )
 
     def find(self, file: str) -> Path | None:
-        """A file, downloaded where it lies in a repo; None where there is none."""
+        """Find a file, downloading it where it lies in a repo; None where there is none."""
         if self.folder is not None:
             return find_file(self.folder, file)
         if not self._is_reached:

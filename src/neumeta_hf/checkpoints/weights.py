@@ -22,7 +22,7 @@ _KEY = "weights_digest"
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum over names, types, shapes and bits of weights, whatever files they lie in.
+    """Compute a checksum over names, types, shapes and bits of weights, whatever files they lie in.
 
     Args:
         tensors: Name to tensor.
@@ -48,7 +48,7 @@ class Fingerprint:
 
     Attributes:
         kinds: Name, type and shape of each tensor.
-        sums: Of the bits of each, on its device.
+        sums: Sums of the bits of each, on its device.
     """
 
     kinds: tuple[tuple[str, torch.dtype, torch.Size], ...]
@@ -68,7 +68,7 @@ class Fingerprint:
         return cls(kinds, tuple(map(_sum_bits, tensors.values())))
 
     def fits(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether weights are still those that the fingerprint was taken of.
+        """Tell whether weights are still those that the fingerprint was taken of.
 
         Args:
             tensors: Name to tensor, on any device.
@@ -89,12 +89,12 @@ def _sum_bits(tensor: Tensor) -> Tensor:
 
 
 def check_weights(tensors: Mapping[str, Tensor], digest: str | None, name: str) -> None:
-    """Refuse weights that are no numbers, or not those that were saved.
+    """Refuse weights that are not numbers, or not those that were saved.
 
     Args:
         tensors: Name to tensor, as loaded.
         digest: As saved; None: not known, or of another type of numbers than what was loaded.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
 
     Raises:
         CheckpointError: Naming the key or the file, and the remedy.
@@ -113,7 +113,7 @@ def check_keys(info: Mapping[str, Iterable[Any]], name: str, *, dropped: tuple[s
 
     Args:
         info: The loading info of transformers or diffusers.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         dropped: Prefixes of tensors that a checkpoint may hold beyond the model's.
 
     Raises:
@@ -137,7 +137,7 @@ def check_loaded(model: nn.Module, info: Mapping[str, Iterable[Any]], name: str,
     Args:
         model: As loaded.
         info: The loading info of transformers.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
         digest: As for `check_weights`.
 
     Raises:
@@ -174,7 +174,7 @@ def check_files(files: Mapping[str, Path], digest: Path | None, name: str) -> No
     Args:
         files: Name of each tensor to its file.
         digest: The file with their checksum, if there is one.
-        name: Of the checkpoint.
+        name: Name of the checkpoint.
 
     Raises:
         CheckpointError: Naming the key or the file, and the remedy.

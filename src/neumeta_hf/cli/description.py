@@ -158,10 +158,10 @@ def show_description(
     """Print what there is to say of a family, as tables.
 
     Args:
-        name: Of its checkpoint.
-        facts: Of `family_facts`.
-        sizes: Of `size_facts`.
-        disk: Of `disk_facts`.
+        name: Name of its checkpoint.
+        facts: As from `family_facts`.
+        sizes: As from `size_facts`.
+        disk: As from `disk_facts`.
         family: Says what scores are called.
     """
     from rich.console import Console

@@ -69,13 +69,13 @@ def parse_budget(text: str, flag: str) -> float:
 
     Args:
         text: A number, with "k", "M" or "G" after it for thousands, millions and thousand millions: "200000", "200k".
-        flag: Of the command, for the error.
+        flag: Flag of the command, for the error.
 
     Returns:
         The number.
 
     Raises:
-        SizeError: The text is no number, or one that is not above 0 or not finite.
+        SizeError: The text is not a number, or one that is not above 0 or not finite.
     """
     stripped = text.strip()
     factor = _UNITS.get(stripped[-1:].lower(), 1)

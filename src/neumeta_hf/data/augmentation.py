@@ -22,12 +22,12 @@ _STREAMS = {
 
 
 def draws(indices: np.ndarray, *, seed: int, epoch: int, stream: str) -> np.ndarray:
-    """One uniform number per image, by hashing (SplitMix64, Steele et al. 2014).
+    """Draw one uniform number per image, by hashing (SplitMix64, Steele et al. 2014).
 
     Args:
         indices: Numbers of the images in their data set, `[batch]`.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
         stream: What the number is for; streams are independent.
 
     Returns:
@@ -53,8 +53,8 @@ def crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int, masks: b
     Args:
         images: `[batch, channels, height, width]`, any type, on the CPU.
         indices: Numbers of the images in their data set, `[batch]`.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
         masks: Whether `images` are masks, which are padded with `IGNORED`.
 
     Returns:
@@ -76,8 +76,8 @@ def scale_crop(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int, ma
     Args:
         images: uint8, `[batch, channels, height, width]`, on the CPU.
         indices: Numbers of the images in their data set, `[batch]`.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
         masks: Whether `images` are masks, which take the nearest pixel and are put on `IGNORED`.
 
     Returns:
@@ -114,8 +114,8 @@ def flip(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -> Tenso
     Args:
         images: `[batch, channels, height, width]`, any type.
         indices: Numbers of the images in their data set, `[batch]`.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
 
     Returns:
         As `images`.
@@ -138,11 +138,11 @@ def random_resized_crop(
     After Szegedy et al. 2015 (arXiv:1409.4842), section 6.
 
     Args:
-        image: Of any size, grey or RGB: others are not interpolated.
+        image: An image of any size, grey or RGB: others are not interpolated.
         index: Number of the image in its data set.
         size: Height and width of the result; one number for both.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
         resample: How pixels are interpolated.
 
     Returns:

@@ -43,7 +43,7 @@ class Split(Protocol):
         ...
 
     def shown(self, batch: Mapping[str, Tensor]) -> Any:
-        """What a task draws a batch by: images as they look, or the tokenizer that reads a text."""
+        """Return what a task draws a batch by: images as they look, or the tokenizer that reads a text."""
         ...
 
 
@@ -69,11 +69,11 @@ class RowSplit(Dataset):
         """As `Split` says; nothing depends on the epoch unless a subclass says so."""
 
     def subset(self, num_rows: int, *, seed: int) -> Self:
-        """A random part.
+        """Choose a random part.
 
         Args:
             num_rows: How many, at most the length.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Returns:
             A split of these rows.
@@ -109,7 +109,7 @@ class Data:
         train: What the network learns from; a stream where it is read as it comes.
         validation: What selection looks at.
         test: What is reported, once.
-        label_names: Of the classes, in order; none where no labels are read.
+        label_names: Names of the classes, in order; none where no labels are read.
     """
 
     train: "Split | StreamSplit"

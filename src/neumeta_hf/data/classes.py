@@ -21,10 +21,10 @@ from neumeta_hf.images import IGNORED
 
 
 def stated_names(config: Any, *, masks: bool) -> list[str] | None:
-    """What a network calls its classes.
+    """Read what a network calls its classes.
 
     Args:
-        config: Of the network; its `id2label` is read.
+        config: Config of the network; its `id2label` is read.
         masks: Whether its labels are masks, whose classes "0", "1", ... are called so where nobody named them.
 
     Returns:
@@ -53,10 +53,10 @@ def stated_names(config: Any, *, masks: bool) -> list[str] | None:
 
 
 def states_names(config: DataConfig) -> bool:
-    """Whether a data set names its classes.
+    """Tell whether a data set names its classes.
 
     Args:
-        config: Of the data set.
+        config: Config of the data set.
 
     Returns:
         False for masks without `label_names` and `mask_values`, which state indices alone, and without labels.
@@ -70,7 +70,7 @@ def name_masks(config: DataConfig, label_names: Sequence[str] | None) -> DataCon
     """Let masks that state indices alone have the names that a network has for its classes.
 
     Args:
-        config: Of the data set.
+        config: Config of the data set.
         label_names: The network's; None: it states none.
 
     Returns:
@@ -160,7 +160,7 @@ class RenumberedSource:
 
     Args:
         source: Where images and labels come from.
-        numbers: Of each class of the source, in its order, the number that it gets.
+        numbers: New number of each class of the source, in the order of the source.
     """
 
     def __init__(self, source: ImageSource, numbers: Sequence[int]):

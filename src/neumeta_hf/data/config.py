@@ -45,9 +45,9 @@ class DataConfig:
             plain numbers or strings, which must be named, the sorted values of the training split are the classes.
             None, for masks: of two columns of type Image the one that is called "label", "labels", "mask", "annotation"
             or "segmentation". The pixels of masks are indices (grey, palette or 16-bit), not colours.
-        label_names: Of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does not
-            "0", "1", ... up to the highest value in the masks of the training split, all of which are then read once
-            more for it; a value in between that none has is refused.
+        label_names: Names of the classes of masks, in order. None: as `target.checkpoint` names them, and where it does
+            not "0", "1", ... up to the highest value in the masks of the training split, all of which are then read
+            once more for it; a value in between that none has is refused.
         mask_values: Name of the class of each value in masks, such as {0: background, 255: lesion}, instead of
             `label_names`; the order is that of the classes, and several values may have one name. Any other value is
             refused, unless it is ignored. Classes of batches count from 0, whatever their values.
@@ -57,47 +57,46 @@ class DataConfig:
             share a row.
         test_split: Name of the split that is touched once, at the end; never the one that selection uses. None: "test",
             unless there is a `test_fraction`.
-        test_fraction: How much of the training split is cut off for testing, of a data set that has no test split: as
-            much of each class, where images have one. The cut depends on no seed, so that it is the same for everybody.
+        test_fraction: Fraction of the training split that is cut off for testing, where a data set has no test split.
+            Images with a class are cut class by class. The cut depends on no seed, so it is the same for everybody.
         validation_split: Split that selection uses. None: cut from the training split.
-        validation_fraction: How much of the training split is cut off for validation, unless `validation_split` is
+        validation_fraction: Fraction of the training split that is cut off for validation, unless `validation_split` is
             named. 0 leaves the validation split empty, which is an error where it is used, before anything is trained.
-        data_seed: Of the cut and of the augmentation.
-        image_size: What the network gets: one number for height and width, or [height, width]. This and the next five
-            may be None, which says nothing: they are then as `target.checkpoint` states them, and without one 8, False,
-            "bilinear", 1, [0.5] and [0.5].
-        center_crop: How images of another size come to it, here and in the image processor that is saved with the
-            network. False: resized whole, whatever their aspect ratio. True: resized to cover 256/224 of `image_size`
-            and cropped at the centre, as is usual for ImageNet; a number such as 248: resized so that the shorter side
-            has as many pixels, and cropped. Processors of transformers do it for square RGB images with a class. Masks
-            go the same way; each of their pixels is then the nearest one.
-        interpolation: Of pixels, when images are resized or cropped by "random_resized_crop_flip": "nearest",
-            "bilinear", "bicubic", "lanczos", "box" or "hamming".
+        data_seed: Seed of the cut and of the augmentation.
+        image_size: Size of the images that the network gets: one number for height and width, or [height, width]. Where
+            this and the next five are None, they are as `target.checkpoint` states them. Without a checkpoint they are
+            8, False, "bilinear", 1, [0.5] and [0.5].
+        center_crop: How images of another size are resized, here and in the image processor that is saved with the
+            network. False: whole, whatever their aspect ratio. True: to cover 256/224 of `image_size`, then cropped at
+            the centre, as is usual for ImageNet. A number such as 248: to that many pixels of the shorter side, then
+            cropped. Processors of transformers do it for square RGB images with a class. Masks go the same way; each of
+            their pixels is then the nearest one.
+        interpolation: Interpolation of pixels, when images are resized or cropped by "random_resized_crop_flip":
+            "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
         num_channels: 1 (grey) or 3 (RGB); images are converted.
-        mean: Per channel, of values in [0, 1].
-        std: Per channel, of values in [0, 1].
-        augmentation: Of training images, whose masks move along: "none", "crop" (pad by an eighth of the size with
-            black, crop at random), "crop_flip" (and mirror half of them), "scale_crop_flip" (scale by 0.5 to 2, crop at
-            random or pad with black, mirror half: usual for segmentation), "random_resized_crop_flip" (ImageNet's;
-            needs `in_memory` off, and has no masks), "randaugment" ("crop_flip", and then two of 14 changes of colours
-            or place drawn for each image; has no masks). In masks the padding is 255.
-        mixup: Of training images with a class, beside the augmentation: above 0, another image is mixed into each, and
-            its class counts as much as it; the share is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
+        mean: Mean of each channel, of values in [0, 1]. std: Per channel, of values in [0, 1].
+        augmentation: Augmentation of training images; masks move along. "none". "crop": pad by an eighth of the size
+            with black, and crop at random. "crop_flip": the same, and mirror half of them. "scale_crop_flip", usual for
+            segmentation: scale by 0.5 to 2, crop at random or pad with black, mirror half. "random_resized_crop_flip":
+            ImageNet's; it needs `in_memory` off, and has no masks. "randaugment": "crop_flip", and then two of 14
+            changes of colours or place drawn for each image; it has no masks. In masks the padding is 255.
+        mixup: Above 0, another image is mixed into each training image with a class, and the two classes count in the
+            same ratio. The ratio is drawn from Beta(mixup, mixup). 0.2 is usual. 0: none.
         cutmix: Likewise, but the other image takes the place of a rectangle; 1.0 is usual. Where both are above 0, each
             is done to half of the images.
         in_memory: Decode once and keep all images; off for data sets larger than memory.
         max_image_pixels: The most pixels of an image or a mask in its file; a larger one is an error before it is
             decoded, since a small file can hold more than memory does.
         text_column: Column of the texts, a document a row. None: "text", or the only one of strings.
-        text_columns: Of pairs of sentences, the two columns, such as [sentence1, sentence2].
-        score_column: Of pairs of sentences, how alike the two are; larger is more alike.
+        text_columns: The two columns of pairs of sentences, such as [sentence1, sentence2].
+        score_column: Column that says how alike the sentences of a pair are; larger is more alike.
         block_size: Tokens of a block that documents are packed into; of pairs, the most tokens of a sentence.
         tokenizer: A folder or Hub id of a tokenizer, or "characters": one token for each character of the training
             split. None: the tokenizer that lies beside the target's checkpoint.
         streaming: Read documents as they come, instead of all of them first: for text that fits no memory. A loop then
             takes `max_steps`. Splits are named whole: none is cut, or a slice.
-        shuffle_blocks: Of a stream, how many blocks are read ahead and mixed.
-        kept_blocks: Of a stream, how many blocks of the validation and of the test split are kept, the first ones.
+        shuffle_blocks: How many blocks of a stream are read ahead and mixed.
+        kept_blocks: How many of the first blocks of the validation and of the test split are kept, for a stream.
         generated_tokens: How many tokens the target writes.
         generated_temperature: At which it writes them; the seed is `data_seed`.
     """
@@ -147,5 +146,5 @@ class DataConfig:
         return Preprocessing(**{name: value for name in names if (value := getattr(self, name)) is not None})
 
     def filled(self) -> Self:
-        """The same data, with what applies said in each field of `preprocessing`."""
+        """Fill every field of `preprocessing` with the value that applies."""
         return dataclasses.replace(self, **dataclasses.asdict(self.preprocessing))

@@ -46,7 +46,7 @@ def check_classes(train: ImageSplit, validation: ImageSplit, label_names: Sequen
     Args:
         train: What the network learns from, with classes or masks.
         validation: What selection looks at; may be empty.
-        label_names: Of the classes, in order.
+        label_names: Names of the classes, in order.
 
     Raises:
         DataError: Fewer than two classes have an image, or a pixel, in training, or no pixel has one in validation.
@@ -82,7 +82,7 @@ def warn_of_missing_classes(train: ImageSplit, others: Sequence[ImageSplit], lab
     Args:
         train: What the network learns from, with classes.
         others: The splits; one without any image says nothing.
-        label_names: Of the classes, in order.
+        label_names: Names of the classes, in order.
     """
     learned = count_labels(train, len(label_names)) > 0
     for split in others:

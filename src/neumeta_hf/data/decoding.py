@@ -25,9 +25,9 @@ class ImageColumn:
 
     Attributes:
         rows: The data set with this column alone, undecoded.
-        name: Of the column.
-        split: Of the data set, for messages.
-        max_pixels: Of one image.
+        name: Name of the column.
+        split: Split of the data set, for messages.
+        max_pixels: Most pixels of one image.
         mode: What the column says its images are converted to; None: nothing.
         check: Is called with each image that is opened and not yet decoded; a DataError of it refuses the image.
         kind: What messages call one of them.
@@ -47,7 +47,7 @@ class ImageColumn:
 
         Args:
             dataset: Has the column, of type Image.
-            name: Of the column.
+            name: Name of the column.
             **fields: The others.
 
         Returns:

@@ -41,7 +41,7 @@ class ImageData(Data):
         train: What the network learns from.
         validation: What selection looks at.
         test: What is reported, once.
-        label_names: Of the classes, in order; none where no labels are read.
+        label_names: Names of the classes, in order; none where no labels are read.
     """
 
     train: ImageSplit

@@ -18,8 +18,8 @@ class Masking:
         probability: How often a token is chosen; at least one of a block is.
         mask: The token that stands for a hidden one.
         kept: Tokens that are never chosen.
-        num_tokens: Of the vocabulary.
-        seed: Of the choice, along with the number of the block and the epoch.
+        num_tokens: Number of tokens of the vocabulary.
+        seed: Seed of the choice, along with the number of the block and the epoch.
     """
 
     probability: float
@@ -30,12 +30,12 @@ class Masking:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast, probability: float, *, seed: int) -> Self:
-        """The masking of a tokenizer.
+        """Make the masking of a tokenizer.
 
         Args:
             tokenizer: Has a token for the mask.
             probability: How often a token is chosen.
-            seed: Of the choice.
+            seed: Seed of the choice.
 
         Returns:
             The masking.

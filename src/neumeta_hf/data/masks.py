@@ -84,7 +84,7 @@ class MaskClasses:
 
 
 def class_names(mask_values: Mapping[int, str]) -> list[str]:
-    """Names of the classes that values stand for, in the order in which they are first named."""
+    """List the classes that values stand for, in the order in which they are first named."""
     return list(dict.fromkeys(mask_values.values()))
 
 
@@ -155,7 +155,7 @@ def count_classes(values: Collection[int], split: str, ignore_index: int | None)
 
     Args:
         values: All that the masks hold.
-        split: Of the data set, for messages.
+        split: Split of the data set, for messages.
         ignore_index: The value that stands for no class, besides `IGNORED`.
 
     Returns:
@@ -185,10 +185,10 @@ def count_classes(values: Collection[int], split: str, ignore_index: int | None)
 
 
 def propose_values(names: Mapping[int, str]) -> str:
-    """The line of a recipe that names values of masks.
+    """Write the line of a recipe that names values of masks.
 
     Args:
-        names: Of the values.
+        names: Names of the values.
 
     Returns:
         "data.mask_values: {...}", cut where it would be long.

@@ -19,8 +19,8 @@ def draw_others(indices: np.ndarray, everything: np.ndarray, *, seed: int, epoch
     Args:
         indices: Numbers of the images in their data set, `[batch]`.
         everything: Numbers that may be chosen.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
 
     Returns:
         Numbers, `[batch]`.
@@ -48,8 +48,8 @@ def mix(
         mixup: The share of the image as it was is drawn from `Beta(mixup, mixup)`. 0: no image is mixed as a whole.
         cutmix: Likewise of the area outside of the rectangle. Where both are above 0, each is done to half of the
             images.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
 
     Returns:
         The batch with mixed images, `batches.OTHER_LABELS` and `batches.OTHER_SHARES`.

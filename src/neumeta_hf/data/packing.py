@@ -27,8 +27,8 @@ class Blocks:
 
     Attributes:
         tokens: int32, `[blocks, tokens]`.
-        num_bytes: Of UTF-8 that the tokens of a block stand for, all but its first, which nothing foretells; int64,
-            `[blocks]`.
+        num_bytes: Bytes of UTF-8 that the tokens of a block stand for, all but its first, which nothing foretells;
+            int64, `[blocks]`.
     """
 
     tokens: np.ndarray
@@ -52,7 +52,7 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> "Encoder":
-        """The encoder of a tokenizer, whatever was set on it for padding and truncation."""
+        """Make the encoder of a tokenizer, whatever was set on it for padding and truncation."""
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         backend.no_padding()
         backend.no_truncation()
@@ -108,10 +108,10 @@ def pack(dataset: datasets.Dataset, column: str, encoder: Encoder, *, block_size
 
     Args:
         dataset: The documents, a row each.
-        column: Of the texts.
+        column: Column of the texts.
         encoder: Turns them into tokens.
         block_size: Tokens of a block.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
 
     Returns:
         The blocks.
@@ -162,8 +162,8 @@ def refuse_missing(dataset: datasets.Dataset, column: str, name: str) -> None:
 
     Args:
         dataset: The rows.
-        column: Of the texts.
-        name: Of the split, for messages.
+        column: Column of the texts.
+        name: Name of the split, for messages.
 
     Raises:
         DataError: Naming the first such row.

@@ -26,11 +26,11 @@ class PairSplit(RowSplit):
 
     Args:
         rows: The pairs.
-        columns: Of the two sentences.
+        columns: Columns of the two sentences.
         scores: How alike the two are, `[pairs]`; None where nothing looks at it.
         tokenizer: Makes tokens of them.
         max_tokens: Longer sentences are cut.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
     """
 
     rows_are = "pairs"

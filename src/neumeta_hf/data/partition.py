@@ -172,8 +172,8 @@ def cut_test_rows(num_rows: int, classes: np.ndarray | None, fraction: float) ->
     """Choose the rows of a training split that are for testing; the same for everybody, whatever the seeds of a run.
 
     Args:
-        num_rows: Of the training split.
-        classes: Of each row, `[rows]`. None: rows have none, and are chosen as they come.
+        num_rows: Number of rows of the training split.
+        classes: Class of each row, `[rows]`. None: rows have none, and are chosen as they come.
         fraction: How many, in (0, 1). Of each class as many, to within one row; of one with two rows or more there is a
             row on either side, and a class with one row stays in training.
 
@@ -207,9 +207,9 @@ def cut_splits(
     """Choose the rows of the training, validation and test splits, cut from the training split where they must be.
 
     Args:
-        num_rows: Of each role that is loaded, "train" among them.
+        num_rows: Number of rows of each role that is loaded, "train" among them.
         config: Says how much is cut off, and by which seed.
-        classes: Of each row of the training split, `[rows]`. None: rows have none.
+        classes: Class of each row of the training split, `[rows]`. None: rows have none.
 
     Returns:
         Each role to the one that it is cut from, possibly itself, and the numbers of its rows there.

@@ -81,7 +81,7 @@ def stated_preprocessing(name: str, *, num_channels: int, model_type: str) -> di
     Args:
         name: A folder or Hub id, or a file of weights, which has no statement beside it.
         num_channels: That the network takes.
-        model_type: Of its config, which decides where the file names no type.
+        model_type: Model type of its config, which decides where the file names no type.
 
     Returns:
         `image_size`, `center_crop`, `interpolation`, `mean` and `std` as `DataConfig` has them. None: it says nothing.

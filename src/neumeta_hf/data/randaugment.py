@@ -56,8 +56,8 @@ def randaugment(images: Tensor, indices: np.ndarray, *, seed: int, epoch: int) -
     Args:
         images: uint8, `[batch, 1 or 3, height, width]`, on the CPU.
         indices: Numbers of the images in their data set, `[batch]`.
-        seed: Of the run.
-        epoch: Of the run.
+        seed: Seed of the run.
+        epoch: Epoch of the run.
 
     Returns:
         As `images`.

@@ -127,7 +127,7 @@ def to_colours(image: Image.Image, num_channels: int) -> Image.Image:
     """Bring an image to the colours that the network gets.
 
     Args:
-        image: Of any mode with 8 bits per channel; transparency is dropped.
+        image: An image of any mode with 8 bits per channel; transparency is dropped.
         num_channels: 1 for grey, 3 for RGB.
 
     Returns:
@@ -161,7 +161,7 @@ def to_size(
         size: Height and width wanted.
         center_crop: Crop instead. A number: what the shorter side is resized to, instead of 256/224 of the size.
         resample: How pixels are interpolated.
-        max_pixels: Of what the centre is cropped from, which a long strip makes huge. None: any number.
+        max_pixels: Most pixels of what the centre is cropped from, which a long strip makes huge. None: any number.
 
     Returns:
         The image, of that size; itself where nothing is to do.
@@ -228,7 +228,7 @@ class ImageSplit(RowSplit):
             cuts and subsets do not change it.
         config: Normalisation and augmentation.
         augmented: Whether images are augmented.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
     """
 
     rows_are = "images"
@@ -253,7 +253,7 @@ class ImageSplit(RowSplit):
         self.epoch = epoch
 
     def with_augmentation(self, augmented: bool) -> Self:
-        """The same images, augmented or not.
+        """Copy the split, with augmentation or without.
 
         Args:
             augmented: Whether images are augmented, as the config says.
@@ -269,7 +269,7 @@ class ImageSplit(RowSplit):
         return super(ImageSplit, self.with_augmentation(True)).sample(num_rows)
 
     def shown(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The images of a batch as they look.
+        """Show the images of a batch as they look.
 
         Args:
             batch: As from `__getitems__`, on any device.
@@ -323,7 +323,7 @@ class ImageSplit(RowSplit):
 
 
 def collate(batch: Any) -> dict[str, Tensor]:
-    """The `collate_fn` of a `DataLoader` over an `ImageSplit`, whose batches come collated already.
+    """Pass a batch on: the `collate_fn` of a `DataLoader` over an `ImageSplit`, which collates by itself.
 
     Args:
         batch: As from `ImageSplit.__getitems__`.

@@ -29,10 +29,10 @@ class StreamSplit:
 
     Args:
         documents: As `datasets` streams them.
-        column: Of the texts.
+        column: Column of the texts.
         tokenizer: Makes tokens of them.
         config: Length of blocks, size of windows, and the seed.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
         masking: As for `TextSplit`.
     """
 
@@ -71,7 +71,7 @@ class StreamSplit:
         )
 
     def sample(self, num_rows: int) -> dict[str, Tensor]:
-        """The first blocks, the same at every call.
+        """Read the first blocks, the same at every call.
 
         Args:
             num_rows: How many.
@@ -122,7 +122,7 @@ class StreamLoader:
         return self.rest(0)
 
     def rest(self, num_given: int) -> Iterator[dict[str, Tensor]]:
-        """What is left of a pass.
+        """Read what is left of a pass.
 
         Args:
             num_given: Batches of it that were given out before.
@@ -142,7 +142,7 @@ class StreamLoader:
             yield batch_of(tokens, sizes, self._split.masking, numbers, 0)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is, after the last batch: plain values.
+        """Write where the stream is after the last batch, as plain values.
 
         Returns:
             What `load_state_dict` takes.

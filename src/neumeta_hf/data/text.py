@@ -26,7 +26,7 @@ class TextSplit(RowSplit):
     Args:
         blocks: Tokens.
         tokenizer: That made them.
-        name: Of the split, for messages.
+        name: Name of the split, for messages.
         masking: Hides tokens that are to be told; None: each token is to be foretold from those before it.
         fresh: Whether each epoch hides others, as training wants it.
     """
@@ -86,7 +86,7 @@ class TextSplit(RowSplit):
 def batch_of(
     tokens: np.ndarray, num_bytes: np.ndarray, masking: Masking | None, rows: np.ndarray, epoch: int
 ) -> dict[str, Tensor]:
-    """A batch of blocks.
+    """Make a batch of blocks.
 
     Args:
         tokens: `[batch, tokens]`.
@@ -211,10 +211,10 @@ def check_column(column: str, loaded: Mapping[str, Any], key: str, *, numbers: b
 
 
 def is_string(feature: Any) -> bool:
-    """Whether a feature of `datasets` is of strings."""
+    """Tell whether a feature of `datasets` is of strings."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string")
 
 
 def is_number(feature: Any) -> bool:
-    """Whether a feature of `datasets` is of numbers."""
+    """Tell whether a feature of `datasets` is of numbers."""
     return isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "float", "double"))

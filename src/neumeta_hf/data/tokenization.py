@@ -86,7 +86,7 @@ def character_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def end_of_document(tokenizer: PreTrainedTokenizerFast) -> int | None:
-    """The token that stands between two documents: the end of a text, else the separator.
+    """Find the token that stands between two documents: the end of a text, else the separator.
 
     Args:
         tokenizer: Any.

@@ -24,7 +24,7 @@ def find_width(
     multiple_of: int = 1,
     depth: float | Mapping[str, int] = 1.0,
 ) -> float:
-    """The largest uniform width, within the trained range, whose network costs no more than a budget.
+    """Find the largest uniform width, within the trained range, whose network costs no more than a budget.
 
     Args:
         model: The family.
@@ -34,14 +34,14 @@ def find_width(
             return a number from 0 up that grows with the width: some ten widths are tried, by bisection.
         multiple_of: Only widths at which the number of channels of every group in `model.width_groups` is a multiple of
             it, such as 8: GPUs are no faster with a few channels fewer.
-        depth: Of all networks that are tried, as for `morph`.
+        depth: Depth of all networks that are tried, as for `morph`.
 
     Returns:
         A ratio for all width groups, for `morph` with the same depth.
 
     Raises:
-        SizeError: No network has the depth, the budget is no number above 0 or below the cost of the smallest width,
-            `cost` is no cost or does not return one, or no width has such channels.
+        SizeError: The budget is not a number above 0, or is below the cost of the smallest width. `cost` is unknown or
+            returns no number. No network has the depth, or no width has such channels.
     """
     if not (NUMBER.holds(budget) and budget > 0):
         raise SizeError(f"budget={budget!r}: give a finite number above 0, such as 300_000.")
@@ -75,13 +75,13 @@ def find_width(
 def nearest_width(
     model: NeuMetaModel, width: float, *, multiple_of: int, depth: float | Mapping[str, int] = 1.0
 ) -> float:
-    """The uniform width nearest to another whose channels are all multiples of a number.
+    """Find the uniform width nearest to another whose channels are all multiples of a number.
 
     Args:
         model: The family.
         width: The ratio asked for.
         multiple_of: What the number of channels of every group in `model.width_groups` has to be a multiple of.
-        depth: Of the network, as for `morph`.
+        depth: Depth of the network, as for `morph`.
 
     Returns:
         The ratio itself where it has such channels; else the nearest in the trained range, of two the smaller.
@@ -108,7 +108,7 @@ def nearest_width(
 
 
 def uniform_widths(model: NeuMetaModel) -> list[float]:
-    """The uniform widths of a family: at least one for every network that a uniform width gives.
+    """List the uniform widths of a family: at least one for every network that a uniform width gives.
 
     Args:
         model: The family.

@@ -12,7 +12,7 @@ from neumeta_hf.targets import TargetFamily
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, BatchNorm's affine ones included; buffers are none.
+    """Count the parameters, BatchNorm's affine ones among them; buffers are not counted.
 
     Args:
         model: Any module.

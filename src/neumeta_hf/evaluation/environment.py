@@ -25,14 +25,14 @@ _PACKAGES = (
 
 
 def environment_facts(device: torch.device | str | None = None) -> dict[str, Any]:
-    """Versions, device, date and command, for a result file.
+    """Collect versions, device, date and command, for a result file.
 
     Args:
         device: Where the result was computed. None: the first GPU where there is one.
 
     Returns:
-        Plain values. Absolute paths in the command, and those that start with "..", are shortened to their last two
-        parts, so that no machine's folders get into a result.
+        Plain values. Paths in the command that are absolute or start with ".." are shortened to their last two parts.
+        So no machine's folders get into a result.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -20,7 +20,7 @@ def name_data(config: PreTrainedConfig, data: DataConfig, task: Task) -> DataCon
     """Let masks that state indices alone be read as the classes of a family or network.
 
     Args:
-        config: Of the family or network.
+        config: Config of the family or network.
         data: The config of a data set.
         task: What is done with it.
 
@@ -42,7 +42,7 @@ def match_data(config: PreTrainedConfig, data: Data, task: Task, *, them: str = 
     Classes are matched by name; by position where it names none. Classes that the data lacks are said in a warning.
 
     Args:
-        config: Of the family or network.
+        config: Config of the family or network.
         data: As loaded by the config from `name_data`.
         task: What is done with it; one without classes needs no match.
         them: What to call the family or network.

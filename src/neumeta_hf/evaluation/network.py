@@ -32,15 +32,15 @@ def evaluate_network(
     """Measure a network, in evaluation mode and its own precision; the mode of every module is restored.
 
     Args:
-        network: Of the family, or any module with its forward pass; moved to `device`.
+        network: A network of the family, or any module with its forward pass; moved to `device`.
         split: What it is measured on.
         task: What it is measured by. None: its family's, with default options.
         family: Runs the network. None: the one that has such networks.
         batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
-        loader: By `make_evaluation_loader`, for many passes with the same processes; it then has its own batch size and
-            workers. None: one for this pass.
+        loader: Loader of the split, by `make_evaluation_loader`, for many passes with the same processes; it then has its
+            own batch size and workers. None: one for this pass.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -86,7 +86,7 @@ def make_evaluation_loader(
     """Make the loader of a split that networks are measured on.
 
     Args:
-        split: What they are measured on.
+        split: Rows that they are measured on.
         batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         num_workers: Processes that load data, which live as long as the loader.
         device: Where the networks run.
@@ -95,7 +95,7 @@ def make_evaluation_loader(
         The loader.
 
     Raises:
-        DataError: The split is empty; `batch_size` or `num_workers` is no such number.
+        DataError: The split is empty; `batch_size` or `num_workers` is not such a number.
     """
     from neumeta_hf.data.workers import make_loader
 

@@ -43,11 +43,11 @@ def draw_networks(
         widths: Ratios, or ratios per width group.
         path: The PNG; replaced only when the new one is complete.
         reference: The network that the family was made from, which gets the first column; moved to the family's device.
-        label_names: Of the classes, in order. None: as the family's config names them.
+        label_names: Names of the classes, in order. None: as the family's config names them.
         task: Draws. None: the family's.
         num_images: How many.
         num_samples: Noisy generations averaged per morph; 1 is exact.
-        seed: Of that noise.
+        seed: Seed of that noise.
         calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
 
     Raises:

@@ -34,7 +34,7 @@ _PLACES = [(0, -8), (0, 8), (7, -7), (-7, 7), (4, -18), (-4, 18), (8, -30), (-8,
 
 
 def size_kind(*, trained: bool, in_range: bool) -> str:
-    """What a size was to training.
+    """Say what a size was to training.
 
     Args:
         trained: Whether training drew this very network.
@@ -61,7 +61,7 @@ def plot_sweep(result: Mapping[str, Any], path: str | Path) -> None:
 
 
 def draw_sweep(result: Mapping[str, Any]) -> "Figure":
-    """The picture, as matplotlib holds it.
+    """Draw the figure of a sweep, as matplotlib holds it.
 
     Points of sizes drawn in training are filled, all others hollow, and those outside the trained range are diamonds. A
     line joins the uniform widths of each depth; the reference is a dashed line across. Parameters are on a logarithmic

@@ -42,8 +42,8 @@ class SweepRow:
     Attributes:
         width: The ratio, or a ratio per width group; None of a network that is of no family.
         depth: Ratio of blocks.
-        scores: Of the task by name, ratios as ratios.
-        num_parameters: Of the whole network.
+        scores: Scores of the task by name, ratios as ratios.
+        num_parameters: Number of parameters of the whole network.
         macs: Multiply-accumulates of the whole network for one image.
         compression_rate: 1 minus the share of the full-size network's parameters that is left; of the whole network.
         trained: Whether training drew this very network: it has the channels of a uniform trained width, and the blocks
@@ -135,10 +135,10 @@ class Sweep:
             plot_sweep(self.to_dict(), beside)
 
     def tables(self, width: int = 80) -> "list[Table]":
-        """The rows for a terminal, the reference first.
+        """Lay out the rows for a terminal, the reference first.
 
         Args:
-            width: Of the terminal, in characters; what has no room beside the rest goes into a table below.
+            width: Width of the terminal, in characters; what has no room beside the rest goes into a table below.
 
         Returns:
             Tables of rich.
@@ -215,7 +215,7 @@ def sweep(
         task: What networks are measured by. None: the family's, with default options.
         reference: The network that the family was made from, measured too; moved to the family's device.
         num_samples: Noisy generations averaged per morph; 1 is exact.
-        seed: Of that noise.
+        seed: Seed of that noise.
         calibration: Batches to measure BatchNorm statistics on, at every size, as `morph` takes them.
         batch_size: Rows per forward pass. None: as `evaluate_network` has it.
         num_workers: Processes that load data.
@@ -300,7 +300,7 @@ def measure_network(
     """Measure a plain network as `sweep` measures the sizes of a family.
 
     Args:
-        network: Of a registered target family.
+        network: A network of a registered target family.
         split: What is measured on.
         task: What it is measured by. None: its family's, with default options.
         batch_size: Rows per forward pass. None: as `evaluate_network` has it.

@@ -44,7 +44,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_id(name: Any) -> bool:
-    """Whether a name reads as `organisation/name`, which no local path with more or fewer parts does.
+    """Tell whether a name reads as `organisation/name`, which no local path with more or fewer parts does.
 
     Args:
         name: Anything.
@@ -61,7 +61,7 @@ def front_matter(repo_id: str, task: str, tags: Iterable[str], *, license: str |
     Args:
         repo_id: Where the card will be.
         task: What the networks do, as the target family names it.
-        tags: Of the repo; each stands once.
+        tags: Tags of the repo; each stands once.
         license: Licence of the weights, a Hub identifier; None: "unknown".
         **fields: Further ones of `ModelCardData`.
 
@@ -78,7 +78,7 @@ def front_matter(repo_id: str, task: str, tags: Iterable[str], *, license: str |
 
 
 def assemble(card_data: ModelCardData, title: str, sections: Sequence[str]) -> str:
-    """The text of a card.
+    """Write the text of a card.
 
     Args:
         card_data: The front matter.
@@ -99,8 +99,8 @@ def eval_results(
 
     Args:
         task: What the networks do, as the target family names it.
-        rows: Of a sweep; those without a score are left out.
-        facts: Of the sweep.
+        rows: Rows of a sweep; those without a score are left out.
+        facts: Facts of the sweep.
         datasets: Hub ids of the data, if they are on the Hub.
 
     Returns:
@@ -126,10 +126,10 @@ def eval_results(
 
 
 def where_measured(facts: Mapping[str, Any]) -> str:
-    """Where and on what a sweep was measured, as far as it says so.
+    """Say where and on what a sweep was measured, as far as its facts tell.
 
     Args:
-        facts: Of the sweep.
+        facts: Facts of the sweep.
 
     Returns:
         Such as "measured on 300 images of the test split of mnist, seed 0, cpu, torch 2.13.0, 2026-01-02".
@@ -157,10 +157,10 @@ def where_measured(facts: Mapping[str, Any]) -> str:
 
 
 def size_of(row: Mapping[str, Any]) -> str:
-    """What the size of a row was to training.
+    """Say what the size of a row was to training.
 
     Args:
-        row: Of a sweep.
+        row: A row of a sweep.
 
     Returns:
         "trained", "never trained" or "outside the trained range".

@@ -30,8 +30,8 @@ def download_file(repo_id: str, name: str, **options: Any) -> Path | None:
 
     Args:
         repo_id: `organisation/name`.
-        name: Of the file.
-        **options: Of `hf_hub_download`.
+        name: Name of the file.
+        **options: Options of `hf_hub_download`.
 
     Returns:
         Where it lies, or None where the repo has no such file.
@@ -42,8 +42,8 @@ def download_file(repo_id: str, name: str, **options: Any) -> Path | None:
     try:
         return Path(hf_hub_download(repo_id, name, **options))
     except (LocalEntryNotFoundError, ValueError) as error:
-        # So the client calls a question that got no answer, the latter where the cache must not answer instead. What
-        # it met decides whether to try again, and what to say.
+        # Both also wrap connection failures. The cause is raised instead: it decides whether to try again, and what to
+        # say.
         if error.__cause__ is None or isinstance(error, (HfHubHTTPError, HFValidationError)):
             raise
         raise error.__cause__ from None

@@ -24,7 +24,7 @@ TASK_CLASSES = {
 
 
 def remote_code() -> dict[str, str]:
-    """The modules that a family needs to load and morph, each as one file beside the weights.
+    """List the modules that a family needs to load and morph, each as one file beside the weights.
 
     transformers follows relative imports between files of one folder and no others, so that the packages inside this
     one are laid flat: `targets.sizes` becomes `targets_sizes.py`.

@@ -19,7 +19,7 @@ _WORDS = re.compile(
 
 
 def plain(value: Any) -> str:
-    """A string for front matter, whose writer quotes it: one line, without hidden characters or HTML comments.
+    """Escape a string for front matter, whose writer quotes it: one line, no hidden characters or HTML comments.
 
     Args:
         value: Anything that reads as text.
@@ -28,7 +28,7 @@ def plain(value: Any) -> str:
 
 
 def words(value: Any) -> str:
-    """A string for running text, list items and headings.
+    """Escape a string for running text, list items and headings.
 
     Args:
         value: Anything that reads as text.
@@ -38,7 +38,7 @@ def words(value: Any) -> str:
 
 
 def cell(value: Any) -> str:
-    """A string for a cell of a table, which no bar in it splits.
+    """Escape a string for a cell of a table, which no bar in it splits.
 
     Args:
         value: Anything that reads as text.
@@ -47,7 +47,7 @@ def cell(value: Any) -> str:
 
 
 def code(value: Any) -> str:
-    """A string as code within a line.
+    """Escape a string as code within a line.
 
     Args:
         value: Anything that reads as text.
@@ -63,7 +63,7 @@ def block(value: Any, language: str) -> str:
 
     Args:
         value: Anything that reads as text.
-        language: Of the code.
+        language: Language of the code.
     """
     shown = _visible(printable(value, keep="\n"))
     marks = "`" * max(3, _longest_run(shown) + 1)
@@ -71,7 +71,7 @@ def block(value: Any, language: str) -> str:
 
 
 def literal(value: str) -> str:
-    """A string as Python and YAML write it, for a block of code.
+    """Quote a string as Python and YAML write it, for a block of code.
 
     Args:
         value: A string.

@@ -121,7 +121,7 @@ def check_sweep(sweep: Mapping[str, Any], where: str) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """A value of a run's file as others may read it: folders of this machine say nothing to them.
+    """Remove folders of this machine from a value of a run's file, so that others may read it.
 
     Args:
         value: Plain values, nested.

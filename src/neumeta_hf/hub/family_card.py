@@ -30,7 +30,7 @@ class FamilyFacts:
         family: Name of the target family.
         task: What its networks do, as the target family names it.
         width_groups: Group to its channels in the reference.
-        num_parameters: Of the "hypernetwork", "generated" and "static".
+        num_parameters: Number of parameters of the "hypernetwork", "generated" and "static".
         recipe: The recipe of the run as plain values, without folders, if known.
         training: The run's `training.json`, if known.
         sweep: A measured sweep as plain values (`Sweep.to_dict()`), if there is one.
@@ -49,12 +49,13 @@ class FamilyFacts:
 
 
 def family_card(facts: FamilyFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
-    """The card of a family.
+    """Write the card of a family.
 
     Args:
         facts: What is known of it.
         repo_id: Where the card will be.
-        license: Licence of the weights, a Hub identifier; None: "unknown", which takes no other licence's place.
+        license: Licence of the weights, a Hub identifier; None writes "unknown" and never overwrites a licence that is
+            already there.
         tags: More tags.
 
     Returns:

@@ -16,7 +16,7 @@ _END = re.compile(f"^{re.escape(END)}", flags=re.MULTILINE)
 
 
 def merge_card(written: str, existing: str) -> str:
-    """A new card into one that is there: its generated section is replaced, all else stays.
+    """Merge a new card into an existing one: its generated section is replaced, all else stays.
 
     Of the front matter, results are replaced as well (they would contradict the table), keys that are missing are
     added, and tags are united. A licence that the new card names takes the place of the old one; "unknown" names none.
@@ -29,8 +29,8 @@ def merge_card(written: str, existing: str) -> str:
         The merged card; `existing` itself where it has no generated section, and so is somebody's own.
 
     Raises:
-        CardError: The front matter of the existing card is not a YAML mapping, its section has no end, or it is
-            somebody's own and has another licence than the new card names.
+        CardError: The front matter of the existing card is not a YAML mapping, or its section has no end. Or somebody
+            wrote it by hand, with another licence than the new card names.
     """
     new_front, new_body = _split_front_matter(written)
     license = new_front["license"]

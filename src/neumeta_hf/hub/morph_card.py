@@ -1,4 +1,4 @@
-"""The card of one network that a family was morphed to."""
+"""Write the card of one network that a family was morphed to."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -45,8 +45,8 @@ class MorphFacts:
         num_samples: Generations averaged.
         noise: Width of their noise in channels.
         calibrated: Images that its BatchNorm statistics were measured on; None: the statistics are the family's own.
-        num_parameters: Of the morph.
-        full_num_parameters: Of the family's reference.
+        num_parameters: Number of parameters of the morph.
+        full_num_parameters: Number of parameters of the family's reference.
         is_changed: Whether its weights are others than those that were generated.
         row: The family's measured row of that size, if there is one.
         sweep_facts: Where that row was measured.
@@ -84,12 +84,13 @@ class MorphFacts:
 
 
 def morph_card(facts: MorphFacts, repo_id: str, *, license: str | None = None, tags: Iterable[str] = ()) -> str:
-    """The card of one network that a family was morphed to.
+    """Write the card of one network that a family was morphed to.
 
     Args:
         facts: What is known of it.
         repo_id: Where the card will be.
-        license: Licence of the weights, a Hub identifier; None: "unknown", which takes no other licence's place.
+        license: Licence of the weights, a Hub identifier; None writes "unknown" and never overwrites a licence that is
+            already there.
         tags: More tags.
 
     Returns:

@@ -9,7 +9,8 @@ from neumeta_hf.errors import CheckpointError
 from neumeta_hf.hub.run_files import read_processor
 from neumeta_hf.reading import parse_json, read_json
 
-TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER = "tokenizer.json"
+SETTINGS, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 """A tokenizer, what transformers is to do with it, and how conversations become text, where it says so."""
 
 

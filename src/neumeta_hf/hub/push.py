@@ -90,7 +90,7 @@ def push_folder(
         make_card: Gets the full repo id, returns the card.
         replaced: Files that the repo loses where the folder has none of that name, as they would tell of other weights.
         private: Whether a new repo is private; None: as the organisation's default says.
-        token: Of the Hub; None: the stored one.
+        token: Access token of the Hub; None: the stored one.
         revision: Branch to push to, made if it does not exist; None: main.
         create_pr: Open a pull request instead of committing.
         commit_message: Its first line.

@@ -29,8 +29,8 @@ def find_run_file(run: RunSource, name: str, *, token: bool | str | None = None)
 
     Args:
         run: Where the run's files lie.
-        name: Of the file.
-        token: Of the Hub; None: the stored one.
+        name: Name of the file.
+        token: Access token of the Hub; None: the stored one.
 
     Returns:
         Its path, or None where the run has no such file.

@@ -64,13 +64,13 @@ def push_family(
         facts: What the model itself says of the card; what the run left behind is added here.
         repo_id: `organisation/name`.
         run: Where image processor or tokenizer, recipe, training facts and sweep come from; None: there are none.
-        max_shard_size: Of a weights file.
-        license: Of the weights, a Hub identifier.
+        max_shard_size: Largest size of a weights file.
+        license: Licence of the weights, a Hub identifier.
         tags: More tags for the card.
         image_processor: Instead of the run's image processor or tokenizer.
         with_code: Add this package's modeling code, for people who have not installed it.
         dry_run: Upload nothing.
-        **options: Of `push_folder`.
+        **options: Options of `push_folder`.
 
     Returns:
         The commit, or what would go up in a dry run.
@@ -113,12 +113,12 @@ def push_morph(
         model: The morph.
         origin: Where it comes from.
         repo_id: `organisation/name`.
-        max_shard_size: Of a weights file.
-        license: Of the weights, a Hub identifier.
+        max_shard_size: Largest size of a weights file.
+        license: Licence of the weights, a Hub identifier.
         tags: More tags for the card.
         image_processor: Instead of the family's image processor or tokenizer.
         dry_run: Upload nothing.
-        **options: Of `push_folder`.
+        **options: Options of `push_folder`.
 
     Returns:
         The commit, or what would go up in a dry run.

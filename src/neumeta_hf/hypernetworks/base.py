@@ -30,7 +30,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         """Generate tensors; differentiable in the parameters, and changes none of its arguments.
 
         Args:
-            coordinates: Of the tensors wanted, any subset in any order.
+            coordinates: Coordinates of the tensors wanted, any subset in any order.
 
         Returns:
             Values of the shape that each of `coordinates` names.
@@ -40,7 +40,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         """Take over the reference's values, where the hypernetwork can hold them exactly.
 
         Args:
-            values: Of the reference's generated tensors, in order.
+            values: Values of the reference's generated tensors, in order.
 
         Returns:
             Whether full size now generates them; if not, they have to be fitted.
@@ -48,7 +48,7 @@ class Hypernetwork(nn.Module, abc.ABC):
         return False
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The matrices between hidden layers, which an optimiser for such alone may move (Muon); none by default."""
+        """List the matrices between hidden layers, which Muon may move; by default there are none."""
         return []
 
     @abc.abstractmethod
@@ -66,7 +66,7 @@ def check_counts(**options: Any) -> None:
         **options: As they were given.
 
     Raises:
-        HypernetworkError: One is no whole number of at least 1.
+        HypernetworkError: One is not a whole number of at least 1.
     """
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -102,7 +102,7 @@ def register_hypernetwork(name: str) -> Callable[[type[_Class]], type[_Class]]:
 
 
 def list_hypernetworks() -> list[str]:
-    """Names of the registered hypernetworks."""
+    """List the names of the registered hypernetworks."""
     return sorted(_REGISTRY)
 
 

@@ -81,9 +81,9 @@ class FieldTensor(nn.Module):
             with the same decoder apart.
 
     Args:
-        grid: Of the tensor.
+        grid: Grid of the tensor.
         num_features: How many each cell has.
-        hidden_size: Of the decoder.
+        hidden_size: Hidden size of the decoder.
         scale: The constant that sizes are divided by in coordinates.
     """
 

@@ -1,9 +1,8 @@
 """A grid of learned values over the channel axes, resampled at the coordinates: an INR without a network behind it.
 
-Where the paper's INR is a multilayer perceptron of the coordinate, this one keeps the values themselves on a grid as
-fine as the reference and reads them with a box filter as wide as one channel of the size asked for, as grid-based
-neural fields do in space. That makes it as large as what it generates, start exactly at the reference, and train like
-plain weights.
+The paper's INR is a multilayer perceptron of the coordinate. This one keeps the values themselves, on a grid as fine as
+the reference. It reads them with a box filter as wide as one channel of the size asked for, as grid-based neural fields
+do in space. That makes it as large as what it generates, start exactly at the reference, and train like plain weights.
 
 With relative positions a small network is the large one with neighbouring channels merged: averaged over output
 channels, summed over input channels, which keeps what the network computes where neighbours agree. Detail that averages
@@ -12,8 +11,8 @@ all, such detail can be left out: a grid coarser than the reference is the same 
 that has at least a channel per cell.
 
 A small network is a part or a summary of the large one, and what is best for the one is not for the other. Further
-levels, each for networks of half the size, let them part: a level adds what small networks want changed, fading in with
-the logarithm of the size, and as small networks have few channels it costs little.
+levels, each for networks of half the size, let them differ. A level adds what small networks want changed, and fades in
+with the logarithm of the size. As small networks have few channels it costs little.
 
 Where an axis consists of several parts, each part is read as if it were an axis of its own: no channel reads across the
 border of its part, and a small network is made of a portion of every part.
@@ -54,8 +53,8 @@ class GridTensor(nn.Module):
             kernel_area]`; with relative positions a cell per channel of that network, with absolute ones of its first
             channels. Vectors, which are small, have a cell per channel of the reference on every level; tensors that no
             size changes have none.
-        cell_parts: Of each level, `values` being the first: how many cells each part of the output axis has, and of the
-            input axis. They lie in the order of the parts.
+        cell_parts: For each level, of which `values` is the first, how many cells each part of the output axis and of
+            the input axis has. They lie in the order of the parts.
         exponent: How much more one input channel contributes as their number shrinks: by `(full / num_in) ** exponent`.
             1 keeps the sum over equal inputs, 0 leaves weights as they are; it is learned, and being a power law it
             also says something of sizes that were never trained.
@@ -91,7 +90,7 @@ class GridTensor(nn.Module):
         self.changes = nn.ParameterList(changes)
 
     def level_weights(self, tensor: TensorCoordinates) -> list[float]:
-        """How much of each further level a tensor of some size gets, in [0, 1]: all of it from `2^-level` down."""
+        """Compute the weight in [0, 1] of each further level at a size: 1 from `2^-level` of the channels down."""
         full = self.full_size
         axes = ((full.num_out, tensor.num_out, full.out_varies), (full.num_in, tensor.num_in, full.in_varies))
         halvings = [math.log2(count / asked) for count, asked, varies in axes if varies and count > 1]
@@ -111,14 +110,15 @@ class Grid(Hypernetwork):
         resolution: Cells per channel of the reference, on axes that sizes change. 1 holds the reference exactly. Less,
             for relative positions alone, is a smaller hypernetwork and a smoother manifold: with 0.25, sizes of 1, 0.5
             and 0.25 compute the same.
-        levels: How many sizes, each half of the one before, may differ in more than what they leave out or merge. 1 is
-            slicing or merging; 3 suits widths from 1.0 to 0.25. Tensors both of whose axes vary then hold about a fifth
-            more (with relative positions less than a third), and those with one such axis three fifths more (three
-            quarters). With 2 levels it is a sixth (a quarter) and two fifths (half).
+        levels: Number of resolution levels. At 1 a small size is a slice of the full one, or a merge of it. Each
+            further level adds a correction for sizes below `2^-level`; 3 suits widths from 1.0 to 0.25. With 3 levels
+            tensors both of whose axes vary hold about a fifth more, and those with one such axis three fifths more.
+            With relative positions it is up to a third and three quarters. What 2 levels cost stands in
+            docs/guide_hypernetworks.md.
 
     Raises:
-        HypernetworkError: `positions` is neither, `resolution` is no number in (0, 1] or does not fit `positions`, or
-            `levels` is no whole number from 1 up.
+        HypernetworkError: `positions` is neither, `resolution` is not a number in (0, 1] or does not fit `positions`,
+            or `levels` is not a whole number from 1 up.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class Grid(Hypernetwork):
         Args:
             tensor: Coordinates of the tensor.
             values: As read.
-            changes: Of each further level, likewise.
+            changes: Changes of each further level, likewise.
 
         Returns:
             The tensor.

@@ -1,9 +1,9 @@
 """The implicit neural representation (INR) of "Neural Metamorphosis" (Yang and Wang, ECCV 2024).
 
 Sinusoidal positional encoding, then one residual ReLU MLP per generated tensor. The encoding of a coordinate is the
-concatenation of its six numbers' encodings, so the first linear layer is a sum of six terms, of which four are constant
-over a tensor and two vary along one axis. The layer is computed per axis and the sums are broadcast, which turns
-`C_out * C_in` rows of the widest matrix product into `C_out + C_in`.
+concatenation of its six numbers' encodings, so the first linear layer is a sum of six terms. Four of them are constant
+over a tensor, and two vary along one axis. The layer is computed per axis and the sums are broadcast. The widest matrix
+product then has `C_out + C_in` rows instead of `C_out * C_in`.
 
 Read literally, the paper's INR falls silent here: all weights of a tensor move together long before they move apart, a
 ReLU that reads them shuts, and no gradient comes back. By default the values of a tensor are therefore centred, with a
@@ -30,7 +30,7 @@ MEAN_RATE = 1 / 30
 
 
 def positional_encoding(values: Tensor, num_frequencies: int) -> Tensor:
-    """`(v, sin(2^f pi v), cos(2^f pi v) for f < num_frequencies)` of each value.
+    """Encode each value as `(v, sin(2^f pi v), cos(2^f pi v) for f < num_frequencies)`.
 
     Args:
         values: Any shape `[...]`.
@@ -101,10 +101,10 @@ class ResidualMLP(nn.Module):
         self.last = OutputLayer(hidden_size, kernel_area, scale=output_scale)
 
     def axis_terms(self, coordinates: TensorCoordinates) -> tuple[Tensor, Tensor]:
-        """The first layer before its ReLU, split by axis; their broadcast sum is the layer.
+        """Compute the first layer before its ReLU, split by axis; the broadcast sum of the terms is the layer.
 
         Args:
-            coordinates: Of the tensor.
+            coordinates: Coordinates of the tensor.
 
         Returns:
             `[num_out, hidden]` and `[num_in, hidden]`; the second also holds the constant terms and the bias.
@@ -122,7 +122,7 @@ class ResidualMLP(nn.Module):
         return out_term, F.linear(self._encode(coordinates.in_positions), in_) + constant_term
 
     def kernels(self, out_term: Tensor, in_term: Tensor, kept: Tensor) -> Tensor:
-        """The rest of the MLP for every pair of the given channels.
+        """Compute the rest of the MLP for every pair of the given channels.
 
         Args:
             out_term: `[num_out, hidden]`.
@@ -141,7 +141,7 @@ class ResidualMLP(nn.Module):
         """Give values the mean that is a parameter, one for each entry of the kernel.
 
         Args:
-            values: Of all channel pairs of a tensor, `[num_out * num_in, kernel_area]`.
+            values: Values of all channel pairs of a tensor, `[num_out * num_in, kernel_area]`.
             kept: As for `kernels`.
 
         Returns:
@@ -160,7 +160,7 @@ class ResidualMLP(nn.Module):
 class OutputUnit(nn.Module):
     """What the numbers of one tensor's MLP are multiplied by: the reference's scale, and a power of its channels.
 
-    The scale is the root mean square of the reference's tensor, so that every MLP writes numbers near 1 and all move
+    The scale is the root mean square of the reference's tensor. Every MLP then writes numbers near 1, and all move
     alike under an optimiser whose steps are of one size. Fewer input channels get larger weights, by a learned power.
 
     Args:

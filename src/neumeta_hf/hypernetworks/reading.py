@@ -39,7 +39,7 @@ def check_tensor(tensor: TensorCoordinates, full_sizes: Sequence[TensorCoordinat
 
     Args:
         tensor: What is asked for.
-        full_sizes: Of all tensors of the reference, in order.
+        full_sizes: Coordinates of all tensors of the reference, in order.
 
     Returns:
         The coordinates of that tensor in the reference.
@@ -75,7 +75,7 @@ def read_values(
 
     Args:
         cells: `[out cells, in cells, kernel_area]`.
-        cell_parts: Of the cells.
+        cell_parts: Parts of the cells.
         tensor: Coordinates of what is generated.
         full_size: Coordinates of the same tensor in the reference.
         positions: Which channels of two sizes belong together.
@@ -107,9 +107,9 @@ def filter_axes(cells: Tensor, out: Tensor | None, in_: Tensor | None) -> Tensor
 
     Args:
         cells: `[out cells, in cells, kernel_area]`.
-        out: Of the output axis, as from `box_filter`. None: a channel is a cell; its filter would be as large as the
-            square of their number, which for a vocabulary fits no memory.
-        in_: Of the input axis.
+        out: Box filter of the output axis, as from `box_filter`. None: a channel is a cell; its filter would be as
+            large as the square of their number, which for a vocabulary fits no memory.
+        in_: Box filter of the input axis.
 
     Returns:
         `[num_out, num_in, kernel_area]`.
@@ -124,12 +124,12 @@ def filter_axes(cells: Tensor, out: Tensor | None, in_: Tensor | None) -> Tensor
 
 
 def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the channels of both axes have their centres, within their parts and in channels.
+    """Compute where the channels of both axes have their centres, within their parts and in channels.
 
     Args:
         tensor: Coordinates of what is generated.
         full_size: Coordinates of the same tensor in the reference.
-        device: Of the result.
+        device: Device of the result.
 
     Returns:
         `[num_out]` and `[num_in]`.
@@ -149,11 +149,11 @@ def centres_of(tensor: TensorCoordinates, full_size: TensorCoordinates, device: 
 
 
 def centres_of_parts(parts: Sequence[int], device: torch.device) -> Tensor:
-    """Where the centre of each channel lies in its part, in channels.
+    """Compute where the centre of each channel lies in its part, in channels.
 
     Args:
         parts: How many channels each part of the axis has.
-        device: Of the result.
+        device: Device of the result.
 
     Returns:
         `[num_channels]`.
@@ -172,12 +172,12 @@ def box_filter(
     cell_parts: Sequence[int],
     full_parts: Sequence[int] | None = None,
 ) -> Tensor:
-    """How much of each cell lies in each channel.
+    """Compute how much of each cell lies in each channel.
 
     A channel is an interval about its centre, moved inside of its part, of which it reads the mean.
 
     Args:
-        centres: Of the channels, within their parts and in channels, `[num_channels]`.
+        centres: Centres of the channels, within their parts and in channels, `[num_channels]`.
         parts: How many channels each part has.
         cell_parts: How many cells each part has.
         full_parts: How many channels a part has room for, where each is a cell wide and the first of them have one.

@@ -1,9 +1,9 @@
 """Which axes of a network's weights must be permuted together: its cliques.
 
 Torch-Pruning's dependency graph says, for every channel that a layer puts out, which places of which other layers go
-with it. Places that go together are one channel; channels that run through the same tensors, and are normalised in the
-same group where that is a GroupNorm, can change places and are one clique. What the graph says is then put to the test
-on the network itself, because a graph read from autograd does not see every way in which an operation mixes channels.
+with it. Places that go together are one channel. Channels that run through the same tensors can change places and are
+one clique; in a GroupNorm they must lie in the same group. What the graph says is then tested on the network itself: a
+graph read from autograd does not see every way in which an operation mixes channels.
 """
 
 import copy
@@ -55,7 +55,7 @@ class CliqueMember:
         return self.name.rpartition(".")[2] in ("running_mean", "running_var")
 
     def tensor_of(self, state_dict: Mapping[str, Tensor]) -> Tensor:
-        """The tensor that this is an axis of.
+        """Find the tensor that this is an axis of.
 
         Raises:
             PreparationError: There is none of that name, or it is too small for the positions.
@@ -100,12 +100,12 @@ class Clique:
 def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     """Find the cliques of a network.
 
-    Where the graph of a target family's networks cannot be read, its rules say them. Left out, and logged by name:
-    channels that the network puts out; axes whose sizes do not match, such as the residual stream of shortcuts that pad
-    with zero channels; grouped convolutions other than depthwise ones; layers that Torch-Pruning does not know. Every
-    clique is tested: with other weights, drawn at random so that none that happens to be zero hides anything, two
-    permutations that generate all others must leave the outputs alone. A clique that fails, such as one that is added
-    to the network's input, is left out with a warning.
+    Where the graph of a target family's networks cannot be read, its rules say the cliques. Left out, and logged by
+    name: channels that the network puts out; axes whose sizes do not match, such as the residual stream of shortcuts
+    that pad with zero channels; grouped convolutions other than depthwise ones; layers that Torch-Pruning does not
+    know. Every clique is tested: two permutations that generate all others must leave the outputs alone. The test draws
+    weights at random, so that no weight of zero hides anything. A clique that fails, such as one that is added to the
+    network's input, is left out with a warning.
 
     Args:
         model: The network; neither its weights nor its state (training mode, requires_grad, hooks) change.
@@ -130,10 +130,10 @@ def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
 
 
 def declared_cliques(space: SizeSpace, *, left_out: Collection[str] = ()) -> list[Clique]:
-    """The cliques that a table of rules says: one for each axis, whatever belongs to a channel moving with it.
+    """Read the cliques from a table of rules: one for each axis, with everything that its channels own.
 
     Args:
-        space: Of the network.
+        space: Space of the network.
         left_out: Names of axes that stay as they are.
 
     Returns:
@@ -204,8 +204,8 @@ def _randomise(model: nn.Module) -> None:
 
 def _verified(model: nn.Module, example_inputs: Tensor | dict[str, Tensor], cliques: list[Clique]) -> list[Clique]:
     """The cliques whose permutations leave the outputs alone; `model` may come to be in float64."""
-    # Many cliques at once, such that each is in some set and any two are apart in some set: two that may only move
-    # together (the halves of a gated unit) would pass if they always did.
+    # Cliques are tested in log2(n) groups, given by the bits of their number. Some group separates any two, so cliques
+    # that are valid only together, such as the halves of a gated unit, are caught.
     bits = range(len(cliques).bit_length())
     sets = [[clique for number, clique in enumerate(cliques, start=1) if number >> bit & 1] for bit in bits]
     error = _error_of_permuting(model, example_inputs)

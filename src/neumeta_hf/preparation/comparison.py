@@ -13,10 +13,10 @@ MAX_RELATIVE_ERROR = 1e-5
 
 
 def run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """All tensors that a network puts out, run as its target family runs it where there is one.
+    """Run a network and list its outputs; a target family, where there is one, runs it as it does.
 
-    A family's forward pass may say more than the network's own: what the latents of an autoencoder are, which must stay
-    in their order for whoever reads them, and not only the images.
+    A target family's forward pass may return more than the network's own, such as the latents of an autoencoder. These
+    must not be permuted either.
 
     Args:
         network: The network.
@@ -31,7 +31,7 @@ def run(network: nn.Module, inputs: Inputs) -> list[Tensor]:
 
 
 def model_outputs(outputs: object) -> list[Tensor]:
-    """All tensors in what a network returned: a tensor, a `ModelOutput`, or nested sequences and mappings of them.
+    """List all tensors in what a network returned: a tensor, a `ModelOutput`, or nested sequences and mappings.
 
     Raises:
         PreparationError: There is no tensor in it.
@@ -46,7 +46,7 @@ def model_outputs(outputs: object) -> list[Tensor]:
 
 
 def relative_error(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
-    """The largest `max(abs(a - b)) / max(abs(a))` over pairs of tensors; infinite where a value is not finite."""
+    """Compute the largest `max(abs(a - b)) / max(abs(a))` over pairs of tensors; infinite if a value is not finite."""
     errors = [0.0]
     for a, b in zip(expected, actual, strict=True):
         if not (a.isfinite().all() and b.isfinite().all()):

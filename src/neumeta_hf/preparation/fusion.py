@@ -20,7 +20,7 @@ _KEEP = 'Keep its BatchNorm with normalization="keep".'
 
 
 def fuse_conv_bn(conv: _ConvNd, bn: _BatchNorm) -> _ConvNd:
-    """One convolution that computes what a convolution and the BatchNorm behind it compute in evaluation.
+    """Fuse a convolution and the BatchNorm behind it into one convolution with the same outputs in evaluation.
 
     The running statistics are used whatever mode `bn` is in. Computed in float64, so that fusing adds no rounding of
     its own to that of storing the result.

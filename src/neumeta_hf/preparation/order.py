@@ -1,7 +1,7 @@
 """In which order the channels of a clique should stand (section 3.2 of arXiv:2410.11878).
 
-The total variation (TV) of a clique under an order is the length of a path that visits every channel once, where the
-distance of two channels is the L1 distance of everything they own. The best order is a Shortest Hamiltonian Path (SHP).
+The total variation (TV) of a clique under an order is the length of a path that visits every channel once. The distance
+of two channels is the L1 distance of everything they own. The best order is a Shortest Hamiltonian Path (SHP).
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def find_order(
         For each place the channel, numbered as in `clique`, that should stand there: `[num_channels]`.
 
     Raises:
-        PreparationError: The method is unknown, the seed is below 0 or above 2^63 - 1, or the weights lack a tensor of
+        PreparationError: The method is unknown, or the seed is below 0 or above 2^63 - 1. The weights lack a tensor of
             the clique, do not have its shape or are not finite.
     """
     check_method(method)
@@ -89,9 +89,9 @@ def shortest_path(distances: np.ndarray, *, seed: int = 0) -> list[int]:
 
     A dummy city at distance 0 from all others closes the path to a tour; the tour is cut where the dummy stands. Up to
     19 cities `fast_tsp.solve_tsp_exact` finds the shortest one. Above, `fast_tsp.find_tour` would stop by the clock and
-    draw its own seed, so that two calls give two orders. Instead the better of `fast_tsp.greedy_nearest_neighbor` and
-    the present order is improved by an iterated local search of our own (2-opt and Or-opt moves, double-bridge kicks),
-    which is bounded by the number of kicks and seeded.
+    draw its own seed, so that two calls give two orders. Instead an iterated local search of our own improves the
+    better of `fast_tsp.greedy_nearest_neighbor` and the present order. It uses 2-opt and Or-opt moves and double-bridge
+    kicks; it is seeded, and bounded by the number of kicks.
 
     Args:
         distances: Symmetric, not negative, 0 on the diagonal, of any scale: `[num_cities, num_cities]`.

@@ -72,7 +72,7 @@ class PreparationReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "PreparationReport":
-        """The inverse of `to_dict`.
+        """Read a report back: the inverse of `to_dict`.
 
         Raises:
             PreparationError: A key is missing or unknown, or a value is not of its kind.
@@ -197,7 +197,7 @@ def _difference(original: nn.Module, prepared: nn.Module, example_inputs: Inputs
 
 
 def _fused(model: nn.Module, example_inputs: Inputs) -> nn.Module:
-    # A config must go on describing its network, which for a class that no family has nobody can see to.
+    # Only registered target families can update their config when BatchNorm disappears: others are refused.
     if isinstance(model, PreTrainedModel) or family_of(model) is not None:
         return fuse_batch_norm(model, example_inputs)
     return fuse_modules(model, example_inputs)

@@ -10,7 +10,7 @@ from neumeta_hf.preparation.cliques import Clique
 
 
 def total_variation(state_dict: Mapping[str, Tensor], cliques: Iterable[Clique]) -> float:
-    """Sum of `abs(w[j + 1] - w[j])` over neighbouring channels `j`, along every axis that belongs to a clique.
+    """Sum `abs(w[j + 1] - w[j])` over neighbouring channels `j`, along every axis that belongs to a clique.
 
     What counts: weights, biases and the affine parameters of normalisations. A weight whose two channel axes belong to
     cliques counts along both. What does not count: running statistics, which move with their channels but are no
@@ -31,7 +31,7 @@ def total_variation(state_dict: Mapping[str, Tensor], cliques: Iterable[Clique])
 
 
 def path_length(slices: Tensor) -> float:
-    """Sum of the L1 distances of neighbouring rows of `[num_channels, num_features]`, in float64."""
+    """Sum the L1 distances of neighbouring rows of `[num_channels, num_features]`, in float64."""
     return (slices[1:] - slices[:-1]).abs().sum(dtype=torch.float64).item()
 
 

@@ -48,11 +48,11 @@ class AutoencoderFamily(TargetFamily):
 
     @abc.abstractmethod
     def network_classes(self) -> tuple[type, ...]:
-        """The classes of the family's networks; those of diffusers are imported here, not before."""
+        """List the classes of the family's networks; those of diffusers are imported here, not before."""
 
     @abc.abstractmethod
     def wrap_config(self, fields: dict[str, Any]) -> PreTrainedConfig:
-        """The config that says what a config of diffusers says.
+        """Translate a config of diffusers into one of this library.
 
         Args:
             fields: Arguments of a network's class, as plain JSON values.
@@ -62,7 +62,7 @@ class AutoencoderFamily(TargetFamily):
         """
 
     def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
-        """The config of a network, or None where it is none of this family.
+        """Find the config of a network; None where the network is not of this family.
 
         Raises:
             TargetError: It is of a class of this family, but built in a way that the family does not know.
@@ -81,7 +81,7 @@ class AutoencoderFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id; for one part of a pipeline with `subfolder`.
-            **options: Of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
+            **options: Options of diffusers' `from_pretrained`, and `dtype`, which is called `torch_dtype` there.
 
         Returns:
             As from `build`.
@@ -109,8 +109,8 @@ class AutoencoderFamily(TargetFamily):
         Args:
             network: The network, or a skeleton of it whose tensors another module has put in place.
             batch: With "pixel_values", images in [-1, 1], `[batch, channels, height, width]`; or these alone.
-            seed: Of the noise that the latents are drawn with, the same for each device and precision. None: they are
-                the mean.
+            seed: Seed of the noise that the latents are drawn with, the same for each device and precision. None: they
+                are the mean.
 
         Returns:
             The images again, and the distribution of their latents.

@@ -1,8 +1,8 @@
 """Text encoders of transformers at any size: BERT and RoBERTa, as sentence encoders and with a head for masked words.
 
 Stock classes have heads of `hidden_size / num_attention_heads` positions. So a size is stock where it has the same
-heads and MLP in every layer and the heads fill the residual stream, as when only the MLP or the depth changes or all
-shrink in step.
+heads and MLP in every layer and the heads fill the residual stream. That holds when only the MLP or the depth changes,
+or when all shrink in step.
 """
 
 from collections.abc import Mapping, Sequence

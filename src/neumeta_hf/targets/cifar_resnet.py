@@ -77,7 +77,7 @@ class CifarResNetConfig(PreTrainedConfig):
             raise ValueError(f"inner_channels={inner}: pass a count from 1 up for each of {self.num_blocks} blocks.")
 
     def validate_shortcut(self):
-        """One of the two kinds; "identity" cannot drop channels."""
+        """Check that the shortcut is one of the two kinds; "identity" cannot drop channels."""
         if self.shortcut not in ("identity", "projection"):
             raise ValueError(f'shortcut={self.shortcut!r}: pass "identity" or "projection".')
         if self.shortcut == "identity" and self.stage_channels != sorted(self.stage_channels):
@@ -140,7 +140,7 @@ class PaddedSubsample(nn.Module):
         self.below, self.above = added // 2, added - added // 2
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[batch, in, height, width]` to `[batch, out, height / 2, width / 2]`, halves rounded up."""
+        """Map `[batch, in, height, width]` to `[batch, out, height / 2, width / 2]`, halves rounded up."""
         return F.pad(hidden[:, :, ::2, ::2], (0, 0, 0, 0, self.below, self.above))
 
 
@@ -163,7 +163,7 @@ class BasicBlock(nn.Module):
             self.downsample = PaddedSubsample(in_channels, out_channels)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """`[batch, in, height, width]` to `[batch, out, height, width]`, or half that height and width."""
+        """Map `[batch, in, height, width]` to `[batch, out, height, width]`, or half that height and width."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(hidden)))))
         return F.relu(residual + self.downsample(hidden))
 
@@ -230,7 +230,8 @@ class CifarResNetFamily(TargetFamily):
 
         Args:
             name: A folder or Hub id, or a file of weights that ends in ".safetensors".
-            **options: Of its class's `from_pretrained`; for a file, `dtype` and those of `load_cifar_checkpoint`.
+            **options: Options of its class's `from_pretrained`; for a file, `dtype` and those of
+                `load_cifar_checkpoint`.
 
         Returns:
             As from `build`.
@@ -334,7 +335,7 @@ def load_cifar_checkpoint(path: str | Path, *, image_size: int = 32) -> CifarRes
     """Read a CIFAR ResNet that was trained elsewhere; depth, widths, shortcut and classes are taken from the shapes.
 
     Keys may be those of akamaster's pytorch_resnet_cifar10 (`linear.*`, option A), of chenyaofo's pytorch-cifar-models
-    (`fc.*`, `layer2.0.downsample.*`) or of this class, each with or without `module.` or `_orig_mod.` in front.
+    (`fc.*`, `layer2.0.downsample.*`) or of this class. `module.` or `_orig_mod.` may stand in front.
 
     Args:
         path: A safetensors file.

@@ -67,7 +67,7 @@ class NeuMetaConvNextConfig(ConvNextConfig):
     inner_sizes: list[list[int]] | None = None
 
     def validate_inner_sizes(self):
-        """A positive count for every block."""
+        """Check that every block has a positive count."""
         check_inner_sizes(self.inner_sizes, list(self.depths or ()))
 
 
@@ -84,7 +84,7 @@ class NeuMetaConvNextV2Config(ConvNextV2Config):
     inner_sizes: list[list[int]] | None = None
 
     def validate_inner_sizes(self):
-        """A positive count for every block."""
+        """Check that every block has a positive count."""
         check_inner_sizes(self.inner_sizes, list(self.depths or ()))
 
 
@@ -127,7 +127,7 @@ class ConvNextFamily(TargetFamily):
     four, so that one width for all groups is a size of the stock class.
 
     Attributes:
-        path: Of the module that has embeddings and stages.
+        path: Path of the module that has embeddings and stages.
         config_classes: The stock one, and ours.
     """
 

@@ -198,7 +198,7 @@ class MlpVae(ModelMixin, ConfigMixin):
         self._image_shape = (num_channels, image_size, image_size)
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
-        """The latents of images, as a distribution.
+        """Encode images as a distribution of latents.
 
         Args:
             x: Images in [-1, 1], `[batch, num_channels, image_size, image_size]`.
@@ -213,7 +213,7 @@ class MlpVae(ModelMixin, ConfigMixin):
     def decode(
         self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
     ) -> DecoderOutput | tuple[Tensor]:
-        """The images of latents.
+        """Decode latents to images.
 
         Args:
             z: Latents, `[batch, latent_channels, 1, 1]`.
@@ -239,7 +239,7 @@ class MlpVae(ModelMixin, ConfigMixin):
             sample: Images in [-1, 1], `[batch, num_channels, image_size, image_size]`.
             sample_posterior: Whether to draw the latents instead of taking their mean.
             return_dict: Whether to return an output instead of a tuple.
-            generator: Of the latents that are drawn.
+            generator: Generator of the latents that are drawn.
 
         Returns:
             As from `decode`.

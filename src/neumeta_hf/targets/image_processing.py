@@ -33,7 +33,7 @@ class GrayscaleImageProcessor(ViTImageProcessorPil):
     """
 
     def process_image(self, image, **kwargs) -> np.ndarray:
-        """One image to `[1, height, width]`, with values and type as they were."""
+        """Turn an image into `[1, height, width]`, with values and type as they were."""
         if isinstance(image, Image.Image):
             image = image.convert("L")
         array = super().process_image(image, **kwargs)
@@ -52,7 +52,7 @@ def build_image_processor(
     center_crop: bool | int = False,
     interpolation: Interpolation = "bilinear",
 ) -> BaseImageProcessor:
-    """An image processor that `pipeline("image-classification")` and `AutoImageProcessor` can use.
+    """Build an image processor that `pipeline("image-classification")` and `AutoImageProcessor` can use.
 
     It resizes to exactly `image_size`, scales to [0, 1] and normalises.
 
@@ -110,7 +110,7 @@ def build_segmentation_processor(
     std: Sequence[float],
     interpolation: Interpolation = "bilinear",
 ) -> SegformerImageProcessorPil:
-    """An image processor that `pipeline("image-segmentation")` and `AutoImageProcessor` can use.
+    """Build an image processor that `pipeline("image-segmentation")` and `AutoImageProcessor` can use.
 
     It resizes to exactly `image_size` (masks that are passed along take the nearest pixel and keep their indices),
     scales to [0, 1] and normalises.
@@ -148,7 +148,7 @@ def load_image_processor(name: str, **options: Any) -> BaseImageProcessor:
 
     Args:
         name: A folder or Hub id.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         A processor of transformers.

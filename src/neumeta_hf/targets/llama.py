@@ -1,7 +1,7 @@
 """Decoder language models of transformers at any size: Llama, Mistral, Qwen2 and Qwen3.
 
 Groups of query heads that share keys and values move as wholes, `head_dim` and the vocabulary stay. A size with as many
-heads and as wide an MLP in every layer is a stock network, but for Llama's own rule that its number of heads divides
+heads and as wide an MLP in every layer is a stock network. Llama has a rule of its own: its number of heads must divide
 `hidden_size`.
 """
 

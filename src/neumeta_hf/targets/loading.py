@@ -41,14 +41,14 @@ def load_complete(
         name: A folder or Hub id.
         build: Makes the network of a config, or of the fields that diffusers calls one. None: as the class does.
         dropped: Prefixes of weights that a checkpoint may hold and the network does not take.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        CheckpointError: It cannot be read, is of another architecture, holds weights that are no numbers or not those
-            that were saved, or lacks weights or has too many.
+        CheckpointError: It cannot be read, or is of another architecture. Its weights are not numbers, are not those
+            that were saved, are too few or too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
     checkpoint = _open(name, options)
@@ -74,7 +74,7 @@ def load_config(name: str, **options: Any) -> PreTrainedConfig:
 
     Args:
         name: A folder or Hub id.
-        **options: Of `from_pretrained`.
+        **options: Options of `from_pretrained`.
 
     Returns:
         The config.
@@ -106,7 +106,7 @@ def _make_config(checkpoint: Checkpoint, options: dict[str, Any]) -> tuple[PreTr
 
 
 def kind_of(checkpoint: Checkpoint) -> str:
-    """What a checkpoint is that no family has, for an error."""
+    """Describe a checkpoint that no target family has, for an error."""
     config = checkpoint.config
     kind = config.get("model_type", config.get("_class_name"))
     if isinstance(kind, str):
@@ -120,7 +120,7 @@ def kind_of(checkpoint: Checkpoint) -> str:
 
 
 def needed_code(checkpoint: Checkpoint) -> tuple[str, str]:
-    """What to do about a network that only code beside its weights can build, in Python and on the command line."""
+    """Advise on a network that only code beside its weights can build, in Python and on the command line."""
     if not checkpoint.code:
         return "", ""
     found = f" It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "

@@ -16,7 +16,7 @@ def load_in_float32(name: str, family: TargetFamily | None = None) -> nn.Module:
 
     Args:
         name: A folder or Hub id, or a file of weights where the family reads such.
-        family: Of the network. None: as its config.json says.
+        family: Target family of the network. None: as its config.json says.
 
     Returns:
         The network, in evaluation mode; its config says float32, too.

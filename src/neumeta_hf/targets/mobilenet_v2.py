@@ -93,7 +93,7 @@ class NeuMetaMobileNetV2Config(MobileNetV2Config):
 
     Attributes:
         stem_channels: What the stem expands an image to. None of these four: as in `MobileNetV2Config`.
-        stage_channels: Of the stream of each of the seven stages.
+        stage_channels: Channels of the stream of each of the seven stages.
         inner_channels: Inside of each block, by stage: none in the first, then 2, 3, 4, 3, 3 and 1.
         head_channels: What is pooled.
     """
@@ -115,7 +115,7 @@ class NeuMetaMobileNetV2Config(MobileNetV2Config):
         return _Channels(stem, stages, inner, head)  # pyright: ignore[reportArgumentType]
 
     def validate_channels(self):
-        """A positive count for every stage and block."""
+        """Check that every stage and block has a positive count."""
         found = self.channels
         counts = [found.stem, found.head, *found.stages, *itertools.chain(*found.inner)]
         if len(found.stages) != len(_STAGES) or [len(blocks) for blocks in found.inner] != list(_NUM_BLOCKS):
@@ -174,9 +174,9 @@ def _layer(path: str, output_axis: str, input_axis: str | None) -> dict[str, Rul
 class MobileNetV2Family(TargetFamily):
     """One width group for the stem, each stage's stream, the inside of every block, and the head.
 
-    The inside of a block follows the stream that the block reads. Counts come in the steps that the config has
-    (`depth_divisible_by`, and `expand_ratio` times as much inside of blocks) where the reference's do, so that one
-    width for all groups is a size of the stock class wherever that rounds to it.
+    The inside of a block follows the stream that the block reads. Counts come in the config's steps where the
+    reference's do: `depth_divisible_by`, and `expand_ratio` times as much inside of blocks. One width for all groups is
+    then a size of the stock class wherever rounding allows it.
     """
 
     name = "mobilenet_v2"

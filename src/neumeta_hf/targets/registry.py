@@ -54,23 +54,23 @@ class TargetFamily(abc.ABC):
     output_axes: ClassVar[tuple[str, ...]] = ()
 
     def accepts(self, config: PreTrainedConfig) -> bool:
-        """Whether `config` describes a network of this family."""
+        """Tell whether `config` describes a network of this family."""
         return config.model_type in self.model_types
 
     def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
-        """The config of a network, or None where it is none of this family."""
+        """Find the config of a network; None where the network is not of this family."""
         config = getattr(network, "config", None)
         return config if isinstance(config, PreTrainedConfig) and self.accepts(config) else None
 
     def make_config(
         self, fields: Mapping[str, Any], *, image_shape: tuple[int, int, int], label_names: Sequence[str]
     ) -> PreTrainedConfig:
-        """A config for the images and classes of a data set.
+        """Make a config for the images and classes of a data set.
 
         Args:
-            fields: Of the family's first config class.
+            fields: Fields of the family's first config class.
             image_shape: Channels, height and width; `fields` win where they name them too.
-            label_names: Of the classes, in order.
+            label_names: Names of the classes, in order.
 
         Returns:
             The config.
@@ -96,10 +96,10 @@ class TargetFamily(abc.ABC):
         return AutoConfig.for_model(model_type, **{**from_data, **fields})
 
     def make_text_config(self, fields: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
-        """A config for the tokens of a data set.
+        """Make a config for the tokens of a data set.
 
         Args:
-            fields: Of the family's first config class; they win over what the tokenizer says.
+            fields: Fields of the family's first config class; they win over what the tokenizer says.
             tokenizer: Says how many tokens there are, and which are special.
 
         Returns:
@@ -139,7 +139,7 @@ class TargetFamily(abc.ABC):
 
         Args:
             name: A folder or Hub id.
-            **options: Of its class's `from_pretrained`.
+            **options: Options of its class's `from_pretrained`.
 
         Returns:
             As from `build`.
@@ -170,7 +170,7 @@ class TargetFamily(abc.ABC):
             network: The network.
             batch: Name to tensor; what the network does not take, such as labels, is left to the task. A bare tensor
                 is the first of `input_names`.
-            seed: Of what the network draws at random in training; None: nothing is random.
+            seed: Seed of what the network draws at random in training; None: nothing is random.
 
         Returns:
             What the family's task takes: an output with `logits` for classification and segmentation.
@@ -198,20 +198,21 @@ class TargetFamily(abc.ABC):
 
     @abc.abstractmethod
     def axes(self, config: PreTrainedConfig) -> Sequence[Axis]:
-        """What a size may change of a network, in data-flow order, with the counts that `config` gives."""
+        """List the axes that a size may change, in data-flow order, with the counts that `config` gives."""
 
     @abc.abstractmethod
     def rules(self, config: PreTrainedConfig) -> Mapping[str, Rule]:
-        """Which axes the dimensions of each module's tensors are made of.
+        """Say which axes the dimensions of each module's tensors are made of.
 
         Returns:
-            Path of a module to its dimensions, outer to inner: the name of an axis, None for a constant, a pair of an
-            axis and a number of equal parts that a size shortens one by one, or a list of these for concatenated
-            features. Vectors have the first alone; kernels, and modules that are not named, are constant.
+            Path of a module to its dimensions, outer to inner. A dimension is the name of an axis, or None for a
+            constant. It may be a pair of an axis and a number of equal parts, each of which a size shortens by itself.
+            It may be a list of these, for concatenated features. Vectors have the first dimension alone. Kernels, and
+            modules that are not named, are constant.
         """
 
     def constraints(self, config: PreTrainedConfig) -> Sequence[Constraint]:
-        """What the counts of two axes must be to each other."""
+        """List what the counts of two axes must be to each other."""
         return ()
 
     def depths(self, config: PreTrainedConfig) -> Sequence[Depth]:
@@ -220,23 +221,23 @@ class TargetFamily(abc.ABC):
 
     @abc.abstractmethod
     def config_at(self, config: PreTrainedConfig, size: Size) -> PreTrainedConfig:
-        """The config of the same network at another size.
+        """Make the config of the same network at another size.
 
         The axes of what comes back have the counts of `size`.
 
         Args:
             config: The network to start from; not modified.
-            size: Of its space.
+            size: A size of its space.
 
         Returns:
             A new config, possibly of another class.
         """
 
     def space(self, config: PreTrainedConfig, shapes: Mapping[str, tuple[int, ...]] | None = None) -> SizeSpace:
-        """The sizes of a network.
+        """Make the space of all sizes of a network.
 
         Args:
-            config: Of the reference.
+            config: Config of the reference.
             shapes: Name to shape of all of its tensors, tied ones once. None: it is built without weights to tell.
 
         Returns:
@@ -257,12 +258,12 @@ class TargetFamily(abc.ABC):
         )
 
     def size_of(self, config: PreTrainedConfig) -> Size:
-        """The size that a config of the family says."""
+        """Read the size that a config of the family says."""
         depths = {depth.key: depth.full for depth in self.depths(config)}
         return Size({axis.name: axis.full for axis in self.axes(config)} | depths)
 
     def fused_config(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        """The config of the same network after its BatchNorm was fused into the convolutions.
+        """Make the config of the same network after its BatchNorm was fused into the convolutions.
 
         A copy of `config` where the architecture cannot leave its BatchNorm modules out.
         """
@@ -280,7 +281,7 @@ class TargetFamily(abc.ABC):
         """Let the config of a network say another size of its images; the weights stay as they are.
 
         Args:
-            network: Of this family; its config is changed.
+            network: A network of this family; its config is changed.
             image_size: Height and width, in pixels; one number for both.
 
         Raises:
@@ -307,7 +308,7 @@ class TargetFamily(abc.ABC):
             )
 
     def example_batch(self, config: PreTrainedConfig, batch_size: int = 2) -> dict[str, Tensor]:
-        """What a network takes, the same at every call, on the CPU; here images of normal noise."""
+        """Make a batch that a network takes, the same at every call, on the CPU; here images of normal noise."""
         generator = torch.Generator("cpu").manual_seed(0)
         images = torch.randn(batch_size, *self.image_shape(config), generator=generator, device="cpu")
         return {self.input_names[0]: images}
@@ -337,7 +338,7 @@ def register_target(cls: type[Family]) -> type[Family]:
 
 
 def list_targets() -> list[str]:
-    """Names of the registered target families."""
+    """List the names of the registered target families."""
     return sorted(_REGISTRY)
 
 
@@ -346,7 +347,7 @@ def load_network(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: A folder or Hub id.
-        **options: Of its family's `load`.
+        **options: Options of its family's `load`.
 
     Returns:
         The network, in evaluation mode.
@@ -371,7 +372,7 @@ def load_network(name: str, **options: Any) -> nn.Module:
 
 
 def family_of(network: nn.Module) -> TargetFamily | None:
-    """The target family of a network, or None where it has none.
+    """Find the target family of a network; None where it has none.
 
     Raises:
         TargetError: A family has networks of its class, but none built like it.
@@ -380,7 +381,7 @@ def family_of(network: nn.Module) -> TargetFamily | None:
 
 
 def config_of(network: nn.Module) -> PreTrainedConfig:
-    """The config of a network that some target family has, whatever its own library calls a config.
+    """Find the config of a network that some target family has, whatever its own library calls a config.
 
     Raises:
         TargetError: No registered family has such a network.
@@ -398,7 +399,7 @@ def config_of(network: nn.Module) -> PreTrainedConfig:
 
 
 def find_target(config_or_name: PreTrainedConfig | str) -> TargetFamily:
-    """The target family of a config, or the one of that name.
+    """Find the target family of a config, or the one of that name.
 
     Raises:
         TargetError: No registered family has this name or accepts this config.

@@ -68,7 +68,7 @@ class NeuMetaResNetConfig(ResNetConfig):
     inner_sizes: list[list[int]] | None = None
 
     def validate_inner_sizes(self):
-        """A positive count for every block."""
+        """Check that every block has a positive count."""
         check_inner_sizes(self.inner_sizes, _depths(self))
 
 
@@ -143,7 +143,7 @@ class ResNetFamily(TargetFamily):
 
     Attributes:
         prefix: What the names of the axes begin with, where the ResNet is a part of another network.
-        path: Of the module that has stem and stages.
+        path: Path of the module that has stem and stages.
     """
 
     name = "resnet"

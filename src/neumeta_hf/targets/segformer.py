@@ -64,7 +64,7 @@ class NeuMetaSegformerConfig(SegformerConfig):
             self.mlp_ratios = _mlp_ratios(self.hidden_sizes, self.inner_sizes)
 
     def validate_block_sizes(self):
-        """A positive count for every block, and for the heads of every stage."""
+        """Check that every block, and the heads of every stage, have a positive count."""
         check_inner_sizes(self.head_counts, list(self.depths), name="head_counts")
         check_inner_sizes(self.inner_sizes, list(self.depths))
         check_inner_sizes([[dim] for dim in self.head_dims or ()], [1] * len(self.depths), name="head_dims")

@@ -16,7 +16,7 @@ _BOOKKEEPING = ("_name_or_path", "architectures", "dtype", "model_type", "transf
 def resize(
     config: PreTrainedConfig, width: float | Mapping[str, float], *, groups: Sequence[str] | None = None
 ) -> PreTrainedConfig:
-    """The config of the same network at another width.
+    """Make the config of the same network at another width.
 
     Args:
         config: The full-size network: every ratio is relative to it; not modified.
@@ -38,7 +38,7 @@ def resize(
 
 
 def size_of(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> Size:
-    """The size of a network that a reference can have.
+    """Read the size of a network that is a size of a reference.
 
     Args:
         config: A network of some size.
@@ -75,7 +75,7 @@ def size_of(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> Siz
 
 
 def ratios(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> dict[str, float]:
-    """The width of every axis of `config`, relative to the reference: the inverse of `resize`.
+    """Compute the width of every axis of `config`, relative to the reference: the inverse of `resize`.
 
     Args:
         config: A network of some size.

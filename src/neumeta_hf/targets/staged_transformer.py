@@ -39,7 +39,7 @@ class StagedSizes:
         return all(len(set(blocks)) == 1 for blocks in (*self.heads, *self.inner))
 
     def axes(self, *, stream_steps: Sequence[int], mlp_steps: Sequence[int]) -> list[Axis]:
-        """One axis for each stage's stream, and for each block one of its heads and one of its MLP, which follow it.
+        """List an axis for each stage's stream and, following it, one for each block's heads and one for its MLP.
 
         Args:
             stream_steps: What streams are whole multiples of, by stage.
@@ -59,15 +59,15 @@ class StagedSizes:
         return found
 
     def block_axes(self, stage: int, block: int) -> tuple[Heads, str]:
-        """The axes inside of a block, as rules name them: its heads and its MLP; both numbers count from 1."""
+        """Name the axes inside of a block, as rules do: its heads and its MLP; both numbers count from 1."""
         path = f"stage{stage}.block{block}"
         return Heads(f"{path}.heads", self.head_dims[stage - 1], 1), f"{path}.mlp"
 
     def stacks(self, path: Callable[[int], str]) -> list[Depth]:
-        """The stages of which a size may leave blocks out: any but the last that is left.
+        """List the stages of which a size may leave blocks out: any block but the last that is left.
 
         Args:
-            path: Of the module that numbers the blocks of a stage; stages count from 1.
+            path: Path of the module that numbers the blocks of a stage; stages count from 1.
 
         Returns:
             A stack for each stage of several blocks.
@@ -88,14 +88,14 @@ class StagedSizes:
         ]
 
     def kept(self, size: Size) -> list[list[int]]:
-        """Numbers of the blocks that a size of this network has, from 0, by stage."""
+        """List the numbers of the blocks that a size of this network has, from 0, by stage."""
         return [
             [block for block in range(count) if size[f"stage{stage}.block{block + 1}.mlp"]]
             for stage, count in enumerate(self.depths, start=1)
         ]
 
     def at(self, size: Size) -> "StagedSizes":
-        """The counts of a size of this network."""
+        """Compute the counts of a size of this network."""
 
         def counts(what: str) -> list[list[int]]:
             return [

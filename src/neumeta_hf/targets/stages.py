@@ -13,7 +13,7 @@ Config = TypeVar("Config", bound=PreTrainedConfig)
 def stage_axes(
     streams: Sequence[int], inner: Sequence[Sequence[int]], *, prefix: str = "", expansion: int = 1
 ) -> list[Axis]:
-    """One axis for the stream of each stage, and one inside every block, which follows it.
+    """List an axis for the stream of each stage and, following it, one inside of every block.
 
     Args:
         streams: Channels of the stream, by stage.
@@ -37,11 +37,11 @@ def stage_axes(
 
 
 def stage_depths(num_blocks: Sequence[int], path: Callable[[int], str], *, prefix: str = "") -> list[Depth]:
-    """The stages of which a size may leave blocks out: all but the first, which changes the stream's width or size.
+    """List the stages and the blocks that a size may leave out: not the first, which changes the stream.
 
     Args:
         num_blocks: Blocks of each stage.
-        path: Of the module that numbers the blocks of a stage; stages count from 1.
+        path: Path of the module that numbers the blocks of a stage; stages count from 1.
         prefix: What names begin with.
 
     Returns:
@@ -96,11 +96,11 @@ def check_inner_sizes(
 def as_class(
     config: PreTrainedConfig, cls: type[Config], *, dropped: Sequence[str] = ("inner_sizes",), **own: Any
 ) -> Config:
-    """The same network as a config of another class, such as the stock one of a size that it can express.
+    """Copy a config as another class, such as the stock class of a size that it can express.
 
     Args:
         config: With what the two classes share; not modified.
-        cls: Of the result.
+        cls: Class of the result.
         dropped: What the class of `config` may have beside that.
         **own: What `cls` has beside that.
 

@@ -69,7 +69,7 @@ class NeuMetaSwinConfig(SwinConfig):
         self.hidden_size = [*self.hidden_sizes, self.hidden_size][len(self.hidden_sizes) - 1]
 
     def validate_block_sizes(self):
-        """A positive count for every stage and block."""
+        """Check that every stage and block has a positive count."""
         depths = list(self.depths)
         check_inner_sizes(self.head_counts, depths, name="head_counts")
         check_inner_sizes(self.inner_sizes, depths)

@@ -1,7 +1,7 @@
 """What the sizes of transformers have in common: a residual stream, whole attention heads and an MLP in every layer.
 
-A size has one width of the residual stream for the whole network, a number of heads and a width of the MLP for each
-layer, and a number of layers. `head_dim` stays as it is: rotary embeddings, kernels and servers rely on it. Where keys
+A size has one width of the residual stream for the whole network and a number of layers. Each layer has a number of
+heads and a width of the MLP. `head_dim` stays as it is: rotary embeddings, kernels and servers rely on it. Where keys
 and values are shared by several query heads, these move as one group.
 
 Stock classes have one number of heads and one width of the MLP for all layers. A size for which that is enough is a
@@ -47,7 +47,7 @@ class TransformerFamily(TargetFamily):
         """Rules of one layer, by paths inside of it.
 
         Args:
-            heads: Of the layer.
+            heads: Number of heads of the layer.
             mlp: Axis of its MLP.
         """
 
@@ -124,11 +124,11 @@ class TransformerFamily(TargetFamily):
         return cls(**fields)
 
     def is_stock(self, fields: Mapping[str, Any], layers: Sequence[tuple[int, int]], head_dim: int) -> bool:
-        """Whether the stock class can be of these sizes."""
+        """Tell whether the stock class can have these sizes."""
         return len(set(layers)) == 1
 
     def fields_of(self, layer: tuple[int, int], queries: int) -> dict[str, int]:
-        """What a config says of a layer with that many query heads and that width of the MLP."""
+        """Write the config fields of a layer with that many query heads and that width of the MLP."""
         heads, mlp = layer
         grouped = {"num_key_value_heads": heads // queries} if self.has_groups else {}
         return {"num_attention_heads": heads, self.mlp_key: mlp, **grouped}
@@ -148,7 +148,7 @@ class Heads:
 
 
 def homogeneous(config: Any) -> Any:
-    """A copy of a config that says the same of all layers: what a stock class can build, before layers are resized."""
+    """Copy a config so that it says the same of all layers: what a stock class can build, before resizing."""
     copied = copy.deepcopy(config)
     copied.per_layer_config = None
     return copied
@@ -170,11 +170,11 @@ class PerLayerSizes:
 
     @staticmethod
     def stock_config(config: Any) -> Any:
-        """The config that the stock class is built with, before its layers are resized."""
+        """Make the config that the stock class is built with, before its layers are resized."""
         return homogeneous(config)
 
     def sized_layers(self) -> Sequence[nn.Module]:
-        """The layers, in order."""
+        """List the layers, in order."""
         raise NotImplementedError
 
     def resize_layer(self, layer: Any, config: Any) -> None:
@@ -183,5 +183,5 @@ class PerLayerSizes:
 
 
 def resized(linear: nn.Linear, *, inputs: int | None = None, outputs: int | None = None) -> nn.Linear:
-    """A linear layer like another, with other numbers of inputs or outputs and fresh weights."""
+    """Make a linear layer like another, with other numbers of inputs or outputs and fresh weights."""
     return nn.Linear(inputs or linear.in_features, outputs or linear.out_features, bias=linear.bias is not None)

@@ -74,10 +74,10 @@ class UperNetFamily(TargetFamily):
     def make_config(
         self, fields: Mapping[str, Any], *, image_shape: tuple[int, int, int], label_names: Sequence[str]
     ) -> UperNetConfig:
-        """As for every family; without an auxiliary head, and a backbone that gives the head all of its stages.
+        """Make a config without an auxiliary head, whose backbone gives the head all of its stages.
 
         Raises:
-            TargetError: There is no such field, or `backbone_config` is no mapping of fields.
+            TargetError: There is no such field, or `backbone_config` is not a mapping of fields.
         """
         backbone = dict(fields.get("backbone_config") or {})
         backbone.setdefault("model_type", "resnet")

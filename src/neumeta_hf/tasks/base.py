@@ -61,7 +61,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Tensor]) -> Tensor:
-        """What training minimises, for one batch.
+        """Compute what training minimises, for one batch.
 
         Args:
             outputs: As from the family's `forward`.
@@ -72,7 +72,7 @@ class Task(abc.ABC):
         """
 
     def predictions(self, outputs: Any, batch: Mapping[str, Tensor]) -> Any:
-        """What of outputs a network is compared with its teacher by; as they are, unless a task needs the batch for it.
+        """Choose the outputs that distillation compares; as they are, unless a task needs the batch for it.
 
         Args:
             outputs: As from the family's `forward`.
@@ -85,12 +85,12 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def distillation(self, outputs: Any, teacher_outputs: Any, *, temperature: float) -> Tensor:
-        """How far a network is from its teacher, on one batch.
+        """Compute how far a network is from its teacher, on one batch.
 
         Args:
             outputs: As from `predictions`.
             teacher_outputs: The teacher's, for the same batch.
-            temperature: Of distributions over classes, where there are any.
+            temperature: Temperature of distributions over classes, where there are any.
 
         Returns:
             A scalar.
@@ -98,7 +98,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def make_meter(self, family: TargetFamily, network: nn.Module, split_name: str) -> Meter:
-        """A meter for one network on one split.
+        """Make a meter for one network on one split.
 
         Args:
             family: The network's family.
@@ -118,14 +118,14 @@ class Task(abc.ABC):
         images: Any,
         label_names: Sequence[str],
     ) -> "Figure":
-        """What networks of several sizes make of a few images, side by side.
+        """Draw what networks of several sizes make of a few images, side by side.
 
         Args:
             family: The networks' family.
             networks: Heading to network, in evaluation mode.
             batch: A few rows and their labels, where there are any.
             images: The same images as they look, `[batch, channels, height, width]` in [0, 1]; of text the tokenizer.
-            label_names: Of the classes, in order.
+            label_names: Names of the classes, in order.
 
         Returns:
             A figure that holds nothing of matplotlib's global state.
@@ -142,10 +142,10 @@ class Task(abc.ABC):
         center_crop: bool | int,
         interpolation: Interpolation,
     ) -> BaseImageProcessor | None:
-        """What turns images into a network's input outside of this library.
+        """Make the processor that turns images into a network's input outside of this library.
 
         Args:
-            num_channels: Of an image.
+            num_channels: Number of channels of an image.
             image_size: Height and width, or one number for both.
             mean: Per channel, of values in [0, 1].
             std: Per channel.
@@ -178,16 +178,16 @@ def register_task(cls: type[TaskClass]) -> type[TaskClass]:
 
 
 def list_tasks() -> list[str]:
-    """Names of the registered tasks."""
+    """List the names of the registered tasks."""
     return sorted(_REGISTRY)
 
 
 def build_task(name: str, options: Mapping[str, Any] | None = None) -> Task:
-    """A task with options.
+    """Build a task with options.
 
     Args:
         name: As target families name it.
-        options: Of the task; None: all at their defaults.
+        options: Options of the task; None: all at their defaults.
 
     Returns:
         The task.

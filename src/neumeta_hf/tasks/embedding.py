@@ -96,7 +96,7 @@ class SimilarityMeter:
         self.wanted.append(batch["labels"].float().cpu())
 
     def compute(self) -> dict[str, float]:
-        """The correlation of all pairs.
+        """Compute the correlation of all pairs.
 
         Raises:
             DataError: All scores are the same, or there is one pair, so that there is none.

@@ -102,17 +102,17 @@ class ImageGeneration(ImageReconstruction):
 class GenerationMeter:
     """Quality of reconstructions, and of samples from the prior.
 
-    "mse" is the mean squared error of an image value (images reach from -1 to 1) reconstructed from the posterior mean,
-    "psnr" the same in decibels, "ssim" the mean structural similarity. "elbo" is the evidence lower bound of an image
-    in nats, estimated with one latent drawn per image, for a Gaussian decoder whose variance is the mean squared error
-    of these draws (Rybkin et al. 2021, arXiv:2006.13202); "kl" is its divergence term. "sample_distance" is the Frechet
-    distance between the features of the split's images and those of as many samples from the prior as asked for, in the
-    given classifier: it is no FID, and comparable only within one classifier.
+    "mse" is the mean squared error of reconstructions from the posterior mean; images reach from -1 to 1. "psnr" is the
+    same in decibels, and "ssim" the mean structural similarity. "elbo" is the evidence lower bound of an image in nats,
+    estimated with one latent per image. Its decoder is Gaussian, with the mean squared error of these draws as variance
+    (Rybkin et al. 2021, arXiv:2006.13202). "kl" is its divergence term. "sample_distance" is the Frechet distance
+    between the split's images and samples from the prior, in the features of the given classifier. It is no FID, and
+    comparable only within one classifier.
 
     Args:
         family: Decodes latents.
         network: The autoencoder.
-        features: Of images; None: samples are not looked at.
+        features: Extractor of features of images. None: samples are not looked at.
         num_samples: How many are drawn.
     """
 

@@ -49,8 +49,8 @@ class CausalLanguageModelling(_LanguageModelling):
         prompt: What the texts of the figure go on from. None: the first tokens of a few blocks of the split.
         prompt_tokens: How many tokens of a block that are.
         new_tokens: How many tokens the texts of the figure have beside.
-        sampling_temperature: Of these texts; 0 always takes the likeliest token.
-        sampling_seed: Of these texts, the same for all sizes.
+        sampling_temperature: Temperature of these texts; 0 always takes the likeliest token.
+        sampling_seed: Seed of these texts, the same for all sizes.
     """
 
     name = "causal-lm"

@@ -22,7 +22,7 @@ def class_divergence(logits: Tensor, teacher_logits: Tensor, *, temperature: flo
 
 
 def dice_loss(logits: Tensor, labels: Tensor, *, ignore_index: int) -> Tensor:
-    """One minus the soft Dice coefficient (Milletari et al. 2016, arXiv:1606.04797), the mean over classes present.
+    """Compute 1 minus the soft Dice coefficient (Milletari et al. 2016, arXiv:1606.04797), over classes present.
 
     Args:
         logits: `[batch, classes, height, width]`.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def image_grid(num_rows: int, num_columns: int, image_size: Sequence[int]) -> tuple["Figure", Any]:
-    """A figure of empty places for images.
+    """Make a figure of empty places for images.
 
     Args:
         num_rows: Rows.
@@ -43,7 +43,7 @@ def check_label_names(label_names: Sequence[str], num_classes: int) -> None:
     """Refuse names that are too few for a picture.
 
     Args:
-        label_names: Of the classes, in order.
+        label_names: Names of the classes, in order.
         num_classes: That a picture may show.
 
     Raises:
@@ -63,7 +63,7 @@ def show(axes: "Axes", image: Tensor, *, title: str = "", color: str = "black") 
         axes: The place.
         image: `[1 or 3, height, width]` in [0, 1]; values outside are cut.
         title: Above it.
-        color: Of the title.
+        color: Colour of the title.
     """
     pixels = image.detach().float().cpu().clamp(0, 1).movedim(0, -1).squeeze(-1).numpy()
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

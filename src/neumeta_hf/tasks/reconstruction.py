@@ -64,7 +64,7 @@ class ImageReconstruction(Task):
         images: Tensor,
         label_names: Sequence[str],
     ) -> "Figure":
-        """A row an image, a column a network."""
+        """Draw a row for each image and a column for each network."""
         figure, axes = image_grid(len(images), 1 + len(networks), images.shape[-2:])
         for row, image in enumerate(images):
             show(axes[row][0], image, title="image" if row == 0 else "")
@@ -100,8 +100,8 @@ class ImageReconstruction(Task):
 class ReconstructionMeter:
     """Quality of reconstructions.
 
-    "mse" is the mean squared error of an image value (images reach from -1 to 1), "psnr" the same in decibels, "ssim"
-    the mean structural similarity.
+    "mse" is the mean squared error of an image value; images reach from -1 to 1. "psnr" is the same in decibels, and
+    "ssim" the mean structural similarity.
     """
 
     def __init__(self):
@@ -120,7 +120,7 @@ class ReconstructionMeter:
 
 
 def decibels(mse: float) -> float:
-    """The peak signal-to-noise ratio of a mean squared error of images from -1 to 1."""
+    """Compute the peak signal-to-noise ratio from the mean squared error of images from -1 to 1."""
     return 10 * math.log10(PIXEL_RANGE**2 / max(mse, 1e-12))
 
 

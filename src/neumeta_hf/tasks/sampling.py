@@ -28,7 +28,7 @@ def sample_tokens(
         prompts: int64 `[texts, tokens]`, all of one length.
         num_tokens: How many tokens are added, at most.
         temperature: Divides the logits; 0 always takes the likeliest token.
-        seed: Of what is drawn.
+        seed: Seed of what is drawn.
         end: Token, or tokens, that a text ends with. None: texts have no end.
 
     Returns:

@@ -137,7 +137,7 @@ class SegmentationMeter:
         self.metric.add_batch(predictions=logits.argmax(1).cpu().numpy(), references=labels.cpu().numpy())
 
     def compute(self) -> dict[str, float]:
-        """Scores of the batches so far.
+        """Compute the scores of the batches so far.
 
         Raises:
             DataError: No pixel of them has a class.

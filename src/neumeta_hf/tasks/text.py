@@ -27,7 +27,7 @@ class TextTask(Task):
     def write(
         self, family: TargetFamily, network: nn.Module, batch: Mapping[str, Tensor], tokenizer: Any
     ) -> Sequence[str]:
-        """What a network makes of a few texts.
+        """Write what a network makes of a few texts.
 
         Args:
             family: The network's family.
@@ -109,7 +109,7 @@ class TokenMeter:
 
 
 def text_figure(texts: Mapping[str, Sequence[str]]) -> "Figure":
-    """A figure of texts, a column a heading.
+    """Make a figure of texts, with a column for each heading.
 
     Args:
         texts: Heading to texts.

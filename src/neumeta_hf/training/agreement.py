@@ -56,8 +56,8 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
 
     Args:
         recipe: The run.
-        name: Of the network: a folder or Hub id.
-        config: Of the network.
+        name: Name of the network: a folder or Hub id.
+        config: Config of the network.
         what: To call the network in errors.
 
     Returns:
@@ -119,8 +119,8 @@ def compare_preprocessing(data: DataConfig, name: str, config: PreTrainedConfig)
 
     Args:
         data: What the recipe says.
-        name: Of the network: a folder or Hub id.
-        config: Of the network.
+        name: Name of the network: a folder or Hub id.
+        config: Config of the network.
 
     Returns:
         What the network says, in the words of `DataConfig`. None: nothing.

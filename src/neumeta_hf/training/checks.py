@@ -89,7 +89,7 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
 
 
 def recipe_text(recipe: Recipe) -> str:
-    """The form in which a run writes its recipe.
+    """Write a recipe in the form in which a run saves it.
 
     Args:
         recipe: The run.
@@ -137,7 +137,7 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
         recipe: The run.
         task: What its networks do.
         data: The data set.
-        config: Of the network that the run starts from.
+        config: Config of the network that the run starts from.
         num_processes: How many train.
 
     Raises:
@@ -197,7 +197,7 @@ def meta_family(recipe: Recipe, task: Task, config: PreTrainedConfig) -> NeuMeta
     Args:
         recipe: The run.
         task: What its networks do.
-        config: Of the network that the run starts from.
+        config: Config of the network that the run starts from.
 
     Returns:
         The family, on the meta device.

@@ -37,7 +37,7 @@ def check_start(module: nn.Module, name: str) -> None:
 
     Args:
         module: What is trained.
-        name: Of the loop.
+        name: Name of the loop.
 
     Raises:
         CheckpointError: A weight is NaN or infinite.
@@ -53,7 +53,7 @@ def find_rows(split: Split | StreamSplit, batches: Sequence[Sequence[int]]) -> l
     """Find rows of a split whose images or labels are not finite.
 
     Args:
-        split: Of the training.
+        split: The training split.
         batches: Positions in the split, a batch at a time.
 
     Returns:
@@ -88,11 +88,11 @@ def explain(
 
     Args:
         values: Losses of the last batch, "loss" among them.
-        name: Of the loop.
+        name: Name of the loop.
         module: What is trained, as it is now.
-        split: Of the training.
+        split: The training split.
         batches: Positions in the split of what was trained on since losses were last finite.
-        step: Of the failure.
+        step: Step of the failure.
         is_first: Whether no weight was changed before.
         checked_step: The last step whose losses were finite; 0: none.
         learning_rate: Its peak, as the recipe gives it.

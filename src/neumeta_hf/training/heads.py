@@ -32,9 +32,9 @@ def with_new_head(network: nn.Module, family: TargetFamily, label_names: Sequenc
     draws them, from torch's current seed.
 
     Args:
-        network: Of the family; not modified.
+        network: A network of the family; not modified.
         family: Builds the network.
-        label_names: Of the new classes, in order.
+        label_names: Names of the new classes, in order.
 
     Returns:
         Another network, in evaluation mode.

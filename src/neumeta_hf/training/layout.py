@@ -1,4 +1,4 @@
-"""The memory layout that training computes in, and what of it CPUs are slow at or fail at."""
+"""The memory layout of training, and convolutions that CPUs compute slowly or wrongly in it."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ _LONGEST_VECTOR = 16  # float32 values, of AVX-512
 
 
 def to_channels_last(images: Tensor) -> Tensor:
-    """Images as convolutions are fastest on, where nothing else counts; the weights follow their input's layout.
+    """Lay images out as convolutions are fastest on; the weights follow their input's layout.
 
     Args:
         images: `[batch, channels, height, width]`.

@@ -48,10 +48,10 @@ def check_length(split: Split | StreamSplit, recipe: LoopRecipe, *, num_processe
     """Refuse batches that no step could be filled with, and loops whose length nothing says.
 
     Args:
-        split: Of the training.
+        split: The training split.
         recipe: The loop.
         num_processes: How many train.
-        name: Of the loop, for the message.
+        name: Name of the loop, for the message.
 
     Raises:
         DataError: There are fewer rows than one step takes.
@@ -85,14 +85,14 @@ class TrainingLoop:
 
     Args:
         objective: A module whose `forward(**batch, step=...)` returns `{"loss": scalar, ...}`.
-        split: Of the training.
+        split: The training split.
         recipe: The loop.
         accelerator: Prepares, synchronises and saves.
-        seed: Of the order of the rows.
+        seed: Seed of the order of the rows.
         state_dir: Where the state to resume from is kept.
         validate: Returns the validation score of the objective's module as it is (larger is better) and values to log.
         keep: Called as `keep(is_best)` after each validation, with the averaged weights in place: saves the module.
-        name: Of the loop, in the log and on the progress bar.
+        name: Name of the loop, in the log and on the progress bar.
         signals: Says when to stop early.
         before_saving: Called before the state is written; raises where that must not be.
     """

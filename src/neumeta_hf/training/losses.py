@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def reconstruction_loss(generated: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> Tensor:
-    """Mean squared distance to the reference's weights, weighted by their magnitude: `sum |r| (w - r)^2 / sum |r|`.
+    """Compute the squared distance to the reference's weights, weighted by magnitude: `sum |r| (w - r)^2 / sum |r|`.
 
     Args:
         generated: Name to tensor, at full size.
@@ -25,7 +25,7 @@ def reconstruction_loss(generated: Mapping[str, Tensor], reference: Mapping[str,
 
 
 def regularization_loss(generated: Iterable[Tensor]) -> Tensor:
-    """Sum of the L2 norms of the generated tensors.
+    """Sum the L2 norms of the generated tensors.
 
     Args:
         generated: The tensors.
@@ -40,9 +40,9 @@ def detail_loss(generated: Mapping[str, Tensor], varying_axes: Mapping[str, tupl
     """Share of the weights that half as many channels could not hold.
 
     A smaller size merges neighbouring channels (see the `grid` hypernetwork with relative positions, and any smooth
-    INR). What merging pairs of them loses is the finest level of the Haar transform along each axis that sizes change,
-    `sum (w[2j + 1] - w[2j])^2 / 2`, here relative to `sum w^2`. Low at the smallest trained size, it lets the family
-    go on below its trained range, while larger sizes keep all the detail that they can hold.
+    INR). Merging pairs of channels loses the finest level of the Haar transform along each axis that sizes change. That
+    is `sum (w[2j + 1] - w[2j])^2 / 2`, here relative to `sum w^2`. Where it is low at the smallest trained size, the
+    family can go on below its trained range, and larger sizes keep their detail.
 
     Args:
         generated: Name to tensor; of an odd number of channels the last has no partner and does not count.

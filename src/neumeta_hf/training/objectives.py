@@ -1,7 +1,7 @@
 """What a training loop minimises: modules whose forward pass is the loss.
 
-The loss is computed inside `forward`, all sizes of a step at once, so that there is one backward pass and a distributed
-wrapper sees, and averages, the whole gradient.
+The loss is computed inside `forward`, all sizes of a step at once. There is then one backward pass, and a distributed
+wrapper sees and averages the whole gradient.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class ReferenceObjective(nn.Module):
     Args:
         model: The network.
         task: What it does. None: its family's, with default options.
-        seed: Of what the network draws at random.
+        seed: Seed of what the network draws at random.
         rank: Number of this process: draws differ between processes.
     """
 
@@ -88,7 +88,7 @@ class NeuMetaObjective(nn.Module):
         task: What its networks do. None: its target family's, with default options.
         losses: Weights of the losses.
         sampler: Draws the sizes of a step.
-        seed: Of the coordinate noise, and of what the networks draw at random.
+        seed: Seed of the coordinate noise, and of what the networks draw at random.
         rank: Number of this process: both differ between processes.
         train_static: Whether the static parameters, which all sizes share, are trained along.
         boundary: What batches bring of the static part's outputs; None: nothing, it runs.
@@ -185,7 +185,7 @@ class NeuMetaObjective(nn.Module):
         parts = {}
         task = self.task.loss(outputs, batch)
         if self.losses.task and self.losses.task_mean == "geometric":
-            # A loss of zero, which has no gradient, keeps none; a negative one, which has no geometric mean, is NaN.
+            # log(0) would be -inf: a tiny number is added, without a gradient. A negative loss gives NaN on purpose.
             parts["task"] = (task + torch.finfo(task.dtype).tiny).log()
         elif self.losses.task:
             parts["task"] = task
@@ -226,7 +226,7 @@ def fit_to_reference(
         reference: The prepared reference.
         steps: Steps of AdamW with a one-cycle schedule.
         learning_rate: Peak learning rate.
-        seed: Of the coordinate noise.
+        seed: Seed of the coordinate noise.
         progress: What to iterate over instead of `range(steps)`, such as a progress bar around it.
 
     Returns:

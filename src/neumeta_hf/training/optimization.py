@@ -100,7 +100,7 @@ def build_optimizer(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.O
 
 
 def state_names(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
-    """What an optimiser keeps for each parameter that it has moved, all of it tensors.
+    """Name what an optimiser keeps for each parameter that it has moved, all of it tensors.
 
     Args:
         optimizer: As from `build_optimizer`.
@@ -136,7 +136,7 @@ def learning_rate_factor(progress: float, recipe: ScheduleRecipe) -> float:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, recipe: ScheduleRecipe, *, total_steps: int) -> LambdaLR:
-    """The schedule of a recipe; stepped once per optimiser step, on every process.
+    """Build the schedule of a recipe; stepped once per optimiser step, on every process.
 
     Args:
         optimizer: What it drives.

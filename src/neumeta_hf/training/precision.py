@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bf16 in hardware.
+    """Tell whether a device multiplies bf16 in hardware.
 
     Args:
         device: A GPU of NVIDIA or AMD, or a CPU; others are taken as unable.
@@ -29,11 +29,11 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def choose_precision(asked: Literal["no", "bf16", "auto"], device: torch.device) -> Precision:
-    """The precision of a run's training steps.
+    """Choose the precision of a run's training steps.
 
     Args:
-        asked: Of the recipe; "auto" is bf16 where the device has it.
-        device: Of this process.
+        asked: Precision of the recipe; "auto" is bf16 where the device has it.
+        device: Device of this process.
 
     Returns:
         What Accelerate is told. A bf16 that was asked for by name is kept, with a warning where it is emulated.

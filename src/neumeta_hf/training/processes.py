@@ -48,8 +48,8 @@ def make_accelerator(recipe: Recipe, output: Path) -> Accelerator:
         An accelerator of the precision that the recipe asks for on this device.
 
     Raises:
-        RecipeError: A tracker is missing, the processes do not see each other, or the launcher asks for a way of
-            sharing the work whose state is not written here.
+        RecipeError: A tracker is missing, or the processes do not see each other. Or the launcher asks for a way of
+            sharing the work whose state this library does not write.
     """
     check_trackers(recipe.trackers)
     for variable, name in _SHARDING.items():
@@ -94,7 +94,7 @@ def on_main(accelerator: Accelerator, function: Callable[[], _Result]) -> _Resul
     """Call a function on the main process, while the others wait; if it fails there, all fail with its error.
 
     Args:
-        accelerator: Of the run; all its processes have to call this.
+        accelerator: Accelerator of the run; all its processes have to call this.
         function: Without arguments.
 
     Returns:
@@ -124,7 +124,7 @@ def share(
     """Spread work over the processes; if it fails on one, all fail with its error.
 
     Args:
-        accelerator: Of the run; all its processes have to call this.
+        accelerator: Accelerator of the run; all its processes have to call this.
         items: The same on all processes; each gets every so many of them, perhaps none.
         function: From the items of a process to a result of each, which can be pickled and is on no device.
 

@@ -53,7 +53,7 @@ class RandomState:
         """Take the state as it is.
 
         Args:
-            device: Of this process.
+            device: Device of this process.
 
         Returns:
             A copy of the state.
@@ -85,9 +85,9 @@ class RandomState:
 
         Args:
             rank: Number of the process.
-            numbers: Of every process.
-            tensors: Of every process, "<rank>.<name>".
-            device: Of the process.
+            numbers: Random numbers of every process.
+            tensors: Tensors of every process, "<rank>.<name>".
+            device: Device of the process.
 
         Returns:
             The state of the process; `restore` takes it.
@@ -127,7 +127,7 @@ class RandomState:
         """Go on drawing where the state was taken.
 
         Args:
-            device: Of this process.
+            device: Device of this process.
         """
         random.setstate(self._python())
         np.random.set_state(self._numpy())

@@ -49,9 +49,9 @@ class TargetRecipe:
         checkpoint: Trained weights to start from: a folder or Hub id of a transformers model, or a safetensors file
             with the usual names of CIFAR-10 ResNets. None: random weights. Whatever it was saved in, it is trained in
             float32.
-        preprocessing: Whose word on images counts. "checkpoint": what a `preprocessor_config.json` beside the
-            checkpoint says is taken where the recipe says nothing under `data`, and is an error where the recipe says
-            something else. "recipe": the file is set aside.
+        preprocessing: Whose word on images counts. "checkpoint": where `data` says nothing, the
+            `preprocessor_config.json` beside the checkpoint counts; where the two disagree, the run is refused.
+            "recipe": the file is set aside.
         classes: How classes of the data are matched with those of a checkpoint that names them. "name": the same names
             in any order. "position": in the order that they stand in, whatever they are called; they then have the
             names of the data.
@@ -78,7 +78,7 @@ class OptimizerRecipe:
         learning_rate: Peak learning rate; of "muon" that of its AdamW.
         muon_learning_rate: Peak learning rate of Muon.
         weight_decay: Decoupled for AdamW and Muon, L2 for SGD.
-        momentum: Of SGD, with Nesterov's form.
+        momentum: Momentum of SGD, with Nesterov's form.
     """
 
     __pydantic_config__ = _FORBID
@@ -115,7 +115,7 @@ class LoopRecipe:
 
     Attributes:
         epochs: Passes over the training split; of a stream, equal parts of `max_steps`, with an evaluation after each.
-        max_steps: Of a stream, which has no end: optimiser steps in all. None: the training split is no stream.
+        max_steps: Optimiser steps in all, for a stream, which has no end. None: the training split is no stream.
         batch_size: Images, blocks of text or pairs of sentences per process and step.
         gradient_accumulation_steps: Batches per optimiser step.
         optimizer: The optimiser.
@@ -190,20 +190,20 @@ class SizesRecipe:
             width the other way round; each other size draws its depth.
         sampler: "uniform" draws `num_random` widths per step (the paper: one); "sandwich" adds the largest and the
             smallest to them.
-        smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
-            below twice that, so that widths just above the smallest are learned as well as it is.
-        turns: Widths that take the place of a sandwich's largest in turn, a step each: full size starts at the
-            reference and costs the most, and needs fewer steps than sizes that start far from any. Empty: the largest.
-        always: Widths that every step trains at as well, of those in `widths`: the ones that matter most.
+        smallest_share: Probability that the sandwich's small width is the minimum; otherwise it is a random one below
+            twice that. Widths just above the minimum are then learned as well as the minimum.
+        turns: Widths that the sandwich's largest cycles through, one per step. Full size starts at the reference and
+            costs the most, so it needs fewer steps. Empty: the largest width at every step.
+        always: Widths, among those in `widths`, that every step trains at as well: the ones that matter most.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step, beside these, in which the width groups draw on their own.
-        smallest_per_group: How often a group that draws on its own takes the smallest width instead of any, so that
-            sizes with one narrow stage, which lose the most, come up more often than by chance.
-        alternate: Have the uniform ones and the ones per group at every second step each, in turn, instead of both at
-            every step: the time that `always` costs.
-        strata: Into how many stretches of equal length on a logarithmic scale the widths are divided; random uniform
-            widths then have each in turn, and so has every group that draws on its own. As ratios lie, most random
-            widths are large, and what is drawn rarely is learned less well. 0 draws every width alike.
+        smallest_per_group: Probability that a group which draws on its own takes the smallest width. Sizes with one
+            narrow stage lose the most, and then come up more often than by chance.
+        alternate: Whether even steps draw uniform widths and odd steps widths per group, instead of both at every step.
+            It saves the time that `always` costs.
+        strata: Number of intervals, of equal length on a logarithmic scale, that the widths are divided into. Random
+            widths take the intervals in turn, and so does every group that draws on its own. Without intervals most
+            random widths are large, and small ones are learned less well. 0 draws every width alike.
     """
 
     __pydantic_config__ = _FORBID
@@ -234,7 +234,7 @@ class LossesRecipe:
         regularization: Sum of the norms of the generated tensors.
         distillation: Divergence from the reference's predictions; for autoencoders, squared distance to its
             reconstructions.
-        temperature: Of the distillation.
+        temperature: Temperature of the distillation.
         detail: Share of the weights that half as many channels could not hold, at the smallest trained width only; it
             makes sizes below that width usable. For hypernetworks in which a small size merges neighbouring channels of
             a large one.
@@ -304,7 +304,7 @@ class Recipe:
 
     Attributes:
         output_dir: Where the checkpoint, the reference, the log and the state to resume from go.
-        seed: Of everything random.
+        seed: Seed of all random draws.
         mixed_precision: "no", "bf16" or "auto" (bf16 where the device has it in hardware), of both loops; evaluation
             is in full precision.
         data: The data set.
@@ -358,7 +358,7 @@ class Recipe:
     keep_state: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values, ready for YAML."""
+        """Write the recipe as plain values, ready for YAML."""
         return dataclasses.asdict(self)
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def task_of(recipe: Recipe) -> Task:
-    """What the networks of a recipe do, with the recipe's options.
+    """Build the task of a recipe, with the recipe's options.
 
     Args:
         recipe: The run.
@@ -99,7 +99,7 @@ def _check_new_head(recipe: Recipe) -> None:
 
 
 def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Module | None = None) -> Any:
-    """The unprepared target: fresh, or from its checkpoint.
+    """Load the unprepared target: fresh, or from its checkpoint.
 
     Args:
         recipe: The run.
@@ -111,8 +111,8 @@ def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Modul
         possibly in another order, which labels are then to follow.
 
     Raises:
-        TargetError: The family has no such config field or reads no bare weights, the checkpoint is of another family,
-            has other classes than the data or takes other images.
+        TargetError: The target family has no such config field, or reads no bare weights. The checkpoint is of another
+            target family, has other classes than the data or takes other images.
         RecipeError: Recipe and checkpoint disagree on how images are made.
         CheckpointError: The checkpoint cannot be read, or lacks weights or has too many.
     """
@@ -210,7 +210,7 @@ def start_target(recipe: Recipe, task: Task, data: Data, checkpoint: nn.Module |
         task: What its networks do.
         data: The data set.
         checkpoint: As from `load_checkpoint`.
-        preprocessor: Of text the tokenizer.
+        preprocessor: Preprocessor of images; of text the tokenizer.
 
     Returns:
         The network at full size.
@@ -232,11 +232,11 @@ def start_target(recipe: Recipe, task: Task, data: Data, checkpoint: nn.Module |
 
 
 def load_text_target(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpoint: nn.Module | None) -> nn.Module:
-    """The unprepared target of a run on text: fresh, or its checkpoint, which must know the tokens of the data.
+    """Load the unprepared target of a run on text: fresh, or a checkpoint that knows the tokens of the data.
 
     Args:
         recipe: The run.
-        tokenizer: Of the data.
+        tokenizer: Tokenizer of the data.
         checkpoint: As from `load_checkpoint`.
 
     Returns:
@@ -271,7 +271,7 @@ def match_labels(data: Data, config: PreTrainedConfig) -> ImageData:
 
     Args:
         data: As loaded.
-        config: Of the network that the run starts from, or of its reference.
+        config: Config of the network that the run starts from, or of its reference.
 
     Returns:
         The same images; `data` itself where nothing is to renumber.

@@ -67,11 +67,11 @@ logger = logging.getLogger(__name__)
 def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, resume=True)") -> Path | None:
     """Run a recipe.
 
-    The output folder then holds the family (the best on the validation split; `NeuMetaModel.from_pretrained` takes the
-    folder), the image processor or tokenizer where there is one, `recipe.yaml`, `training.json`, `log.jsonl`, and the
-    folders `reference` (the prepared network, a plain model), `last` (the family after the last step) and `state` (to
-    resume from); with `keep_state: false` the last two are removed in the end. Of a recipe whose `train` is None there
-    is the reference alone.
+    The output folder then holds the family that was best on the validation split; `NeuMetaModel.from_pretrained` takes
+    the folder. Beside it lie `recipe.yaml`, `training.json`, `log.jsonl`, and an image processor or tokenizer where
+    there is one. The folder `reference` has the prepared network, `last` the family after the last step, and `state`
+    what a run resumes from. With `keep_state: false` the last two are removed in the end. A recipe whose `train` is
+    None leaves the reference alone.
 
     What the recipe leaves open is taken from its checkpoint, else it has a default; `recipe.yaml` says all of it.
 
@@ -80,15 +80,15 @@ def train(recipe: Recipe, *, resume: bool = False, go_on: str = "train(recipe, r
     Args:
         recipe: The run.
         resume: Go on with the run in the output folder; it ends bit-equal to one that was never interrupted.
-        go_on: How a run that was stopped is told to go on, for the message that says so.
+        go_on: How to resume a run, for the message of a run that was stopped.
 
     Returns:
         The output folder, or None where the run stopped at `stop_after_steps`.
 
     Raises:
-        RecipeError: The output folder holds another run, or one is going on in it, a tracker is missing, the processes
-            do not see each other, the data has other labels than the task needs, or recipe and checkpoint disagree on
-            images; or the generated weights ended without any effect.
+        RecipeError: The output folder holds another run, or one is going on in it. A tracker is missing, or the
+            processes do not see each other. The data has other labels than the task needs, or recipe and checkpoint
+            disagree on images. The generated weights ended without any effect.
         CheckpointError: There is nothing to resume, or the state is damaged.
         DataError: The data cannot be read as the recipe says.
         TargetError: The target's config or checkpoint does not fit, or it tells other classes apart than the data has.
@@ -197,7 +197,7 @@ class _Run:
         )
 
     def evaluate(self, network: nn.Module, loader: DataLoader) -> dict[str, float]:
-        """Scores on the validation split; all that are no number of images."""
+        """Compute the scores on the validation split, without the sample count."""
         scores = evaluate_network(
             network,
             self.data.validation,

@@ -73,7 +73,7 @@ def locked(output: Path) -> Iterator[Callable[[], None]]:
 
 
 def leftovers() -> set[str]:
-    """Names that a run which was killed may have left, each of something half-written."""
+    """List the half-written files that a killed run may have left."""
     return {LOCK, *(partial_path(name).name for name in _WRITTEN)}
 
 
@@ -104,7 +104,7 @@ def remove_state(output: Path) -> None:
 
 
 def is_finished(output: Path) -> bool:
-    """Whether a run has ended well, and what it would go on from was removed.
+    """Tell whether a run has ended well, and what it would go on from was removed.
 
     Args:
         output: Its folder.
@@ -117,7 +117,7 @@ def is_finished(output: Path) -> bool:
 
 
 def what_is_left(output: Path) -> str | None:
-    """What a run that was stopped goes on from.
+    """Find what a run that was stopped goes on from.
 
     Args:
         output: Its folder.

@@ -27,28 +27,29 @@ class SizeSampler:
         depths: Ratios of blocks to draw from.
         sampler: "uniform" (the paper's: random widths only) or "sandwich" (Yu and Huang 2019, arXiv:1903.05134: the
             largest and the smallest at every step, then random ones).
-        smallest_share: How often the smallest of a sandwich is the smallest width there is; else it is a random one
-            below twice that. At 1 that width is learned better than those just above it.
-        turns: Widths that stand for the largest of a sandwich in turn, a step each. Full size, which starts at the
-            reference and costs the most, then leaves time for others. Empty: the largest, at every step.
-        always: Widths that every step has, after those of the sandwich: what a step draws now and then is learned less
-            well than what it always draws.
+        smallest_share: Probability that the sandwich's small width is the minimum; otherwise it is a random one below
+            twice that. At 1 the minimum is learned better than the widths just above it.
+        turns: Widths that the sandwich's largest cycles through, one per step. Full size starts at the reference and
+            costs the most, so it needs fewer steps. Empty: the largest width at every step.
+        always: Widths that every step has, after those of the sandwich. They are learned better than widths that a step
+            draws now and then.
         num_random: Random uniform widths per step.
         num_per_group: Random sizes per step in which width groups draw on their own, after the uniform ones.
-        smallest_per_group: How often such a group takes the smallest width instead of any.
-        alternate: Whether steps have the ones and the others in turn, the uniform ones first, instead of both.
-        strata: Into how many stretches of equal length on a logarithmic scale the widths are divided, of which random
-            draws have each in turn, in an order that changes; uniform widths do, and every group on its own. 0: each
-            width is as likely as any other, so that most draws are large sizes.
-        groups: The width groups to whether one follows another group unless it is named; such a group draws its own
-            width half of the time, so that sizes which differ by stage come up as well as sizes which differ by layer.
-        is_possible: Whether the family has a network of a size; those that it has not are drawn again.
-        seed: Of the draws.
+        smallest_per_group: Probability that such a group takes the smallest width.
+        alternate: Whether even steps draw the uniform widths and odd steps those per group, instead of both at every
+            step.
+        strata: Number of intervals, of equal length on a logarithmic scale, that the widths are divided into. Random
+            draws take the intervals in turn, in an order that changes, and so does every group. 0: each width is as
+            likely as any other, so most draws are large sizes.
+        groups: Width group to whether it follows another group unless it is named. Such a group draws its own width
+            half of the time, so sizes differ by stage as well as by layer.
+        is_possible: Whether the family has a network of a size; other sizes are drawn again.
+        seed: Seed of the draws.
 
     Raises:
-        RecipeError: There are no widths, a step would draw none, there are no groups to draw for, no group draws what
-            `smallest_per_group` is about, `turns` or `always` names another width than `widths`, there is no sandwich
-            to take turns in, there is nothing to alternate, or no width lies in one of the strata.
+        RecipeError: There are no widths, or a step would draw none. Or an option has nothing to act on: no group to
+            draw for, no sandwich for `turns`, nothing to alternate, no width in one of the strata. Or `turns` or
+            `always` names a width that `widths` lacks.
     """
 
     def __init__(
@@ -155,9 +156,9 @@ class SizeSampler:
         """Draw a random width.
 
         Args:
-            rng: Of the step.
+            rng: Generator of random numbers of the step.
             axis: 0 for uniform widths, then 1 for the first group and so on: each has its own order of strata.
-            number: Of the draw, among all of its kind. None: of any stratum.
+            number: Number of the draw, among all of its kind. None: of any stratum.
         """
         if not self.strata or number is None:
             return float(rng.choice(self.widths))
@@ -206,7 +207,7 @@ def _divide(widths: Sequence[float], number: int) -> list[list[float]]:
 
 
 def training_widths(recipe: Recipe) -> list[float]:
-    """The uniform widths that a recipe trains at.
+    """List the uniform widths that a recipe trains at.
 
     Args:
         recipe: The run.
@@ -218,7 +219,7 @@ def training_widths(recipe: Recipe) -> list[float]:
 
 
 def training_depths(recipe: Recipe) -> list[float]:
-    """The depths that a recipe trains at.
+    """List the depths that a recipe trains at.
 
     Args:
         recipe: The run.
@@ -234,7 +235,7 @@ def _ascending(ratios: list[float] | str) -> list[float]:
 
 
 def validation_widths(recipe: Recipe) -> list[float]:
-    """The uniform widths that selection looks at.
+    """List the uniform widths that selection evaluates.
 
     Args:
         recipe: The run.
@@ -247,12 +248,12 @@ def validation_widths(recipe: Recipe) -> list[float]:
 
 
 def make_sampler(recipe: Recipe, model: NeuMetaModel, **options: Any) -> SizeSampler:
-    """What draws the sizes of a recipe's training steps.
+    """Make the sampler that draws the sizes of a recipe's training steps.
 
     Args:
         recipe: The run.
         model: Its family.
-        **options: Of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
+        **options: Options of `SizeSampler`, instead of all that the recipe's `sizes` says but the widths.
 
     Returns:
         A sampler of the recipe's seed.

@@ -29,7 +29,7 @@ def find_silent(model: NeuMetaModel, reference: nn.Module, batch: Inputs, width:
         model: The family.
         reference: Its reference, on the same device.
         batch: A few samples, as training gives them to networks.
-        width: Of the network.
+        width: Width of the network.
 
     Returns:
         Names of tensors that change nothing, and of all that were tried and change something in the reference. Where

@@ -1,7 +1,7 @@
 """The state that a loop resumes from: tensors as safetensors and one JSON manifest, in which nothing can run.
 
-It is read as if a stranger had written it: the manifest first, then the checksum of every file, then names, shapes and
-types against what is to be loaded into, and only then is anything changed.
+It is read as if a stranger had written it: the manifest first, then the checksum of every file. Then names, shapes and
+types are compared with those of the run, and only then is anything changed.
 """
 
 import dataclasses
@@ -67,11 +67,11 @@ class Manifest:
     """What a state holds beside tensors.
 
     Attributes:
-        format: Of the folder.
+        format: Format number of the folder.
         progress: Where the run is.
         optimizer: Plain numbers of each group of parameters; the schedule moves their "lr".
         average: Plain numbers of the averaged weights, if there are any.
-        random: Of each process.
+        random: Random state of each process.
         files: Name to SHA-256.
         streams: Where each process is in its documents; None: the data is no stream.
         checksum: SHA-256 of this manifest without it.
@@ -88,7 +88,7 @@ class Manifest:
     checksum: str = ""
 
     def text(self) -> bytes:
-        """The one form in which it is written, checksum included."""
+        """Write the manifest in its one form, checksum included."""
         values = {**dataclasses.asdict(self), "checksum": ""}
         if self.streams is None:  # as earlier versions read and write it
             del values["streams"]
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read what a state says of itself, and check that its files are those that it names.
 
     Args:
-        folder: Of the state.
+        folder: Folder of the state.
 
     Returns:
         The manifest; the files that it names lie in the folder, and nothing else does.
@@ -183,7 +183,7 @@ class LoopState:
         Args:
             folder: Exists.
             progress: Where the run is.
-            random: Of every process.
+            random: Random state of every process.
             streams: Where every process is in its documents, where the data is a stream.
 
         Raises:
@@ -217,10 +217,10 @@ class LoopState:
         """Load the state of a folder, all of it or nothing.
 
         Args:
-            folder: Of the state.
+            folder: Folder of the state.
             manifest: As `read_manifest` returned it.
             rank: Number of this process.
-            device: Of this process.
+            device: Device of this process.
 
         Returns:
             The random state of the process, checked, for the caller to restore.

@@ -49,11 +49,11 @@ class Boundary:
         return sum(math.prod(shape) for shape in self.needed.values())
 
     def known(self, batch: Mapping[str, Tensor], dtype: torch.dtype) -> KnownOutputs:
-        """What modules put out for a batch.
+        """Find what modules put out for a batch.
 
         Args:
             batch: As `CachedSplit` gives it.
-            dtype: Of the network.
+            dtype: Data type of the network.
 
         Returns:
             To be taken by networks of all sizes.

@@ -40,10 +40,10 @@ _MEASURED_IMAGES = 512
 
 
 def images_of(split: Split | StreamSplit) -> ImageSplit:
-    """A split as one of images, which BatchNorm statistics and what is kept of static parts are of.
+    """Check that a split is one of images, which BatchNorm statistics and the static cache need.
 
     Args:
-        split: Of the training.
+        split: The training split.
 
     Returns:
         The same split.
@@ -80,7 +80,7 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
 
 
 def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
-    """The uniform widths whose statistics a checkpoint stores.
+    """List the uniform widths whose statistics a checkpoint stores.
 
     Args:
         recipe: The run.
@@ -166,7 +166,7 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         recipe: The run.
         model: Its family; it then holds the statistics, and on the main process the images.
         split: The training split.
-        accelerator: Of the run; its processes share the statistics, and all have to call this.
+        accelerator: Accelerator of the run; its processes share the statistics, and all have to call this.
 
     Raises:
         RecipeError: There are more widths than a checkpoint stores, or no sizes to make images for.

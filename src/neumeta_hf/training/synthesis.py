@@ -37,7 +37,7 @@ def synthesize_images(
         num_images: How many; they are one batch throughout, so that its statistics are those of all images.
         steps: Steps of Adam with a cosine schedule, each on one of the networks in turn.
         learning_rate: Peak, of the pixels before they are squashed into [-3.9, 3.9].
-        seed: Of the noise that the images start from, and of the order of the networks.
+        seed: Seed of the noise that the images start from, and of the order of the networks.
         progress: What to iterate over instead of `range(steps)`, such as a progress bar around it.
 
     Returns:
@@ -65,7 +65,7 @@ def synthesize_images(
 
 
 def statistics_distance(network: nn.Module, images: Tensor) -> Tensor:
-    """How far the statistics of a batch are from those that a network's BatchNorm modules hold.
+    """Compute how far the statistics of a batch are from those that a network's BatchNorm modules hold.
 
     Args:
         network: In evaluation mode.
