@@ -248,6 +248,7 @@ class _Run:
             normalization=recipe.preparation.normalization,
             order=recipe.preparation.order,
             seed=recipe.seed,
+            batch=self._sample("cpu") if recipe.preparation.order == "activations" else None,
         )
         self.before_saving()
         with write_folder_beside(self.output / REFERENCE) as beside:
@@ -389,10 +390,13 @@ class _Run:
         if min(training_depths(self.recipe)) == 1:
             return None
         family, config = find_target(config_of(reference)), config_of(reference)
-        batch = move_batch(family.inputs_of(self.data.train.sample(256)), self.accelerator.device)
-        ranking = rank_blocks(reference, family.space(config), batch)
+        ranking = rank_blocks(reference, family.space(config), self._sample(self.accelerator.device))
         logger.info("blocks by how much the output changes without them: %s", ranking)
         return ranking
+
+    def _sample(self, device: Any) -> Batch:
+        """A few hundred training samples, as the target takes them."""
+        return move_batch(self.family.inputs_of(self.data.train.sample(256)), device)
 
     def _with_static_outputs(
         self, model: NeuMetaModel, reference: nn.Module
