@@ -60,6 +60,7 @@ from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.silence import check_silence
 from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, images_of, store_statistics
+from neumeta_hf.training.step_cost import estimate_step
 from neumeta_hf.widths import format_size
 
 logger = logging.getLogger(__name__)
@@ -329,6 +330,7 @@ class _Run:
         if loop.gradient_checkpointing:
             model.recompute_layers()
         sampler = make_sampler(recipe, model)
+        logger.info("%s", estimate_step(model, sampler, loop, distills=recipe.losses.distillation > 0))
         split, boundary = self._with_static_outputs(model, reference)
         objective = NeuMetaObjective(
             model,
