@@ -36,8 +36,8 @@ class StepCost:
 
     def __str__(self) -> str:
         return (
-            f"a step trains {self.num_sizes:.3g} sizes and costs about {self.plain_steps:.1f} plain steps of the "
-            f"target; weights, gradients and optimiser take about {self.num_bytes / 1e9:.2g} GB, and activations more"
+            f"a step trains {self.num_sizes:.3g} sizes: about the arithmetic of {self.plain_steps:.1f} plain steps of "
+            f"the target; weights, gradients and optimiser take about {self.num_bytes / 1e9:.2g} GB, activations more"
         )
 
 
