@@ -30,12 +30,14 @@ Selection is on the validation split, every number on the test split. Writes PRE
 
 Ablations are parts too, each the recipe with one thing changed, and are no more than selection: run them with --split
 validation. They are inr-no-noise (inr without coordinate noise), one-level (the grid has no further levels), noise (of
-half a channel, in training), uniform-only (no random widths per stage and layer in training), full-size-always (in turn
-with no other width, and with random widths per stage and layer once a step), no-distillation, temperature (seven tenths
-of distillation at temperature 4, three of the labels), half-distillation (at temperature 4, and the labels in full),
-always (the same, and full size and half width at every step, with a random uniform width and random widths per stage
-and layer in turn), smallest-per-group (a quarter of the random widths per stage and layer is the smallest), and
-smallest-share (half of the smallest width's steps go to widths just above it).
+half a channel, in training), uniform-only (no random widths per stage and layer in training), nested (one-level and
+uniform-only: plain slices), full-size-always (in turn with no other width, and with random widths per stage and layer
+once a step), no-distillation, temperature (seven tenths of distillation at temperature 4, three of the labels),
+half-distillation (at temperature 4, and the labels in full), always (the same, and full size and half width at every
+step, with a random uniform width and random widths per stage and layer in turn), smallest-per-group (a quarter of the
+random widths per stage and layer is the smallest), and smallest-share (half of the smallest width's steps go to widths
+just above it). So is orders, which trains nothing: slices of the prepared reference at the widths in --widths, channels
+in order of importance by weights and by activations.
 """
 
 import argparse
@@ -129,6 +131,8 @@ FAMILIES = {  # part: name of its rows, and how its recipe differs
     "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
     "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
     "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
+    # What is published of nested transformers: first channels of one set of weights, uniform widths of a list.
+    "nested": ("family, plain nested slicing", ("family.hypernetwork.levels=1", "sizes.num_per_group=0")),
     "full-size-always": ("family, full size at every step", FOUR_SIZES),
     "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
     "temperature": (
@@ -310,19 +314,24 @@ class Benchmark:
 
     def untrained(self) -> None:
         """Slices and interpolations of the prepared reference."""
-        network = load_network(str(self.alone(1.0)))
-        for method, order, positions in (
-            ("slicing", "importance", "absolute"),
-            ("interpolation", "path", "relative"),
-        ):
-            prepared, _ = prepare(network, normalization="keep", order=order)  # pyright: ignore[reportArgumentType]
-            hypernetwork = {"type": "grid", "positions": positions}
-            model = NeuMetaModel.from_reference(prepared, normalization="keep", hypernetwork=hypernetwork, **self.free)
-            batches = self.batches if model.statistic_names else None
-            for width in self.widths:
-                if not self.is_measured(method, width):
-                    with ignore_size_warnings():  # nothing was trained
-                        self.measure(method, width, model.morph(width, calibration=batches))
+        self._of_prepared("slicing", "absolute", order="importance")
+        self._of_prepared("interpolation", "relative", order="path")
+
+    def orders(self) -> None:
+        """Slices of the reference, its channels ordered by two kinds of importance."""
+        self._of_prepared("slicing", "absolute", order="importance")
+        batch = self.family_of_target.inputs_of(self.data.train.sample(256))
+        self._of_prepared("slicing, importance by activations", "absolute", order="activations", batch=batch)
+
+    def _of_prepared(self, method: str, positions: str, **options: Any) -> None:
+        prepared, _ = prepare(load_network(str(self.alone(1.0))), normalization="keep", **options)
+        hypernetwork = {"type": "grid", "positions": positions}
+        model = NeuMetaModel.from_reference(prepared, normalization="keep", hypernetwork=hypernetwork, **self.free)
+        batches = self.batches if model.statistic_names else None
+        for width in self.widths:
+            if not self.is_measured(method, width):
+                with ignore_size_warnings():  # nothing was trained
+                    self.measure(method, width, model.morph(width, calibration=batches))
 
     def pruning(self) -> None:
         """Channels of the reference taken away by importance, statistics measured anew, then trained on if asked."""
@@ -582,9 +591,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
-    parser.add_argument(
-        "--inr-epochs", type=int, metavar="EPOCHS", help="of the parts inr...; default: the recipe's"
-    )
+    parser.add_argument("--inr-epochs", type=int, metavar="EPOCHS", help="of the parts inr...; default: the recipe's")
     parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS", help="of pruned networks; default: none")
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
@@ -609,7 +616,7 @@ def choose_parts(asked: str | None, task: str) -> list[str]:
     is_classifier = task == "image-classification"
     if asked is None:
         return [part for part in DEFAULT_PARTS if is_classifier or part not in OF_CLASSIFIERS]
-    chosen, known = asked.split(","), dict.fromkeys((*DEFAULT_PARTS, *FAMILIES))
+    chosen, known = asked.split(","), dict.fromkeys((*DEFAULT_PARTS, "orders", *FAMILIES))
     if unknown := [part for part in chosen if part not in known]:
         raise RecipeError(f"--parts {unknown[0]}: there is {', '.join(known)}.")
     if not is_classifier and (refused := [part for part in chosen if part in OF_CLASSIFIERS]):

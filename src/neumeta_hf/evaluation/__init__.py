@@ -1,7 +1,7 @@
 """Evaluation: metrics, cost, and sweeps over sizes."""
 
 from neumeta_hf.evaluation.budget import find_width
-from neumeta_hf.evaluation.cost import count_macs, count_parameters
+from neumeta_hf.evaluation.cost import count_macs, count_macs_by_layer, count_parameters
 from neumeta_hf.evaluation.environment import environment_facts
 from neumeta_hf.evaluation.network import evaluate_network, make_evaluation_loader
 from neumeta_hf.evaluation.pictures import draw_networks
@@ -13,6 +13,7 @@ __all__ = [
     "Sweep",
     "SweepRow",
     "count_macs",
+    "count_macs_by_layer",
     "count_parameters",
     "draw_networks",
     "environment_facts",

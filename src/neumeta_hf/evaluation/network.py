@@ -39,8 +39,8 @@ def evaluate_network(
         batch_size: Rows per forward pass. None: its `evaluation_batch_size`, or 512.
         device: Where to run. None: where the network is.
         num_workers: Processes that load data.
-        loader: Loader of the split, by `make_evaluation_loader`, for many passes with the same processes; it then has its
-            own batch size and workers. None: one for this pass.
+        loader: Loader of the split, by `make_evaluation_loader`, for many passes with the same processes; it then has
+            its own batch size and workers. None: one for this pass.
         progress: Whether to show a progress bar.
 
     Returns:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.kinds import SEED
+from neumeta_hf.preparation.activations import ReadAxes, activation_importance
 from neumeta_hf.preparation.cliques import Clique
 from neumeta_hf.preparation.variation import channel_slices, path_length
 
-OrderMethod = Literal["path", "random", "identity", "importance"]
+OrderMethod = Literal["path", "random", "identity", "importance", "activations"]
 
 # Largest distance that fast_tsp takes; also the resolution of the distances.
 _MAX_DISTANCE = 65_535
@@ -30,13 +31,19 @@ _MAX_SEGMENT = 3
 
 
 def find_order(
-    clique: Clique, state_dict: Mapping[str, Tensor], *, method: OrderMethod = "path", seed: int = 0
+    clique: Clique,
+    state_dict: Mapping[str, Tensor],
+    *,
+    method: OrderMethod = "path",
+    seed: int = 0,
+    reading: ReadAxes | None = None,
 ) -> list[int]:
     """Decide in which order the channels of a clique should stand.
 
     - `path`: the shortest open path that is found, by L1 distance; never longer than the present order. Its direction,
       which TV does not see, is fixed: the first channel's number is below the last one's.
     - `importance`: descending L1 norm, so that a slice of the first channels keeps the largest ones.
+    - `activations`: descending share of what the layers take in that read the clique, on a batch of data.
     - `random`: uniform.
     - `identity`: as they stand.
 
@@ -47,13 +54,14 @@ def find_order(
         state_dict: Weights by name; all that the clique names, of finite values.
         method: One of the above.
         seed: Seed of `random`, and of the search of `path`.
+        reading: For `activations`, as from `measure_reading`.
 
     Returns:
         For each place the channel, numbered as in `clique`, that should stand there: `[num_channels]`.
 
     Raises:
         PreparationError: The method is unknown, or the seed is below 0 or above 2^63 - 1. The weights lack a tensor of
-            the clique, do not have its shape or are not finite.
+            the clique, do not have its shape or are not finite. Nothing was measured of the clique.
     """
     check_method(method)
     if not SEED.holds(seed):
@@ -64,12 +72,18 @@ def find_order(
         return identity
     if method == "random":
         return torch.randperm(clique.num_channels, generator=torch.Generator().manual_seed(seed)).tolist()
+    if method == "activations":
+        return _descending(activation_importance(clique, reading or {}))
     slices = channel_slices(clique, state_dict)
     if method == "importance":
-        return slices.abs().sum(dim=1, dtype=torch.float64).argsort(descending=True, stable=True).tolist()
+        return _descending(slices.abs().sum(dim=1, dtype=torch.float64))
     order = shortest_path(_l1_distances(slices).numpy(), seed=seed)
     # Compared on the weights themselves: the search saw rounded distances.
     return order if path_length(slices[order]) < path_length(slices) else identity
+
+
+def _descending(importance: Tensor) -> list[int]:
+    return importance.argsort(descending=True, stable=True).tolist()
 
 
 def check_method(method: str) -> None:

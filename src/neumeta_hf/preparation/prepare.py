@@ -14,6 +14,7 @@ from neumeta_hf.building import own_tensors, tied_names
 from neumeta_hf.checkpoints import forget_origin
 from neumeta_hf.errors import PreparationError
 from neumeta_hf.kinds import AMOUNT, COUNT, MAPPING, NAME, SEED, Kind, list_of, text, whole_number
+from neumeta_hf.preparation.activations import measure_reading
 from neumeta_hf.preparation.cliques import apply_order, find_cliques
 from neumeta_hf.preparation.comparison import MAX_RELATIVE_ERROR, relative_error, run
 from neumeta_hf.preparation.fusion import fuse_batch_norm, fuse_modules
@@ -107,6 +108,7 @@ def prepare(
     order: OrderMethod = "path",
     seed: int = 0,
     example_inputs: Inputs | None = None,
+    batch: Inputs | None = None,
 ) -> tuple[Model, PreparationReport]:
     """Make a trained network ready to be the reference: same function, smoother weights.
 
@@ -121,13 +123,14 @@ def prepare(
         order: How to order the channels, see `find_order`.
         seed: Seed of the order.
         example_inputs: What to trace and compare with, by name; or a tensor, the first input. None: the family's own.
+        batch: For `order="activations"`: data as in training, a few hundred samples, likewise by name or a tensor.
 
     Returns:
         A new model in evaluation mode, on the same device, and what was done.
 
     Raises:
         PreparationError: An option is unknown; the weights are not finite or in low precision; BatchNorm cannot be
-            fused; the outputs on the example inputs changed.
+            fused; the outputs on the example inputs changed; there is a batch that no order needs, or none to measure.
         TargetError: The model belongs to no registered family, and that is needed: to fuse, or for example inputs.
     """
     if normalization not in get_args(Normalization):
@@ -135,6 +138,12 @@ def prepare(
             f"normalization={normalization!r} is unknown: choose one of {', '.join(get_args(Normalization))}."
         )
     check_method(order)
+    if (order == "activations") != (batch is not None):
+        raise PreparationError(
+            'order="activations" measures a batch of data: pass `batch`, a few hundred samples as in training.'
+            if batch is None
+            else f'order={order!r} looks at weights alone: leave `batch` out, or say order="activations".'
+        )
     _check_weights(model)
     if example_inputs is None:
         if getattr(model, "config", None) is None:
@@ -152,10 +161,11 @@ def prepare(
 
     cliques = find_cliques(prepared, example_inputs)
     weights = {name: tensor.detach() for name, tensor in own_tensors(prepared).items()}
+    reading = None if batch is None else measure_reading(prepared, move_batch(batch, "cpu", parameter.dtype))
     reports = []
     for clique in cliques:
         tv_before = total_variation(weights, [clique])
-        channels = find_order(clique, weights, method=order, seed=seed)
+        channels = find_order(clique, weights, method=order, seed=seed, reading=reading)
         weights = apply_order(weights, clique, channels)
         members = [member.name for member in clique.members]
         reports.append(

@@ -18,7 +18,11 @@ from transformers import (
     MobileNetV2Config,
     MobileNetV2ForImageClassification,
 )
-from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import apply_depth_multiplier, make_divisible
+from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import (
+    MobileNetV2InvertedResidual,
+    apply_depth_multiplier,
+    make_divisible,
+)
 
 from neumeta_hf.axes import Axis, Size, shortest_ratio
 from neumeta_hf.errors import TargetError
@@ -34,6 +38,9 @@ _STAGES = (16, 24, 32, 64, 96, 160, 320)
 _NUM_BLOCKS = (0, 2, 3, 4, 3, 3, 1)
 _STRIDES = (1, 2, 2, 2, 1, 2, 1)
 _OWN_FIELDS = ("stem_channels", "stage_channels", "inner_channels", "head_channels")
+
+_MOMENTUM = 0.1
+"""Of statistics in training; torch's own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +243,23 @@ class MobileNetV2Family(TargetFamily):
                 return resized
         own = dict(zip(_OWN_FIELDS, (wanted.stem, wanted.stages, wanted.inner, wanted.head), strict=True))
         return as_class(copy.deepcopy(config), NeuMetaMobileNetV2Config, dropped=_OWN_FIELDS, **own)
+
+    def fresh(self, config: MobileNetV2Config) -> nn.Module:
+        """As `build`, with blocks that begin as identities and statistics that average over batches.
+
+        Through fifty normalised layers gradients grow a hundredfold, and it takes hundreds of steps until the loss
+        falls at all; where a shortcut is, a last normalisation of zero takes its block out of the way at first (Goyal
+        et al. 2017, arXiv:1706.02677). And the class gives torch TensorFlow's word for a slow average, 0.997, which
+        torch takes for the share of the last batch.
+        """
+        network = self.build(config)
+        for module in network.modules():
+            if isinstance(module, MobileNetV2InvertedResidual) and module.use_residual:
+                norm: Any = module.reduce_1x1.normalization
+                nn.init.zeros_(norm.weight)
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = _MOMENTUM
+        return network
 
     def image_shape(self, config: MobileNetV2Config) -> tuple[int, int, int]:
         height, width = image_size_of(config) or (DEFAULT_IMAGE_SIZE, DEFAULT_IMAGE_SIZE)

@@ -130,6 +130,17 @@ class TargetFamily(abc.ABC):
         config.architectures = config.architectures or []  # where several classes have the config, Auto looks into it
         return self.auto_class.from_config(config)
 
+    def fresh(self, config: PreTrainedConfig) -> nn.Module:
+        """Make a network that training can start from; its class's own random weights, where nothing is against them.
+
+        Args:
+            config: One that the family accepts; not modified.
+
+        Returns:
+            As from `build`.
+        """
+        return self.build(config)
+
     def empty(self, config: PreTrainedConfig, *, device: torch.device | str = "cpu") -> nn.Module:
         """Make the network, in train mode, without weights; buffers that nobody saves lie on `device`."""
         return build_empty(lambda: self.build(config), device=device)

@@ -158,12 +158,13 @@ class PreparationRecipe:
 
     Attributes:
         normalization: "fuse" folds BatchNorm into the convolutions; "keep" keeps it.
-        order: "path" (Shortest Hamiltonian Path), "random", "identity" or "importance".
+        order: "path" (Shortest Hamiltonian Path), "random", "identity", "importance" (of the weights) or "activations"
+            (what layers take in of each channel, on 256 training samples).
     """
 
     __pydantic_config__ = _FORBID
     normalization: Literal["fuse", "keep"] = "fuse"
-    order: Literal["path", "random", "identity", "importance"] = "path"
+    order: Literal["path", "random", "identity", "importance", "activations"] = "path"
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -129,7 +129,7 @@ def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Modul
                 f"data.image_size give {shape}: leave it out of target.config, or make the two agree."
             )
         _match_classes(config, label_names, target, masks=masks, where="target.config")
-        return family.build(config)
+        return family.fresh(config)
     if checkpoint is None:
         checkpoint = load_checkpoint(recipe)
         recipe = resolve_recipe(recipe, checkpoint)
@@ -248,7 +248,7 @@ def load_text_target(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, checkpo
     family = find_target(recipe.target.family)
     where = "target.config" if checkpoint is None else "target.checkpoint"
     if checkpoint is None:
-        network = family.build(family.make_text_config(recipe.target.config, tokenizer))
+        network = family.fresh(family.make_text_config(recipe.target.config, tokenizer))
     else:
         network = checkpoint
     config: Any = config_of(network)

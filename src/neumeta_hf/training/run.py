@@ -59,6 +59,7 @@ from neumeta_hf.training.signals import StopSignals
 from neumeta_hf.training.silence import check_silence
 from neumeta_hf.training.static_cache import Boundary, CachedSplit, find_boundary
 from neumeta_hf.training.statistics import calibration_batches, images_of, store_statistics
+from neumeta_hf.training.step_cost import estimate_step
 from neumeta_hf.widths import format_size
 
 logger = logging.getLogger(__name__)
@@ -244,6 +245,7 @@ class _Run:
             normalization=recipe.preparation.normalization,
             order=recipe.preparation.order,
             seed=recipe.seed,
+            batch=self._sample("cpu") if recipe.preparation.order == "activations" else None,
         )
         self.before_saving()
         with write_folder_beside(self.output / REFERENCE) as beside:
@@ -324,6 +326,7 @@ class _Run:
         if loop.gradient_checkpointing:
             model.recompute_layers()
         sampler = make_sampler(recipe, model)
+        logger.info("%s", estimate_step(model, sampler, loop, distills=recipe.losses.distillation > 0))
         split, boundary = self._with_static_outputs(model, reference)
         objective = NeuMetaObjective(
             model,
@@ -385,10 +388,13 @@ class _Run:
         if min(training_depths(self.recipe)) == 1:
             return None
         family, config = find_target(config_of(reference)), config_of(reference)
-        batch = move_batch(family.inputs_of(self.data.train.sample(256)), self.accelerator.device)
-        ranking = rank_blocks(reference, family.space(config), batch)
+        ranking = rank_blocks(reference, family.space(config), self._sample(self.accelerator.device))
         logger.info("blocks by how much the output changes without them: %s", ranking)
         return ranking
+
+    def _sample(self, device: Any) -> Batch:
+        """A few hundred training samples, as the target takes them."""
+        return move_batch(self.family.inputs_of(self.data.train.sample(256)), device)
 
     def _with_static_outputs(
         self, model: NeuMetaModel, reference: nn.Module

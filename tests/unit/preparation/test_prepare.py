@@ -170,6 +170,16 @@ def test_a_registered_target_keeps_its_function_and_gets_smoother(target, normal
     assert {name for clique in report.cliques for name in clique.members} <= set(prepared.state_dict())
 
 
+def test_an_order_by_activations_keeps_the_function_of_every_target(target):
+    model, num_cliques = target
+    family = find_target(config_of(model))
+    inputs = family.example_batch(config_of(model), batch_size=5)[family.input_names[0]]
+    prepared, report = prepare(model, normalization="keep", order="activations", batch=inputs)
+    assert relative_error(outputs(copy.deepcopy(model).eval(), inputs), outputs(prepared, inputs)) < 1e-5
+    assert len(report.cliques) == num_cliques
+    assert any(clique.order != list(range(clique.num_channels)) for clique in report.cliques)
+
+
 def test_an_autoencoder_without_batch_norm_has_nothing_to_fuse_and_keeps_its_latents():
     _, config, num_cliques = TARGETS["vae"]
     family = find_target(config)
@@ -294,6 +304,12 @@ def test_what_cannot_be_prepared_is_refused():
         prepare(model, normalization="fold", example_inputs=inputs)
     with pytest.raises(PreparationError, match="order='best'.*path, random"):
         prepare(model, order="best", example_inputs=inputs)
+    with pytest.raises(PreparationError, match="pass `batch`"):
+        prepare(model, order="activations", example_inputs=inputs)
+    with pytest.raises(PreparationError, match="'importance'.*leave `batch` out"):
+        prepare(model, order="importance", example_inputs=inputs, batch=inputs)
+    with pytest.raises(PreparationError, match="not finite on the batch"):
+        prepare(model, order="activations", example_inputs=inputs, batch=inputs / 0)
     with pytest.raises(PreparationError, match="Plain has no config.*pass example_inputs"):
         prepare(model)
     with pytest.raises(PreparationError, match="Identity has no parameters"):

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +21,8 @@ TINY = {
     **{"finegrained_output": False, "num_labels": 3, "classifier_dropout_prob": 0.0},
 }
 
+NUM_BLOCKS = (2, 3, 4, 3, 3, 1)
+
 
 def build(config):
     with torch.device("meta"):
@@ -36,6 +40,15 @@ def randomised(network, seed=0):
                     low, high = (0.5, 1.5) if name.endswith(("weight", "running_var")) else (-0.3, 0.3)
                     tensor.uniform_(low, high, generator=generator)
     return network.eval()
+
+
+@pytest.mark.parametrize("config", [MobileNetV2Config(**TINY), NeuMetaMobileNetV2Config(**TINY, head_channels=7)])
+def test_a_fresh_network_begins_with_blocks_that_do_nothing_and_averages_its_statistics(config):
+    network = FAMILY.fresh(config)
+    states = network.mobilenet_v2(torch.randn(4, 3, 32, 32), output_hidden_states=True).hidden_states
+    kept = [torch.equal(before, after) for before, after in itertools.pairwise(states) if before.shape == after.shape]
+    assert kept == [True] * (sum(NUM_BLOCKS) - len(NUM_BLOCKS))
+    assert all(norm.momentum == 0.1 for norm in network.modules() if isinstance(norm, torch.nn.BatchNorm2d))
 
 
 def test_the_default_is_the_papers_network():
