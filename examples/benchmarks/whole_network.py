@@ -18,6 +18,11 @@ two cores for all). The reference of all parts is the network of width 1.0, trai
   part of the reference, the rest started from its first channels and trained alone as long as the family;
 - shapes: the first --shapes of these networks with random widths per stage, each trained alone.
 
+Where the target has blocks that a network can leave out, and only if asked for:
+
+- depth: the recipe with the ratios of --depths as `sizes.depths`, at every width in --widths and all these depths, and
+  beside it networks of the widths in --alone and of the smallest depth, each trained alone.
+
 Of classifiers alone:
 
 - fused: the recipe with BatchNorm fused, at the same sizes;
@@ -75,7 +80,7 @@ from neumeta_hf.evaluation import count_macs, count_parameters, environment_fact
 from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
 from neumeta_hf.scores import ACCURACY, Score
-from neumeta_hf.targets import config_of, find_target, load_network, resize
+from neumeta_hf.targets import config_of, find_target, load_network
 from neumeta_hf.training import (
     CpuConvolutions,
     Recipe,
@@ -91,6 +96,7 @@ CALIBRATED = ", calibrated on real images"
 SHAPES = "individual, random widths per stage"
 STATIC = "individual, static part of the reference"
 ALONE = "1.0,0.75,0.5,0.25"
+DEPTHS = "1.0,0.75,0.5"
 # Trained, untrained (0.9, 0.6, 0.4, 0.3), and for each untrained one the two trained ones beside it.
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
@@ -183,6 +189,7 @@ class Benchmark:
         self.task, self.family_of_target = task_of(recipe), find_target(recipe.target.family)
         self.score = self.task.scores[0]
         self.alone_at, self.widths = parse_widths(arguments.alone), parse_widths(arguments.widths)
+        self.depths = parse_widths(arguments.depths)
         self.narrower = [width for width in self.alone_at if width != 1.0]
         preprocessor = make_preprocessor(recipe.data, self.task, None)
         self.data = load_data(recipe.data, self.task, preprocessor)
@@ -190,7 +197,7 @@ class Benchmark:
         self.reference = config_of(start_target(recipe, self.task, self.data, None, preprocessor))
         self.free = {"generated": recipe.family.generated, "width_groups": recipe.family.width_groups}
         model = NeuMetaModel(NeuMetaConfig(target_config=self.reference, normalization="keep", **self.free))
-        self.groups, self.varying_axes = model.width_groups, model.varying_axes
+        self.space, self.groups, self.varying_axes = model.space, model.width_groups, model.varying_axes
         self.batches = (
             calibration_batches(self.data.train, self.recipe().statistics_images)
             if self.task.modality == "image"
@@ -213,18 +220,19 @@ class Benchmark:
             train(recipe, resume=(folder / "recipe.yaml").is_file())
         return folder
 
-    def alone(self, width: float | dict[str, float]) -> Path:
+    def alone(self, width: float | dict[str, float], depth: float = 1.0) -> Path:
         """A network of one size, trained alone; what the family holds fixed has full size."""
-        full = self.reference.to_dict()
+        full, size = self.reference.to_dict(), self.space.size(width, depth=depth, free=self.groups)
         changed = {
             name: value
-            for name, value in resize(self.reference, width, groups=self.groups).to_dict().items()
+            for name, value in self.family_of_target.config_at(self.reference, size).to_dict().items()
             if value != full.get(name)
         }
-        size = f"target.config={json.dumps({**self.recipe().target.config, **changed})}"
+        config = f"target.config={json.dumps({**self.recipe().target.config, **changed})}"
         preparation = "preparation={normalization: keep, order: identity}"
         name = "-".join(f"{ratio:g}" for ratio in (width.values() if isinstance(width, dict) else [width]))
-        return self.trained(f"individual-{name}", size, preparation, "train=null") / "pretrained"
+        name += "" if depth == 1 else f"-depth{depth:g}"
+        return self.trained(f"individual-{name}", config, preparation, "train=null") / "pretrained"
 
     def from_reference(self) -> tuple[str, ...]:
         """Overrides for a run that starts from the reference."""
@@ -291,6 +299,22 @@ class Benchmark:
             calibrated = method + CALIBRATED
             if part == "family" and model.statistic_names and not self.is_measured(calibrated, width):
                 self.measure(calibrated, width, model.morph(width, calibration=self.batches), trained=trained)
+
+    def depth(self) -> None:
+        """A family over width and depth, and networks of fewer blocks trained alone."""
+        folder = self.trained("depth", *self.from_reference(), f"sizes.depths={self.depths}")
+        model = NeuMetaModel.from_pretrained(folder)
+        for depth in self.depths:
+            method = f"family over width and depth, depth {depth:g}"
+            for width in self.widths:
+                if not self.is_measured(method, width):
+                    trained = width in model.config.trained_widths
+                    self.measure(method, width, model.morph(width, depth=depth), depth=depth, trained=trained)
+        least = min(self.depths)
+        method = f"individual, depth {least:g}"
+        for width in self.alone_at:
+            if not self.is_measured(method, width):
+                self.measure(method, width, load_network(str(self.alone(width, least))), depth=least)
 
     def static(self) -> None:
         """Networks of one size on the static part of the reference."""
@@ -589,6 +613,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", help="default: all those above that the recipe's task has")
     parser.add_argument("--alone", default=ALONE, help="widths of networks trained alone; default: %(default)s")
     parser.add_argument("--widths", default=UNIFORM, help="widths of the family; default: %(default)s")
+    parser.add_argument("--depths", default=DEPTHS, help="ratios of blocks of part depth; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--shapes", type=int, default=3, help="of networks with random widths; default: %(default)s")
     parser.add_argument("--inr-epochs", type=int, metavar="EPOCHS", help="of the parts inr...; default: the recipe's")
@@ -616,7 +641,7 @@ def choose_parts(asked: str | None, task: str) -> list[str]:
     is_classifier = task == "image-classification"
     if asked is None:
         return [part for part in DEFAULT_PARTS if is_classifier or part not in OF_CLASSIFIERS]
-    chosen, known = asked.split(","), dict.fromkeys((*DEFAULT_PARTS, "orders", *FAMILIES))
+    chosen, known = asked.split(","), dict.fromkeys((*DEFAULT_PARTS, "orders", "depth", *FAMILIES))
     if unknown := [part for part in chosen if part not in known]:
         raise RecipeError(f"--parts {unknown[0]}: there is {', '.join(known)}.")
     if not is_classifier and (refused := [part for part in chosen if part in OF_CLASSIFIERS]):

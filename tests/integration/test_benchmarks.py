@@ -10,6 +10,7 @@ import torch
 from example_scripts import EXAMPLES, load_script
 from PIL import Image
 from safetensors.torch import load_file
+from tests.tiny_text import save, sentences
 
 from neumeta_hf import NeuMetaModel, load_recipe
 from neumeta_hf.evaluation import count_parameters
@@ -269,6 +270,27 @@ def test_what_a_family_leaves_as_it_is_is_neither_sliced_nor_pruned(run_benchmar
     } <= methods
     config = LeNetConfig(hidden_channels=[8, 4, 8], kernel_size=3, batch_norm=True, image_size=8, num_labels=10)
     assert {row["num_parameters"] for row in halves} == {count_parameters(find_target(config).build(config))}
+
+
+def test_a_family_over_width_and_depth_is_measured_beside_networks_of_fewer_blocks(run_benchmark, folder, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+    texts = {split: {"text": sentences(8)} for split in ("train", "validation", "test")}
+    config = "{hidden_size: 8, num_hidden_layers: 4, num_attention_heads: 2, num_key_value_heads: 2, head_dim: 4, "
+    overrides = [f"target.config={config}intermediate_size: 8}}", "data.block_size=16", "train.batch_size=4"]
+    overrides += ["pretrain.batch_size=4", "calibration={}"]
+    result = run_benchmark(
+        *("--recipe", str(RECIPES / "shakespeare_llama_whole.yaml"), "--data", save(folder / "texts", **texts)),
+        *(word for override in overrides for word in ("--set", override)),
+        *("--runs", str(folder / "depth"), "--parts", "depth", "--alone", "0.5", "--widths", "1.0,0.5"),
+    )
+    found = {(row["method"], row["width"]): row for row in result["rows"]}
+    label = "family over width and depth, depth"
+    family = {(f"{label} {depth}", width) for depth in ("1", "0.75", "0.5") for width in (1.0, 0.5)}
+    assert found.keys() == family | {("individual, depth 0.5", 0.5)}
+    alone, morph = found["individual, depth 0.5", 0.5], found[f"{label} 0.5", 0.5]
+    assert alone["macs"] == morph["macs"] < found[f"{label} 0.75", 0.5]["macs"]
+    assert alone["loss"] != morph["loss"]
+    assert load_recipe(folder / "depth" / "depth-seed0" / "recipe.yaml").sizes.depths == [1.0, 0.75, 0.5]
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,12 @@ from neumeta_hf.hub.run_files import (
     read_table,
     read_training,
 )
+from neumeta_hf.hub.sentences import write_sentence_modules
 from neumeta_hf.provenance import MorphOrigin, RunSource
 
 logger = logging.getLogger(__name__)
+
+_EMBEDDING = "sentence-embedding"
 
 
 def push_family(
@@ -139,6 +142,8 @@ def push_morph(
             image_processor.save_pretrained(folder)
         else:
             write_preprocessor(preprocessor, folder)
+        if origin.task == _EMBEDDING:
+            write_sentence_modules(folder)
         facts = _morph_facts(model, origin, sweep)
         make_card = functools.partial(morph_card, facts, license=license, tags=tags or ())
         if dry_run:
@@ -148,6 +153,8 @@ def push_morph(
 
 def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     """Write a morph into a folder as `push_morph` uploads it: weights, the family's preprocessor, and the card.
+
+    Morphs of sentence encoders load in sentence-transformers as well, if the family has a tokenizer.
 
     A checksum of the weights goes with it, which loading it with this package compares.
 
@@ -174,6 +181,8 @@ def save_morph(model: Any, origin: MorphOrigin, folder: str | Path) -> None:
     with write_folder_beside(folder) as beside:
         save_network(model, beside)
         write_preprocessor(preprocessor, beside)
+        if origin.task == _EMBEDDING:
+            write_sentence_modules(beside)
         (beside / "README.md").write_text(morph_card(facts, folder.name), encoding="utf-8")
 
 
