@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test unit test-lowest fuzz lint format docs clean
+.PHONY: demo space test unit test-lowest fuzz lint format docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +14,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 # Learns a family of LeNets from scikit-learn's digits, sweeps its sizes and saves a morph; all under demo/.
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo.py
+
+# The page of a family, in a browser: of the one that comes with the package, or FAMILY=outputs/digits.
+space: $(VENV)/.installed
+	$(BIN)/python examples/space/app.py $(FAMILY)
 
 # A worker a core, each with one thread; a file's fixtures are made once, by the worker that gets the file.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile

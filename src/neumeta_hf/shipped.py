@@ -21,6 +21,7 @@ _GUIDES = (
     "guide_results",
     "guide_scaling",
     "guide_sizes",
+    "guide_space",
     "guide_training",
     "hub",
     "layout",
