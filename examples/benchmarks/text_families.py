@@ -16,7 +16,7 @@ both:
 With each: parameters, multiply-accumulates and how many sentences or tokens a second one forward pass takes in; of the
 language model also a text at four sizes, always the likeliest token. --steps says how many training steps each has, of
 which an epoch is made that is as long, or several. --texts adds sentences of plain texts to the training pairs. Work is
-kept in --runs: an interrupted call goes on where it was. Writes docs/results/NAME.json.
+kept in --runs: an interrupted call goes on where it was. Writes docs/results/NAME.json and its figure.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from typing import Any
 
 import datasets
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -54,6 +55,8 @@ SIZES: dict[str, tuple[Size, ...]] = {
 PROMPT = "Once upon a time"
 NEW_TOKENS = 120
 TIMED_ROWS, ROUNDS = 32, 5
+MARKERS = {"reference": "*", "family": "o", "alone": "s", "cut": "x"}
+COLORS = {"reference": "#222222", "family": "#1f5fa8", "alone": "#777777", "cut": "#c0562b"}
 
 
 class Benchmark:
@@ -163,6 +166,7 @@ class Benchmark:
         recipe.target.checkpoint = Path(str(recipe.target.checkpoint)).name
         facts = {
             **environment_facts("cpu"),
+            "seed": self.arguments.seed,
             "checkpoint": recipe.target.checkpoint,
             "task": self.task.name,
             "score": self.task.scores[0].to_dict(),
@@ -221,6 +225,31 @@ def written(network: nn.Module, tokenizer: Any) -> str:
     return tokenizer.decode(tokens, skip_special_tokens=True)
 
 
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Write the picture of the first score against parameters, a marker per way and a label per size.
+
+    Args:
+        result: As written.
+        path: Name of the file.
+    """
+    score = result["facts"]["score"]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for method, marker in MARKERS.items():
+        rows = [row for row in result["rows"] if row["method"] == method]
+        points = [row["parameters"] for row in rows], [row[score["name"]] for row in rows]
+        axes.scatter(*points, label=method, marker=marker, color=COLORS[method], s=50)
+        if method == "family":
+            for row, *place in zip(rows, *points, strict=True):
+                label = f"width {row['width']:g}, depth {row['depth']:g}"
+                axes.annotate(label, place, xytext=(6, 6), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="parameters", ylabel=score["label"])
+    axes.margins(x=0.2)
+    axes.legend(frameon=False)
+    with write_beside(path) as beside:
+        figure.savefig(beside, dpi=130, format="png")
+
+
 def steps_of(folder: Path) -> int:
     """How many optimiser steps a run took."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -260,6 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(arguments.output or ROOT / "docs" / "results" / f"{arguments.name}.json")
     with write_beside(output) as beside:
         beside.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draw(result, output.with_suffix(".png"))
     return 0
 
 
