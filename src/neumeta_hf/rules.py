@@ -27,7 +27,7 @@ def make_space(
     Args:
         axes: In data-flow order.
         rules: Module, or tensor, to the dimensions of its tensors. What is not named has constant ones; what a network
-            of the family lacks, such as BatchNorm that was fused, may be named all the same.
+            of the target family lacks, such as BatchNorm that was fused, may be named all the same.
         shapes: Name to shape of all tensors of the reference.
         constraints: Between axes.
         depths: Stacks of blocks.

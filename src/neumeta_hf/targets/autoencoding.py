@@ -35,9 +35,9 @@ class AutoencoderOutput(ModelOutput):
 
 
 class AutoencoderFamily(TargetFamily):
-    """A family of networks with `encode` and `decode` as diffusers' `AutoencoderKL` has them.
+    """A target family of networks with `encode` and `decode` as diffusers' `AutoencoderKL` has them.
 
-    diffusers has no `PreTrainedConfig`: each family wraps what it calls a config in one.
+    diffusers has no `PreTrainedConfig`: each target family wraps what it calls a config in one.
 
     Attributes:
         size_field: What the networks' configs call the size of an image.
@@ -48,7 +48,7 @@ class AutoencoderFamily(TargetFamily):
 
     @abc.abstractmethod
     def network_classes(self) -> tuple[type, ...]:
-        """List the classes of the family's networks; those of diffusers are imported here, not before."""
+        """List the classes of the target family's networks; those of diffusers are imported here, not before."""
 
     @abc.abstractmethod
     def wrap_config(self, fields: dict[str, Any]) -> PreTrainedConfig:
@@ -58,14 +58,15 @@ class AutoencoderFamily(TargetFamily):
             fields: Arguments of a network's class, as plain JSON values.
 
         Raises:
-            TargetError: The family has no such network.
+            TargetError: The target family has no such network.
         """
 
     def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
-        """Find the config of a network; None where the network is not of this family.
+        """Find the config of a network; None where the network is not of this target family.
 
         Raises:
-            TargetError: It is of a class of this family, but built in a way that the family does not know.
+            TargetError: It is of a class of this target family, but built in a way that the target family does not
+                know.
         """
         fields = getattr(network, "config", None)
         # Configs of diffusers are dicts, so that no other network costs the import of diffusers: a second or more.
@@ -77,7 +78,7 @@ class AutoencoderFamily(TargetFamily):
         return self.wrap_config(json.loads(plain))
 
     def load(self, name: str, **options: Any) -> nn.Module:
-        """Load a network of the family, in evaluation mode; of the class that its config.json names.
+        """Load a network of the target family, in evaluation mode; of the class that its config.json names.
 
         Args:
             name: A folder or Hub id; for one part of a pipeline with `subfolder`.
@@ -89,7 +90,7 @@ class AutoencoderFamily(TargetFamily):
         Raises:
             CheckpointError: It cannot be read, or lacks weights or has too many.
             MissingCheckpointError: There is no such network; also an OSError.
-            TargetError: It is a file of bare weights, or the folder holds a network of another family.
+            TargetError: It is a file of bare weights, or the folder holds a network of another target family.
         """
         self.refuse_bare_weights(name)
         precision = {"torch_dtype": options.pop("dtype")} if "dtype" in options else {}

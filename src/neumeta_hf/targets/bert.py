@@ -178,7 +178,7 @@ class BertFamily(_EncoderFamily):
 
 @register_target
 class BertMaskedLMFamily(_EncoderFamily):
-    """As the family of encoders, with a head that tells masked words; its output weights are the word embeddings."""
+    """As the encoders' target family, with a head for masked words; its output weights are the word embeddings."""
 
     name = "bert_masked_lm"
     task = "masked-lm"

@@ -226,7 +226,7 @@ class CifarResNetFamily(TargetFamily):
     square_only = True
 
     def load(self, name: str, **options: Any) -> nn.Module:
-        """Load a network of the family, in evaluation mode; also from bare weights that were trained elsewhere.
+        """Load a network of the target family, in evaluation mode; also from bare weights that were trained elsewhere.
 
         Args:
             name: A folder or Hub id, or a file of weights that ends in ".safetensors".

@@ -1,7 +1,8 @@
 """The networks that are written with diffusers.
 
-Apart from their families, because diffusers takes a second or more to import, and imports transformers' Auto classes
-on the way: only who uses such a network pays for it, and `import neumeta_hf.targets` cannot meet itself half way.
+Apart from their target families, because diffusers takes a second or more to import, and imports transformers' Auto
+classes on the way: only who uses such a network pays for it, and `import neumeta_hf.targets` cannot meet itself half
+way.
 """
 
 from typing import Any

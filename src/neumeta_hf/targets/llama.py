@@ -156,7 +156,7 @@ class LlamaFamily(TransformerFamily):
 
 @register_target
 class QwenFamily(LlamaFamily):
-    """As the family of Llama; Qwen3 normalises queries and keys within heads, which no size changes."""
+    """As the target family of Llama, but Qwen3 normalises queries and keys within heads, which no size changes."""
 
     name = "qwen3"
     model_types = ("qwen3", "qwen2", "neumeta_qwen3", "neumeta_qwen2")

@@ -15,14 +15,14 @@ def load_in_float32(name: str, family: TargetFamily | None = None) -> nn.Module:
     """Load a network in float32, and say so where its config names another precision.
 
     Args:
-        name: A folder or Hub id, or a file of weights where the family reads such.
+        name: A folder or Hub id, or a file of weights where the target family reads such.
         family: Target family of the network. None: as its config.json says.
 
     Returns:
         The network, in evaluation mode; its config says float32, too.
 
     Raises:
-        TargetError: No registered family has such networks, or `family` reads no bare weights.
+        TargetError: No registered target family has such networks, or `family` reads no bare weights.
         CheckpointError: It cannot be read, or lacks weights or has too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """

@@ -1,4 +1,4 @@
-"""What a target family is, and the registry that finds the family of a config or a network.
+"""What a target family is, and the registry that finds that of a config or a network.
 
 A target family is one architecture at every size, made for one task. It says which *axes* the architecture has, and
 which dimensions of its tensors they are, as a table of rules. That weights can be generated it does not know.
@@ -31,8 +31,8 @@ class TargetFamily(abc.ABC):
     """One architecture at every size; stateless, so that one instance serves all configs.
 
     Attributes:
-        name: What the family is called in the registry.
-        model_types: The `model_type` of each config class that the family's networks have.
+        name: What the target family is called in the registry.
+        model_types: The `model_type` of each config class that the target family's networks have.
         class_names: Names of the network's classes, where they are what a saved config says: that of diffusers.
         task: What its networks do, by the name that `neumeta_hf.tasks` knows it by.
         square_only: Whether its config has one number for the height and width of images.
@@ -54,11 +54,11 @@ class TargetFamily(abc.ABC):
     output_axes: ClassVar[tuple[str, ...]] = ()
 
     def accepts(self, config: PreTrainedConfig) -> bool:
-        """Tell whether `config` describes a network of this family."""
+        """Tell whether `config` describes a network of this target family."""
         return config.model_type in self.model_types
 
     def config_of(self, network: nn.Module) -> PreTrainedConfig | None:
-        """Find the config of a network; None where the network is not of this family."""
+        """Find the config of a network; None where the network is not of this target family."""
         config = getattr(network, "config", None)
         return config if isinstance(config, PreTrainedConfig) and self.accepts(config) else None
 
@@ -68,7 +68,7 @@ class TargetFamily(abc.ABC):
         """Make a config for the images and classes of a data set.
 
         Args:
-            fields: Fields of the family's first config class.
+            fields: Fields of the target family's first config class.
             image_shape: Channels, height and width; `fields` win where they name them too.
             label_names: Names of the classes, in order.
 
@@ -76,7 +76,7 @@ class TargetFamily(abc.ABC):
             The config.
 
         Raises:
-            TargetError: There is no such field, or the family has square images alone.
+            TargetError: There is no such field, or the target family has square images alone.
         """
         self.check_image_size(image_shape[1:])
         model_type = self.model_types[0]
@@ -99,7 +99,7 @@ class TargetFamily(abc.ABC):
         """Make a config for the tokens of a data set.
 
         Args:
-            fields: Fields of the family's first config class; they win over what the tokenizer says.
+            fields: Fields of the target family's first config class; they win over what the tokenizer says.
             tokenizer: Says how many tokens there are, and which are special.
 
         Returns:
@@ -121,7 +121,7 @@ class TargetFamily(abc.ABC):
         """Make the network, in train mode and with fresh random weights; `empty` makes it without any.
 
         Args:
-            config: One that the family accepts; not modified.
+            config: One that the target family accepts; not modified.
 
         Returns:
             A network that `forward` can run, with `save_pretrained`.
@@ -146,7 +146,7 @@ class TargetFamily(abc.ABC):
         return build_empty(lambda: self.build(config), device=device)
 
     def load(self, name: str, **options: Any) -> nn.Module:
-        """Load a network of the family, in evaluation mode.
+        """Load a network of the target family, in evaluation mode.
 
         Args:
             name: A folder or Hub id.
@@ -175,7 +175,7 @@ class TargetFamily(abc.ABC):
             )
 
     def forward(self, network: nn.Module, batch: Inputs, *, seed: int | None = None) -> Any:
-        """Run a network of the family, or any module with its forward pass.
+        """Run a network of the target family, or any module with its forward pass.
 
         Args:
             network: The network.
@@ -184,7 +184,7 @@ class TargetFamily(abc.ABC):
             seed: Seed of what the network draws at random in training; None: nothing is random.
 
         Returns:
-            What the family's task takes: an output with `logits` for classification and segmentation.
+            What the target family's task takes: an output with `logits` for classification and segmentation.
 
         Raises:
             TargetError: The batch holds nothing that the network takes.
@@ -269,7 +269,7 @@ class TargetFamily(abc.ABC):
         )
 
     def size_of(self, config: PreTrainedConfig) -> Size:
-        """Read the size that a config of the family says."""
+        """Read the size that a config of the target family says."""
         depths = {depth.key: depth.full for depth in self.depths(config)}
         return Size({axis.name: axis.full for axis in self.axes(config)} | depths)
 
@@ -292,24 +292,24 @@ class TargetFamily(abc.ABC):
         """Let the config of a network say another size of its images; the weights stay as they are.
 
         Args:
-            network: A network of this family; its config is changed.
+            network: A network of this target family; its config is changed.
             image_size: Height and width, in pixels; one number for both.
 
         Raises:
-            TargetError: The family has square images alone.
+            TargetError: The target family has square images alone.
         """
         self.check_image_size(image_size)
         config: Any = network.config
         config.image_size = image_size
 
     def check_image_size(self, image_size: int | Sequence[int]) -> None:
-        """Refuse images that the family's configs cannot state the size of.
+        """Refuse images that the target family's configs cannot state the size of.
 
         Args:
             image_size: Height and width, in pixels; one number for both.
 
         Raises:
-            TargetError: The family has square images alone.
+            TargetError: The target family has square images alone.
         """
         height, width = height_and_width(image_size)
         if self.square_only and height != width:
@@ -331,7 +331,7 @@ _REGISTRY: dict[str, TargetFamily] = {}
 
 
 def register_target(cls: type[Family]) -> type[Family]:
-    """Class decorator: puts one instance of the family into the registry under its `name`.
+    """Class decorator: puts one instance of the target family into the registry under its `name`.
 
     Returns:
         The class, unchanged.
@@ -354,17 +354,17 @@ def list_targets() -> list[str]:
 
 
 def load_network(name: str, **options: Any) -> nn.Module:
-    """Load a network of whatever family its config.json says.
+    """Load a network of whatever target family its config.json says.
 
     Args:
         name: A folder or Hub id.
-        **options: Options of its family's `load`.
+        **options: Options of its target family's `load`.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        TargetError: No registered family has such networks.
+        TargetError: No registered target family has such networks.
         CheckpointError: It cannot be read, or lacks weights or has too many.
         MissingCheckpointError: There is no such network; also an OSError.
     """
@@ -386,7 +386,7 @@ def family_of(network: nn.Module) -> TargetFamily | None:
     """Find the target family of a network; None where it has none.
 
     Raises:
-        TargetError: A family has networks of its class, but none built like it.
+        TargetError: A target family has networks of its class, but none built like it.
     """
     return next((family for family in _REGISTRY.values() if family.config_of(network) is not None), None)
 
@@ -395,7 +395,7 @@ def config_of(network: nn.Module) -> PreTrainedConfig:
     """Find the config of a network that some target family has, whatever its own library calls a config.
 
     Raises:
-        TargetError: No registered family has such a network.
+        TargetError: No registered target family has such a network.
     """
     family = family_of(network)
     if family is not None and (config := family.config_of(network)) is not None:
@@ -413,7 +413,7 @@ def find_target(config_or_name: PreTrainedConfig | str) -> TargetFamily:
     """Find the target family of a config, or the one of that name.
 
     Raises:
-        TargetError: No registered family has this name or accepts this config.
+        TargetError: No registered target family has this name or accepts this config.
     """
     if isinstance(config_or_name, str):
         wanted, found = repr(config_or_name), _REGISTRY.get(config_or_name)

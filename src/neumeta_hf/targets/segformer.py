@@ -157,7 +157,7 @@ class SegformerFamily(TargetFamily):
         """Run a network; the logits, which it puts out at a quarter of the image's size, are enlarged as its loss does.
 
         Raises:
-            TargetError: As for every family.
+            TargetError: As for every target family.
         """
         inputs = self.inputs_of(batch)
         outputs = network(**inputs)

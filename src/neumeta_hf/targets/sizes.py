@@ -28,7 +28,7 @@ def resize(
 
     Raises:
         SizeError: As for `SizeSpace.size`; or `groups` names an unknown axis.
-        TargetError: The config belongs to no registered family.
+        TargetError: The config belongs to no registered target family.
     """
     family = find_target(config)
     space = family.space(config)
@@ -48,8 +48,9 @@ def size_of(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> Siz
         The size.
 
     Raises:
-        SizeError: The two networks are not of one family, or differ in something else than the number of channels.
-        TargetError: The reference belongs to no registered family.
+        SizeError: The two networks are not of one target family, or differ in something else than the number of
+            channels.
+        TargetError: The reference belongs to no registered target family.
     """
     family = find_target(reference_config)
     if not family.accepts(config):
@@ -86,7 +87,7 @@ def ratios(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> dict
 
     Raises:
         SizeError: As for `size_of`.
-        TargetError: The reference belongs to no registered family.
+        TargetError: The reference belongs to no registered target family.
     """
     size = size_of(config, reference_config)
     return {axis.name: size[axis.name] / axis.full for axis in find_target(reference_config).axes(reference_config)}

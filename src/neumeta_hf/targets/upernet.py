@@ -30,7 +30,7 @@ _BACKBONE = _BackboneFamily()
 
 
 def _backbone_config(config: UperNetConfig) -> Any:
-    """The config of the ResNet, of a network that is one of the family."""
+    """The config of the ResNet, of a network that is one of the target family."""
     backbone: Any = config.backbone_config
     if not _BACKBONE.accepts(backbone):
         raise TargetError(

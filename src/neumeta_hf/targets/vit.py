@@ -148,7 +148,7 @@ class ViTFamily(_VisionTransformerFamily):
 
 @register_target
 class Dinov2Family(_VisionTransformerFamily):
-    """As the family of ViT; with LayerScale, a mask token and, where there are any, register tokens."""
+    """As the target family of ViT; with LayerScale, a mask token and, where there are any, register tokens."""
 
     name = "dinov2"
     model_types = ("dinov2", "dinov2_with_registers", "neumeta_dinov2", "neumeta_dinov2_with_registers")
