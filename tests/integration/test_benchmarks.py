@@ -86,6 +86,8 @@ def test_every_other_family_changes_the_recipe(whole_network):
     recipes = {part: load_recipe(DIGITS, changes) for part, (_, changes) in whole_network.FAMILIES.items()}
     assert recipes["family"] == load_recipe(DIGITS)
     assert len({json.dumps(recipe.to_dict()) for recipe in recipes.values()}) == len(recipes)
+    # Plain slices: one set of weights, and no width but uniform ones.
+    assert (recipes["nested"].family.hypernetwork["levels"], recipes["nested"].sizes.num_per_group) == (1, 0)
 
 
 def test_the_data_are_the_recipes_unless_others_are_named(whole_network):
@@ -234,9 +236,11 @@ def test_ablations_are_measured_on_the_validation_split_beside_what_the_test_spl
         return kept.read_text() if kept.is_file() else None
 
     before = tested()
-    result = run_benchmark("--parts", "family,one-level", "--split", "validation")
+    result = run_benchmark("--parts", "family,one-level,orders", "--split", "validation")
     assert result["facts"]["split"] == "validation"
     assert set(result["summary"]["families"]) == {"family, one level"}
+    for method in ("slicing", "slicing, importance by activations"):
+        assert [row["width"] for row in result["rows"] if row["method"] == method] == [1.0, 0.5, 0.3]
     assert tested() == before
 
 

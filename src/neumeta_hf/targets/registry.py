@@ -68,7 +68,7 @@ class TargetFamily(abc.ABC):
         """Make a config for the images and classes of a data set.
 
         Args:
-            fields: Fields of the target family's first config class.
+            fields: Fields of one of its config classes, and its `model_type` where that is not the first.
             image_shape: Channels, height and width; `fields` win where they name them too.
             label_names: Names of the classes, in order.
 
@@ -76,14 +76,10 @@ class TargetFamily(abc.ABC):
             The config.
 
         Raises:
-            TargetError: There is no such field, or the target family has square images alone.
+            TargetError: There is no such class or field, or the target family has square images alone.
         """
         self.check_image_size(image_shape[1:])
-        model_type = self.model_types[0]
-        defaults: Any = AutoConfig.for_model(model_type)
-        known = {field.name for field in dataclasses.fields(defaults)}
-        if unknown := sorted(set(fields) - known):
-            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        model_type, fields, known = self._config_fields(fields)
         channels, height, width = image_shape
         from_data: dict[str, Any] = {"image_size": height if height == width else [height, width]}
         # What the field is called differs between families.
@@ -99,23 +95,33 @@ class TargetFamily(abc.ABC):
         """Make a config for the tokens of a data set.
 
         Args:
-            fields: Fields of the target family's first config class; they win over what the tokenizer says.
+            fields: As for `make_config`; they win over what the tokenizer says.
             tokenizer: Says how many tokens there are, and which are special.
 
         Returns:
             The config.
 
         Raises:
-            TargetError: There is no such field.
+            TargetError: There is no such class or field.
         """
-        model_type = self.model_types[0]
-        defaults: Any = AutoConfig.for_model(model_type)
-        known = {field.name for field in dataclasses.fields(defaults)}
-        if unknown := sorted(set(fields) - known):
-            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        model_type, fields, _ = self._config_fields(fields)
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         from_data = {"vocab_size": len(tokenizer)} | {name: getattr(tokenizer, name) for name in names}  # pyright: ignore
         return AutoConfig.for_model(model_type, **{**from_data, **fields})
+
+    def _config_fields(self, fields: Mapping[str, Any]) -> tuple[str, dict[str, Any], set[str]]:
+        """The type of a config, what is said of it, and the names of all that can be."""
+        model_type = fields.get("model_type", self.model_types[0])
+        if model_type not in self.model_types:
+            raise TargetError(
+                f"target.config.model_type={model_type!r}: configs of {self.name} are {' or '.join(self.model_types)}."
+            )
+        said = {name: value for name, value in fields.items() if name != "model_type"}
+        defaults: Any = AutoConfig.for_model(model_type)
+        known = {field.name for field in dataclasses.fields(defaults)}
+        if unknown := sorted(set(said) - known):
+            raise TargetError(f"target.config names {', '.join(unknown)}: {type(defaults).__name__} has no such field.")
+        return model_type, said, known
 
     def build(self, config: PreTrainedConfig) -> nn.Module:
         """Make the network, in train mode and with fresh random weights; `empty` makes it without any.

@@ -25,7 +25,8 @@ class StepCost:
     Attributes:
         num_sizes: How many sizes it trains at, on average.
         plain_steps: Its multiply-accumulates, over those of a step that trains the target alone on the same batch.
-            Generation of weights is not counted: it does not depend on the batch.
+            Generation of weights is not counted: it does not depend on the batch. Nor is what is saved where the
+            static part that lies before the generated one runs once for all sizes.
         num_bytes: Memory of weights, gradients, optimiser and the weights that a step generates; activations, which
             depend on the batch, come on top.
     """

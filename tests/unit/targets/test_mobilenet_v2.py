@@ -148,3 +148,17 @@ def test_a_family_begins_as_the_reference_with_batch_norm_kept_or_fused(normaliz
 def test_channels_that_do_not_fit_are_refused(fields):
     with pytest.raises(StrictDataclassError, match=r"channels"):
         NeuMetaMobileNetV2Config(**TINY, **fields)
+
+
+def test_a_recipe_can_say_every_size_by_the_type_of_its_config():
+    narrow = resize(MobileNetV2Config(**TINY), {"stage3": 0.5, "stage5.block1": 0.5})
+    options = {"image_shape": (3, 32, 32), "label_names": ["a", "b", "c"]}
+    said = {*TINY, "model_type", "stage_channels", "inner_channels"} - {"num_labels"}
+    fields = {name: value for name, value in narrow.to_dict().items() if name in said}
+    made = FAMILY.make_config(fields, **options)
+    assert type(made) is NeuMetaMobileNetV2Config
+    assert num_channels(FAMILY, made) == num_channels(FAMILY, narrow)
+    with pytest.raises(TargetError, match="stage_channels"):
+        FAMILY.make_config({**fields, "model_type": "mobilenet_v2"}, **options)
+    with pytest.raises(TargetError, match="model_type='resnet': configs of mobilenet_v2 are mobilenet_v2 or neumeta"):
+        FAMILY.make_config({**fields, "model_type": "resnet"}, **options)

@@ -1,6 +1,7 @@
 """What a step costs is arithmetic that the networks of the sizes confirm."""
 
 import pytest
+import torch
 
 import tiny_targets
 from neumeta_hf import NeuMetaConfig, NeuMetaModel
@@ -30,8 +31,13 @@ def test_full_size_alone_is_a_plain_step_and_a_teacher_a_third_more():
 @pytest.mark.parametrize(
     ("name", "error"), [("cifar_resnet", 1e-9), ("mobilenet_v2", 1e-9), ("autoencoder_tiny", 1e-9), ("vit", 0.05)]
 )
-def test_a_narrow_size_costs_what_its_network_counts(name, error):
+def test_a_narrow_size_costs_what_its_network_counts_and_nothing_is_drawn(name, error):
+    torch.manual_seed(0)
     model, cost = estimate(name, [0.5])
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    NeuMetaModel(NeuMetaConfig(target_config=tiny_targets.TARGETS[name](), normalization="keep"))
+    assert torch.equal(torch.rand(3), drawn)  # a run draws what it did before it said its cost
     family, config = model.target_family, model.config.target_config
     half, full = (
         count_macs(family.empty(at), family.example_batch(at), family=family)
