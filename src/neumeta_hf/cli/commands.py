@@ -404,7 +404,7 @@ def _calibration(arguments: argparse.Namespace, family: "NeuMetaModel", data: "D
     from neumeta_hf.training.statistics import images_of
 
     data = data or load_image_data(_recipe_of(arguments).data)
-    return calibration_batches(images_of(data.train), arguments.calibrate)
+    return calibration_batches(images_of(data.train, arguments.calibrate), arguments.calibrate)
 
 
 def _new_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ from neumeta_hf.data.config import DataConfig, Preprocessing
 from neumeta_hf.data.counts import check_classes
 from neumeta_hf.data.entry import check_keys, load_data, make_preprocessor
 from neumeta_hf.data.generation import generated_data, write_texts
+from neumeta_hf.data.image_streams import ImageStream
 from neumeta_hf.data.loading import ImageData, load_image_data
 from neumeta_hf.data.splits import ImageSplit, collate
 from neumeta_hf.data.streams import StreamLoader, StreamSplit
@@ -14,6 +15,7 @@ __all__ = [
     "DataConfig",
     "ImageData",
     "ImageSplit",
+    "ImageStream",
     "Preprocessing",
     "Split",
     "StreamLoader",

@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from neumeta_hf.data.config import DataConfig
+from neumeta_hf.data.image_streams import ImageStream
 from neumeta_hf.data.loading import ImageData
-from neumeta_hf.data.splits import ImageSource, ImageSplit
+from neumeta_hf.data.splits import ImageSplit, RenumberedSource
 from neumeta_hf.errors import CheckpointError, DataError
 from neumeta_hf.images import IGNORED
 
@@ -148,37 +146,8 @@ def in_order(data: ImageData, label_names: Sequence[str], *, them: str = "the ne
         return other
 
     return ImageData(
-        train=renumbered(data.train),
+        train=data.train.renumbered(order) if isinstance(data.train, ImageStream) else renumbered(data.train),
         validation=renumbered(data.validation),
         test=renumbered(data.test),
         label_names=list(label_names),
     )
-
-
-class RenumberedSource:
-    """Another source, whose labels have other numbers; `IGNORED` stays what it is.
-
-    Args:
-        source: Where images and labels come from.
-        numbers: New number of each class of the source, in the order of the source.
-    """
-
-    def __init__(self, source: ImageSource, numbers: Sequence[int]):
-        self._source = source
-        self._classes = torch.tensor(numbers, dtype=torch.int64)
-        self._pixels = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
-        self._pixels[: min(len(numbers), IGNORED)] = self._classes[:IGNORED].clamp(max=IGNORED).to(torch.uint8)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def images(self, indices: Sequence[int], split: ImageSplit) -> Tensor:
-        """As of the source."""
-        return self._source.images(indices, split)
-
-    def labels(self, indices: Sequence[int]) -> Tensor | None:
-        """As of the source, renumbered."""
-        labels = self._source.labels(indices)
-        if labels is None:
-            return None
-        return (self._pixels if labels.dtype == torch.uint8 else self._classes)[labels.long()]

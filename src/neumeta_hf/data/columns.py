@@ -124,6 +124,8 @@ def no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> Dat
     )
     files: list[PurePosixPath] = []
     for dataset in loaded.values():
+        if not isinstance(dataset, datasets.Dataset):  # a stream, whose files are not known
+            continue
         entries = dataset.data.column(image_column)
         paths = pyarrow.compute.struct_field(entries, "path").to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
         files += [PurePosixPath(path) for path in paths if path]

@@ -93,10 +93,13 @@ class DataConfig:
         block_size: Tokens of a block that documents are packed into; of pairs, the most tokens of a sentence.
         tokenizer: A folder or Hub id of a tokenizer, or "characters": one token for each character of the training
             split. None: the tokenizer that lies beside the target's checkpoint.
-        streaming: Read documents as they come, instead of all of them first: for text that fits no memory. A loop then
-            takes `max_steps`. Splits are named whole: none is cut, or a slice.
-        shuffle_blocks: How many blocks of a stream are read ahead and mixed.
-        kept_blocks: How many of the first blocks of the validation and of the test split are kept, for a stream.
+        streaming: Read documents or images as they come, instead of all of them first: for what fits no memory. A loop
+            then takes `max_steps`. Splits are named whole: none is cut, or a slice. Of images, classes are those of a
+            column of type ClassLabel, and those of masks are named; mixup and cutmix mix those of a batch; BatchNorm
+            statistics are of the first images. Rows that lie sorted by class make batches of one class.
+        shuffle_blocks: Of a stream, how many blocks, or images in their files, are read ahead and mixed.
+        kept_blocks: Of a stream, how many blocks or images of the validation and of the test split are kept, the first
+            ones.
         generated_tokens: How many tokens the target writes.
         generated_temperature: At which it writes them; the seed is `data_seed`.
     """

@@ -9,19 +9,20 @@ from transformers import PreTrainedTokenizerFast
 from neumeta_hf.data.base import Data
 from neumeta_hf.data.config import GENERATED, DataConfig
 from neumeta_hf.data.generation import check_generated
+from neumeta_hf.data.image_streams import stream_image_data
 from neumeta_hf.data.loading import load_image_data
 from neumeta_hf.data.pairs import load_pair_data
 from neumeta_hf.data.partition import load_splits
-from neumeta_hf.data.streams import stream_text_data
 from neumeta_hf.data.text import find_text_column, load_text_data
+from neumeta_hf.data.text_streams import stream_text_data
 from neumeta_hf.data.tokenization import CHARACTERS, character_tokenizer, load_tokenizer
 from neumeta_hf.errors import DataError
 from neumeta_hf.tasks import Task
 
 _TEXT = ("text_column", "text_columns", "score_column", "block_size", "tokenizer")
-_TEXT += ("streaming", "shuffle_blocks", "kept_blocks", "generated_tokens", "generated_temperature")
+_TEXT += ("generated_tokens", "generated_temperature")
 _SHARED = ("dataset", "subset", "train_split", "test_split", "test_fraction", "validation_split")
-_SHARED += ("validation_fraction", "data_seed")
+_SHARED += ("validation_fraction", "data_seed", "streaming", "shuffle_blocks", "kept_blocks")
 
 
 def check_keys(config: DataConfig, task: Task) -> None:
@@ -109,12 +110,12 @@ def load_data(config: DataConfig, task: Task, preprocessor: Any = None) -> Data:
         The splits.
 
     Raises:
-        DataError: As `load_image_data`, `load_text_data` or `load_pair_data`; or a key of the config is of no such
-            data.
+        DataError: As `load_image_data`, `load_text_data`, `load_pair_data` or what streams these; or a key of the
+            config is of no such data.
     """
     check_keys(config, task)
     if task.modality == "image":
-        return load_image_data(config)
+        return stream_image_data(config) if config.streaming else load_image_data(config)
     assert isinstance(preprocessor, PreTrainedTokenizerFast)
     if "similarity" in task.labels:
         return load_pair_data(config, preprocessor)

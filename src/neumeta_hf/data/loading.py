@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import datasets
 import numpy as np
@@ -32,19 +32,22 @@ from neumeta_hf.errors import DataError
 from neumeta_hf.images import IGNORED, Interpolation, height_and_width
 from neumeta_hf.progress import progress_bar
 
+if TYPE_CHECKING:
+    from neumeta_hf.data.image_streams import ImageStream
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageData(Data):
     """A data set of images, split.
 
     Attributes:
-        train: What the network learns from.
+        train: What the network learns from; a stream where it is read as it comes.
         validation: What selection looks at.
         test: What is reported, once.
         label_names: Names of the classes, in order; none where no labels are read.
     """
 
-    train: ImageSplit
+    train: "ImageSplit | ImageStream"
     validation: ImageSplit
     test: ImageSplit
     label_names: list[str]
@@ -65,7 +68,7 @@ def load_image_data(config: DataConfig) -> ImageData:
             the config allows; a mask has colours or values that are no classes; or a field of the config is out of
             range or does not fit the others.
     """
-    _check(config)
+    check_images(config)
     loaded = _load_digits(config) if config.dataset == "digits" else _load_from_datasets(config)
     sources = {"train": loaded.train, "validation": loaded.validation, "test": loaded.test}
     sources = {role: source for role, source in sources.items() if source is not None}
@@ -80,14 +83,15 @@ def load_image_data(config: DataConfig) -> ImageData:
         return ImageSplit(sources[source], rows, config, augmented=augmented, name=role)
 
     is_augmented = config.augmentation != "none" or config.mixup > 0 or config.cutmix > 0
+    train = split("train", augmented=is_augmented)
     data = ImageData(
-        train=split("train", augmented=is_augmented),
+        train=train,
         validation=split("validation"),
         test=split("test"),
         label_names=loaded.label_names,
     )
     if config.labels == "class":
-        warn_of_missing_classes(data.train, [data.validation, data.test], data.label_names)
+        warn_of_missing_classes(train, [data.validation, data.test], data.label_names)
     return data
 
 
@@ -101,13 +105,22 @@ class _Loaded:
     label_names: list[str]
 
 
-def _check(config: DataConfig) -> None:
+def check_images(config: DataConfig) -> None:
+    """Refuse what no images can be read by.
+
+    Args:
+        config: Says how they are read.
+
+    Raises:
+        DataError: A key is out of range, or does not fit another.
+    """
     _check_preprocessing(config.preprocessing)
     check_fractions(config)
     if config.augmentation not in (known := get_args(Augmentation)):
         raise DataError(f"data.augmentation={config.augmentation!r}: give one of {', '.join(known)}.")
     _check_labels(config)
-    if config.augmentation == "random_resized_crop_flip" and (config.in_memory or config.dataset == "digits"):
+    is_kept = config.dataset == "digits" or (config.in_memory and not config.streaming)
+    if config.augmentation == "random_resized_crop_flip" and is_kept:
         raise DataError(
             "data.augmentation=random_resized_crop_flip crops the original image, which is not kept in memory: set "
             "data.in_memory=false. For the embedded digits choose another augmentation."
@@ -220,7 +233,7 @@ def _load_from_datasets(config: DataConfig) -> _Loaded:
     for role, dataset in loaded.items():
         images = ImageColumn.of(dataset, image_column, split=str(dataset.split), max_pixels=config.max_image_pixels)
         source = DecodingSource(images, labels[role], config)
-        sources[role] = _keep(source, config, split=images.split) if config.in_memory else source
+        sources[role] = keep_decoded(source, config, split=images.split) if config.in_memory else source
     return _Loaded(sources["train"], sources.get("validation"), sources.get("test"), label_names)
 
 
@@ -291,7 +304,20 @@ def _read_classes(
     }, label_names
 
 
-def _keep(source: DecodingSource, config: DataConfig, *, split: str) -> ArraySource:
+def keep_decoded(source: ImageSource, config: DataConfig, *, split: str) -> ArraySource:
+    """Decode all images of a source.
+
+    Args:
+        source: Whose images are numbered from 0.
+        config: Size and colours wanted.
+        split: Of the data set, for messages.
+
+    Returns:
+        The same images and labels.
+
+    Raises:
+        DataError: An image cannot be decoded, or memory does not hold them all.
+    """
     everything = ImageSplit(source, np.arange(len(source)), config, augmented=False, name=split)
     wanted = config.preprocessing
     shape = (len(source), wanted.num_channels, *height_and_width(wanted.image_size))

@@ -42,11 +42,12 @@ def load_splits(config: DataConfig, *, is_text: bool = False) -> dict[str, datas
     return loaded
 
 
-def open_streams(config: DataConfig) -> dict[str, Any]:
+def open_streams(config: DataConfig, *, is_text: bool = False) -> dict[str, Any]:
     """Open the splits that a config names, each to be read as it comes.
 
     Args:
         config: Says which.
+        is_text: As for `load_splits`.
 
     Returns:
         The iterable data set of each role: "train", "validation" and "test".
@@ -63,7 +64,7 @@ def open_streams(config: DataConfig) -> dict[str, Any]:
     for one, other in itertools.combinations(names, 2):
         if names[one] == names[other]:
             raise DataError(f"data.{one}_split and data.{other}_split are both {names[one]!r}: name two splits.")
-    return {role: _load(config, str(split), role, is_text=True, streaming=True) for role, split in names.items()}
+    return {role: _load(config, str(split), role, is_text=is_text, streaming=True) for role, split in names.items()}
 
 
 def _load(config: DataConfig, split: str, role: str, *, is_text: bool, streaming: bool = False) -> Any:
@@ -147,7 +148,7 @@ def _rows(dataset: datasets.Dataset) -> np.ndarray:
 
 
 def check_fractions(config: DataConfig) -> None:
-    """Refuse shares of the training split that are none.
+    """Refuse shares of the training split that are none, and sizes of what is kept of a stream.
 
     Args:
         config: Says them.
@@ -155,6 +156,9 @@ def check_fractions(config: DataConfig) -> None:
     Raises:
         DataError: One is out of range, or there is a share for testing beside a split.
     """
+    for name in ("shuffle_blocks", "kept_blocks"):
+        if not 1 <= getattr(config, name) <= 2**20:
+            raise DataError(f"data.{name}={getattr(config, name)}: give a number from 1 to {2**20:,}.")
     if not 0 <= config.validation_fraction < 1:
         raise DataError(f"data.validation_fraction={config.validation_fraction}: give a fraction in [0, 1).")
     if config.test_fraction is None:

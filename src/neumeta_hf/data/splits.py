@@ -18,7 +18,7 @@ from neumeta_hf.data.masks import MaskClasses, to_classes
 from neumeta_hf.data.mixing import draw_others, mix
 from neumeta_hf.data.randaugment import randaugment
 from neumeta_hf.errors import DataError
-from neumeta_hf.images import covering_size, height_and_width, resampling
+from neumeta_hf.images import IGNORED, covering_size, height_and_width, resampling
 
 
 class ImageSource(Protocol):
@@ -121,6 +121,35 @@ class DecodingSource:
             return to_bytes(bring_to_size(mask, wanted, max_pixels=config.max_image_pixels))[0]
 
         return torch.stack(list(self._labels.images.read(indices, convert)))
+
+
+class RenumberedSource:
+    """Another source, whose labels have other numbers; `IGNORED` stays what it is.
+
+    Args:
+        source: Where images and labels come from.
+        numbers: Of each class of the source, in its order, the number that it gets.
+    """
+
+    def __init__(self, source: ImageSource, numbers: Sequence[int]):
+        self._source = source
+        self._classes = torch.tensor(numbers, dtype=torch.int64)
+        self._pixels = torch.full((IGNORED + 1,), IGNORED, dtype=torch.uint8)
+        self._pixels[: min(len(numbers), IGNORED)] = self._classes[:IGNORED].clamp(max=IGNORED).to(torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def images(self, indices: Sequence[int], split: "ImageSplit") -> Tensor:
+        """As of the source."""
+        return self._source.images(indices, split)
+
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """As of the source, renumbered."""
+        labels = self._source.labels(indices)
+        if labels is None:
+            return None
+        return (self._pixels if labels.dtype == torch.uint8 else self._classes)[labels.long()]
 
 
 def to_colours(image: Image.Image, num_channels: int) -> Image.Image:

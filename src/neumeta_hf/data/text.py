@@ -152,9 +152,8 @@ def check_text(config: DataConfig) -> None:
         DataError: A key is out of range.
     """
     check_fractions(config)
-    for name, least in (("block_size", 2), ("shuffle_blocks", 1), ("kept_blocks", 1)):
-        if not least <= getattr(config, name) <= 2**20:
-            raise DataError(f"data.{name}={getattr(config, name)}: give a number from {least} to {2**20:,}.")
+    if not 2 <= config.block_size <= 2**20:
+        raise DataError(f"data.block_size={config.block_size}: give a number from 2 to {2**20:,}.")
 
 
 def find_text_column(loaded: Mapping[str, Any], config: DataConfig) -> str:

@@ -10,7 +10,7 @@ import yaml
 from transformers import PreTrainedConfig
 
 from neumeta_hf.configuration_neumeta import NeuMetaConfig
-from neumeta_hf.data import Data, ImageData, StreamSplit, check_classes
+from neumeta_hf.data import Data, ImageData, ImageSplit, StreamSplit, check_classes
 from neumeta_hf.errors import CheckpointError, DataError, NeuMetaError, RecipeError
 from neumeta_hf.modeling_neumeta import NeuMetaModel
 from neumeta_hf.modeling_tasks import family_class
@@ -126,7 +126,8 @@ def check_data(recipe: Recipe, task: Task, data: Data) -> None:
             "and training keeps what is best on the validation split: give "
             f"{max(0.1, 1 / max(num_rows, 1)):.2g} or so, or name data.validation_split."
         )
-    if task.has_classes and isinstance(data, ImageData):
+    # Of a stream nobody has counted them.
+    if task.has_classes and isinstance(data, ImageData) and isinstance(data.train, ImageSplit):
         check_classes(data.train, data.validation, data.label_names)
 
 
@@ -178,6 +179,11 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
         raise RecipeError(
             f"static_cache.augmentations={recipe.static_cache.augmentations}: augmentations of images are kept, and "
             f"{task.name} reads {task.modality}. Set it to 0."
+        )
+    if recipe.static_cache.augmentations and isinstance(data.train, StreamSplit):
+        raise RecipeError(
+            f"static_cache.augmentations={recipe.static_cache.augmentations}: nothing is kept of a stream "
+            "(data.streaming). Set it to 0."
         )
     if len(training_depths(recipe)) > 1 and recipe.static_cache.augmentations:
         raise RecipeError(

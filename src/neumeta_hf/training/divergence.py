@@ -60,7 +60,7 @@ def find_rows(split: Split | StreamSplit, batches: Sequence[Sequence[int]]) -> l
         Row numbers in its source, in the order that they were trained on.
     """
     rows: list[int] = []
-    if isinstance(split, StreamSplit):  # tokens are finite
+    if isinstance(split, StreamSplit):  # tokens and bytes of images are finite
         return rows
     for positions in batches:
         bad = torch.zeros(len(positions), dtype=torch.bool)

@@ -164,7 +164,7 @@ def _train(recipe: Recipe, output: Path, accelerator: Accelerator, signals: Stop
         if recipe.train is not None:
             model, seconds["train"] = run.train_family(recipe.train, reference, report)
             if model.statistic_names:
-                store_statistics(recipe, model, images_of(data.train), accelerator)
+                store_statistics(recipe, model, images_of(data.train, recipe.statistics_images), accelerator)
         on_main(accelerator, lambda: run.write_result(reference, model, seconds))
         accelerator.end_training()  # after all have waited, since it takes the processes' connection down
         return output
@@ -344,7 +344,8 @@ class _Run:
         loader = self.validation_loader(loop)
         batches = None
         if model.statistic_names:
-            batches = calibration_batches(images_of(data.train), min(recipe.statistics_images, 1024))
+            num_images = min(recipe.statistics_images, 1024)
+            batches = calibration_batches(images_of(data.train, num_images), num_images)
         first = self.task.scores[0].name
 
         def measure(width: float, depth: float) -> float:
@@ -403,7 +404,7 @@ class _Run:
         cache, split = self.recipe.static_cache, self.data.train
         if not cache.augmentations:
             return split, None
-        images = images_of(split)
+        images = images_of(split, 2)
         batch = move_batch(images.__getitems__([0, 1]), self.accelerator.device)
         boundary = None if self.recipe.train_static else find_boundary(model, reference, batch)
         if boundary is None:

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from neumeta_hf.configuration_neumeta import MAX_STATISTICS
-from neumeta_hf.data import ImageSplit, Split, StreamSplit
+from neumeta_hf.data import ImageSplit, ImageStream, Split, StreamSplit
 from neumeta_hf.errors import DataError, RecipeError
 from neumeta_hf.evaluation import parse_widths
 from neumeta_hf.evaluation.budget import uniform_widths
@@ -39,18 +39,21 @@ _FEWEST_IMAGES = 8
 _MEASURED_IMAGES = 512
 
 
-def images_of(split: Split | StreamSplit) -> ImageSplit:
-    """Check that a split is one of images, which BatchNorm statistics and the static cache need.
+def images_of(split: Split | StreamSplit, num_images: int) -> ImageSplit:
+    """Take a split as one of images, which BatchNorm statistics and the static cache need.
 
     Args:
         split: The training split.
+        num_images: How many are looked at.
 
     Returns:
-        The same split.
+        The same split; of a stream its first images.
 
     Raises:
         DataError: It is of something else.
     """
+    if isinstance(split, ImageStream):
+        return split.head(num_images)
     if not isinstance(split, ImageSplit):
         raise DataError(
             f"the {split.name} split is of no images, and statistics of BatchNorm are measured on images alone: fuse "

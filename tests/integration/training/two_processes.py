@@ -16,7 +16,7 @@ from tiny_runs import DATA, RECIPE, reset_accelerate
 from torch import nn
 
 from neumeta_hf.data import DataConfig, load_image_data
-from neumeta_hf.data.streams import stream_text_data
+from neumeta_hf.data.text_streams import stream_text_data
 from neumeta_hf.data.tokenization import character_tokenizer
 from neumeta_hf.errors import DataError
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
