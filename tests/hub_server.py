@@ -38,8 +38,8 @@ def needs_lfs(path: str, size: int) -> bool:
 
 
 def repo_key(repo_type: str, repo_id: str) -> str:
-    """What `HubServer.repos` is keyed by, and the path of the repo on the web: only datasets have a prefix."""
-    return f"datasets/{repo_id}" if repo_type == "dataset" else repo_id
+    """What `HubServer.repos` is keyed by, and the path of the repo on the web: models alone have no prefix."""
+    return repo_id if repo_type == "model" else f"{repo_type}s/{repo_id}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Commit:
 
 @dataclasses.dataclass
 class Repo:
-    """A model or a dataset: commits, and the branches and tags that point at them."""
+    """A model, a dataset or a Space: commits, and the branches and tags that point at them."""
 
     repo_type: str
     repo_id: str
@@ -190,8 +190,8 @@ class RequestLog(list[LoggedRequest]):
         ]
 
 
-API = r"/api/(?P<kind>models|datasets)/(?P<repo_id>[^/]+/[^/]+)"
-WEB = r"/(?:(?P<kind>datasets)/)?(?P<repo_id>[^/]+/[^/]+?)"
+API = r"/api/(?P<kind>models|datasets|spaces)/(?P<repo_id>[^/]+/[^/]+)"
+WEB = r"/(?:(?P<kind>datasets|spaces)/)?(?P<repo_id>[^/]+/[^/]+?)"
 
 
 # Of each: the method, the form of the path, whether a token is needed, and the function that the named groups of the
@@ -221,8 +221,8 @@ def dispatch(hub: "HubServer", request: Request) -> Reply:
             raise HubError(401, "Invalid username or password.")
         arguments = {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
         if "repo_id" in arguments:
-            repo_type = "dataset" if arguments.pop("kind", None) == "datasets" else "model"
-            repo = hub.repos.get(repo_key(repo_type, arguments.pop("repo_id")))
+            repo_type = arguments.pop("kind", None) or "models"
+            repo = hub.repos.get(repo_key(repo_type.removesuffix("s"), arguments.pop("repo_id")))
             if repo is None:
                 raise HubError(404, "Repository not found", code="RepoNotFound")
             if repo.private and not allowed:
@@ -610,7 +610,7 @@ class HubServer:
         cdn: redirect downloads of LFS files to a second port, which is another origin.
 
     Attributes:
-        repos: every repo, by "org/name" for models and "datasets/org/name" for datasets.
+        repos: every repo, by "org/name" for models, "datasets/org/name" and "spaces/org/name" for the others.
         requests: the log of requests.
         lfs_objects: uploaded contents by their sha256, committed or not.
         errors: what went wrong in the server itself; empty unless it has a bug.

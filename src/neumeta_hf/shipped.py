@@ -1,4 +1,4 @@
-"""What comes with the package beside its code: recipes, guides and trained families, of a checkout or installed."""
+"""What comes with the package beside its code: recipes, guides, the page and trained families, as in a checkout."""
 
 import importlib.metadata
 import importlib.resources
@@ -49,6 +49,17 @@ def guides() -> dict[str, Path]:
     """
     found = {path.stem: path for path in _files("guides", "docs", ".md")}
     return {name: found[name] for name in _GUIDES if name in found}
+
+
+def space_files() -> list[Path]:
+    """The files of the page of a family, which come with the package.
+
+    Returns:
+        Files of one folder; none in a copy of the code alone.
+    """
+    return [
+        path for suffix in (".py", ".css", ".js", ".md", ".txt") for path in _files("space", "examples/space", suffix)
+    ]
 
 
 def examples() -> dict[str, Path]:

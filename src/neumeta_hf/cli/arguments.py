@@ -225,6 +225,11 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         "--license",
         help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
     )
+    there.add_argument(
+        "--space",
+        action="store_true",
+        help="also a page to try the family on, as a Space of the same name (`neumeta docs guide_space`)",
+    )
     there.add_argument("--message", help="of the commit")
     parser.add_argument(
         "--dry-run", action="store_true", help="show the card and the files that would go up, and reach no network"

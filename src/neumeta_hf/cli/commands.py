@@ -284,6 +284,8 @@ def _push(arguments: argparse.Namespace) -> None:
         raise RecipeError("--calibrate is for morphs: name their sizes with --widths.")
     if arguments.widths is not None and (arguments.with_code or arguments.revision):
         raise RecipeError("--widths pushes plain networks: --with-code and --revision are for the family. Drop them.")
+    if arguments.space and (arguments.widths is not None or arguments.revision):
+        raise RecipeError("--space shows the family that is on main: drop --widths and --revision.")
     widths = None if arguments.widths is None else parse_widths(arguments.widths)
     if widths is not None and (twice := [width for width in widths if widths.count(width) > 1]):
         raise RecipeError(f"--widths names {twice[0]:g} twice: each size is pushed once.")
@@ -300,6 +302,8 @@ def _push(arguments: argparse.Namespace) -> None:
             arguments.repo, revision=arguments.revision, with_code=arguments.with_code, **options
         )
         _say_pushed("family", commit)
+        if arguments.space:
+            _push_space(arguments, arguments.repo if arguments.dry_run else family.name_or_path)
         return
     # All of them first: a size that there is not must not be met when others were published.
     images = _calibration(arguments, family)
@@ -311,6 +315,17 @@ def _push(arguments: argparse.Namespace) -> None:
         else:
             commit = morph.push_to_hub(f"{arguments.repo}-{name}", **options)
         _say_pushed(f"width {width:g}", commit)
+
+
+def _push_space(arguments: argparse.Namespace, family_id: str) -> None:
+    from neumeta_hf.hub import push_space
+
+    commit = push_space(
+        family_id, private=arguments.private, commit_message=arguments.message, dry_run=arguments.dry_run
+    )
+    _say_pushed("Space", commit)
+    if arguments.private:
+        print("note: a private family needs a token in its Space's settings, as the secret HF_TOKEN", file=sys.stderr)
 
 
 def _say_pushed(what: str, commit: Any) -> None:

@@ -1,7 +1,7 @@
 """A new card into one that is there: the generated section is written anew, what somebody wrote by hand is kept."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,7 +15,7 @@ _END = re.compile(f"^{re.escape(END)}", flags=re.MULTILINE)
 """At the start of a line alone: within one they are somebody's words."""
 
 
-def merge_card(written: str, existing: str) -> str:
+def merge_card(written: str, existing: str, *, decided: Sequence[str] = ()) -> str:
     """Merge a new card into an existing one: its generated section is replaced, all else stays.
 
     Of the front matter, results are replaced as well (they would contradict the table), keys that are missing are
@@ -24,6 +24,7 @@ def merge_card(written: str, existing: str) -> str:
     Args:
         written: The new card.
         existing: The card that is there.
+        decided: Keys of the front matter that the new card decides, whatever the existing one says.
 
     Returns:
         The merged card; `existing` itself where it has no generated section, and so is somebody's own.
@@ -32,19 +33,19 @@ def merge_card(written: str, existing: str) -> str:
         CardError: The front matter of the existing card is not a YAML mapping, or its section has no end. Or somebody
             wrote it by hand, with another licence than the new card names.
     """
-    new_front, new_body = _split_front_matter(written)
+    new_front, new_body = split_front_matter(written)
     license = new_front["license"]
-    if not _BEGIN.search(existing):
-        if license != UNKNOWN and (own := _split_front_matter(existing)[0].get("license")) != license:
+    if not is_generated(existing):
+        if license != UNKNOWN and (own := split_front_matter(existing)[0].get("license")) != license:
             raise _refuse(
                 f"the licence {license!r} is named, and the card on the Hub, which somebody wrote by hand, has "
                 f"{own!r}: change it there and push without a licence,"
             )
         return existing
-    front, body = _split_front_matter(existing)
+    front, body = split_front_matter(existing)
     (start, end), (new_start, new_end) = _find_section(body), _find_section(new_body)
     body = body[:start] + new_body[new_start:new_end] + body[end:]
-    merged = {**new_front, **front}
+    merged = {**new_front, **front, **{key: new_front[key] for key in decided if key in new_front}}
     if license != UNKNOWN:
         merged["license"] = license
     merged["tags"] = _tags(front) + [tag for tag in _tags(new_front) if tag not in _tags(front)]
@@ -54,7 +55,17 @@ def merge_card(written: str, existing: str) -> str:
     return f"---\n{yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
-def _split_front_matter(card: str) -> tuple[dict[str, Any], str]:
+def is_generated(card: str) -> bool:
+    """Whether a card has a section that a push wrote; else it is somebody's own."""
+    return _BEGIN.search(card) is not None
+
+
+def split_front_matter(card: str) -> tuple[dict[str, Any], str]:
+    """Split a card into the keys of its front matter and what follows.
+
+    Raises:
+        CardError: The front matter is no YAML mapping.
+    """
     found = re.match(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", card, flags=re.DOTALL | re.MULTILINE)
     if found is None:
         return {}, card

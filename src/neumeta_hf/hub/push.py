@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import (
@@ -70,7 +70,9 @@ def push_folder(
     repo_id: str,
     *,
     make_card: Callable[[str], str],
+    repo_type: Literal["model", "space"] = "model",
     replaced: Sequence[str] = (),
+    decided: Sequence[str] = (),
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
@@ -88,7 +90,9 @@ def push_folder(
         folder: What to upload; `README.md` is written into it.
         repo_id: `organisation/name`, or a name in one's own space; made if it does not exist.
         make_card: Gets the full repo id, returns the card.
+        repo_type: Of the repo; a new Space is one of Gradio.
         replaced: Files that the repo loses where the folder has none of that name, as they would tell of other weights.
+        decided: Keys of the card's front matter that the new card decides, as for `merge_card`.
         private: Whether a new repo is private; None: as the organisation's default says.
         token: Access token of the Hub; None: the stored one.
         revision: Branch to push to, made if it does not exist; None: main.
@@ -107,19 +111,22 @@ def push_folder(
     folder, api = Path(folder), HfApi(token=token)
 
     def upload() -> CommitInfo:
-        full_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        sdk = "gradio" if repo_type == "space" else None
+        made = api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private, exist_ok=True)
+        full_id = made.repo_id
         if revision is not None:
-            api.create_branch(full_id, branch=revision, exist_ok=True)
+            api.create_branch(full_id, branch=revision, repo_type=repo_type, exist_ok=True)
         card = make_card(full_id)
-        existing = None if overwrite_card else _existing_card(full_id, revision, token)
+        existing = None if overwrite_card else _existing_card(full_id, repo_type, revision, token)
         if existing is not None:
-            merged = merge_card(card, existing)
+            merged = merge_card(card, existing, decided=decided)
             if merged == existing:
                 logger.info("the card of %s is kept: it is up to date, or somebody's own", full_id)
             card = merged
         (folder / "README.md").write_text(card, encoding="utf-8")
         return api.upload_folder(
             repo_id=full_id,
+            repo_type=repo_type,
             folder_path=folder,
             revision=revision,
             create_pr=create_pr,
@@ -147,7 +154,8 @@ def _try_again(call: Callable[[], _Result]) -> _Result:
     return call()
 
 
-def _existing_card(repo_id: str, revision: str | None, token: bool | str | None) -> str | None:
+def _existing_card(repo_id: str, repo_type: str, revision: str | None, token: bool | str | None) -> str | None:
     # Past the cache: a card that was edited a moment ago must not be written over.
-    path = download_file(repo_id, "README.md", revision=revision, token=token, force_download=True)
+    options = {"repo_type": repo_type, "revision": revision, "token": token}
+    path = download_file(repo_id, "README.md", **options, force_download=True)
     return None if path is None else path.read_text(encoding="utf-8")
