@@ -171,6 +171,13 @@ def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
         assert min(seconds.values()) > 0
 
 
+def test_a_recipe_orders_by_activations_on_its_own_training_samples(make_recipe):
+    output = train_anew(make_recipe(preparation={"normalization": "keep", "order": "activations"}, train=None))
+    report = json.loads((output / "reference" / "preparation.json").read_text())
+    assert report["method"] == "activations"
+    assert any(clique["order"] != sorted(clique["order"]) for clique in report["cliques"])
+
+
 def test_a_run_that_stops_says_how_to_go_on_in_the_words_of_who_started_it(make_recipe, caplog):
     stopped = make_recipe(pretrain={"stop_after_steps": 4})
     assert train_anew(stopped) is None
