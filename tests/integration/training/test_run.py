@@ -171,6 +171,13 @@ def test_an_interrupted_run_ends_bit_equal(finished, make_recipe, tmp_path):
         assert min(seconds.values()) > 0
 
 
+def test_a_recipe_orders_by_activations_on_its_own_training_samples(make_recipe):
+    output = train_anew(make_recipe(preparation={"normalization": "keep", "order": "activations"}, train=None))
+    report = json.loads((output / "reference" / "preparation.json").read_text())
+    assert report["method"] == "activations"
+    assert any(clique["order"] != sorted(clique["order"]) for clique in report["cliques"])
+
+
 def test_a_run_that_stops_says_how_to_go_on_in_the_words_of_who_started_it(make_recipe, caplog):
     stopped = make_recipe(pretrain={"stop_after_steps": 4})
     assert train_anew(stopped) is None
@@ -425,7 +432,7 @@ def test_any_size_in_the_range_of_a_recipe_that_names_no_statistics_morphs_witho
     family = AutoModelForImageClassification.from_pretrained(train(recipe))
     assert family.config.calibration_images == 64
     assert "200 steps of a batch of 64" in caplog.text  # said what it costs
-    assert re.search(r"trains [\d.]+ sizes .* [\d.]+ plain steps .* GB", caplog.text)
+    assert re.search(r"trains [\d.]+ sizes.* [\d.]+ plain steps.* GB", caplog.text)
     sizes = [0.5, 0.61, 0.77, 0.93, {"conv1": 0.5}, {"conv2": 0.5, "conv3": 0.7}, {"conv3": 0.5}]
     for size in sizes:
         assert family.morph(size).bn3.num_batches_tracked > 0, size
