@@ -399,7 +399,9 @@ class Benchmark:
         fill_gradients(model, batch["pixel_values"], batch["labels"], squared=importance is HESSIAN)
         pruner.step()
         model.zero_grad()
-        return calibrate(model, self.batches)
+        # Some networks have no BatchNorm, and no statistics to measure anew.
+        has_statistics = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        return calibrate(model, self.batches) if has_statistics else model
 
     def _finetuned(self, model: nn.Module) -> nn.Module:
         recipe = self.recipe().pretrain
