@@ -17,6 +17,7 @@ MEASURED = DOCS["measured"]
 BENCHMARKS = ("whole_network", "speed", "paper_recipes", "startup")
 SCRIPTS = (
     *("train.py", "stock_resnet18.py", "transfer.py", "ship_example.py", "plain_loop.py"),
+    "by_feature/several_processes.py",
     *(f"benchmarks/{name}.py" for name in BENCHMARKS),
 )
 

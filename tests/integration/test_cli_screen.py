@@ -262,3 +262,36 @@ def test_a_device_that_is_not_there_is_refused(command, device, run, capsys):
 def test_the_cpu_is_a_device(run):
     assert cli.main(["morph", str(run), "--device", "cpu", "--width", "0.5", "--output", "half"]) == 0
     assert cli.main(["prepare", "half", "--device", "cpu", "--output", "prepared"]) == 0
+
+
+# ------------------------------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["mor"], ["morph"]),
+        (["morph", "--max"], ["--max-macs", "--max-parameters"]),
+        (["prepare", "--order", "im"], ["importance"]),
+        (["info", "a_fil"], ["a_file"]),
+    ],
+)
+def test_a_shell_completes_commands_flags_choices_and_files(tmp_path, capsys, words, expected):
+    pytest.importorskip("shtab", reason="the script is written by the extra `completion`")
+    assert cli.main(["--print-completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "a_file").touch()
+    given = " ".join(["neumeta", *words])
+    ask = f"source ./script; COMP_WORDS=({given}); COMP_CWORD={len(words)}; _shtab_neumeta; echo ${{COMPREPLY[@]}}"
+    said = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == expected
+
+
+def test_completion_without_what_writes_it_says_what_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "neumeta_hf[completion]" in refusal(capsys, "--print-completion", "bash")
+
+
+def test_an_unknown_shell_is_refused_with_those_that_there_are(capsys):
+    pytest.importorskip("shtab", reason="the script is written by the extra `completion`")
+    assert "zsh" in refusal(capsys, "--print-completion", "powershell")

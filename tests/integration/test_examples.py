@@ -1,11 +1,14 @@
 """Examples that are no benchmarks, each run on a tiny network."""
 
 import json
+import os
 import re
+import socket
+import subprocess
 import sys
 
 import pytest
-from example_scripts import load_script
+from example_scripts import EXAMPLES, load_script
 from transformers import AutoModelForImageClassification
 
 from neumeta_hf import NeuMetaModel, example
@@ -122,6 +125,33 @@ def test_axes_are_named_by_name_pattern_ratio_and_number(capsys):
     del found["axes"]
     assert set(found) == set(load_script("by_feature/per_axis.py").SIZES)
     assert min(values[0] for values in found.values()) > 95
+
+
+def test_two_processes_share_the_data_and_train_one_family(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {"ACCELERATE_USE_CPU": "true", "MASTER_ADDR": "localhost", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    script = str(EXAMPLES / "by_feature" / "several_processes.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, "--epochs", "1", "--output", str(tmp_path / "family")],
+            env={**os.environ, **environment, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    try:
+        main, other = (process.communicate(timeout=240)[0] for process in processes)
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0]
+    assert other == ""
+    assert re.findall(r"(\d+) images", main) == ["1280", "359", "359", "359"]  # each once, whoever sees it
+    assert min(float(value) for value in re.findall(r"([\d.]+)%", main)) > 90
+    assert NeuMetaModel.from_pretrained(tmp_path / "family").morph(width=0.5).num_parameters() == 13_810
 
 
 def test_a_budget_is_kept(capsys, monkeypatch):

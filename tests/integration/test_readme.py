@@ -91,11 +91,50 @@ def test_the_layout_has_every_room_in_the_order_of_the_contract():
 # ---------------------------------------------------------------------------------------------------- code
 
 
-def test_the_quickstart_runs_on_the_family_that_comes_with_the_package(tmp_path, monkeypatch):
+SMALLER = {
+    "digits_lenet": "--set pretrain.epochs=1 --set train.epochs=1",
+    "mine.yaml": "--set train.epochs=1 --set data.image_size=32 --set calibration.images=0",
+}
+"""What is added to README's lines, so that they take seconds."""
+
+
+def follow(text, capsys):
+    """What README's code leaves and prints: each block in its order, as somebody would who has nothing else."""
+    names, said = {}, []
+    for language, code in re.findall(r"```(python|bash)\n(.*?)```", text, flags=re.DOTALL):
+        if language == "python":
+            exec(code, names)
+            continue
+        for line in filter(None, code.splitlines()):
+            program, *words = shlex.split(
+                re.sub(r"\$\(neumeta example (\S+)\)", lambda found: str(example(found[1])), line), comments=True
+            )
+            words += next((flags.split() for config, flags in SMALLER.items() if config in words), [])
+            assert program == "neumeta"
+            assert cli.main(words) == 0, line
+            said.append(capsys.readouterr().out)
+    return names, said
+
+
+def put_own_network_and_images(root):
+    """What README's reader has: a ResNet, and images of its classes in folders."""
+    labels = {0: "cat", 1: "dog"}
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    config = ResNetConfig(**sizes, id2label=labels, label2id={name: label for label, name in labels.items()})
+    ResNetForImageClassification(config).save_pretrained(root / "path/to/network")
+    random = np.random.default_rng(0)
+    for split, name in itertools.product(("train", "test"), labels.values()):
+        folder = root / "path/to/images" / split / name
+        folder.mkdir(parents=True)
+        for number in range(80 if split == "train" else 5):  # a batch of 128, and some to validate on
+            Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+
+
+def test_somebody_who_has_only_readme_comes_to_a_morph_and_to_a_family_of_their_own(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    (code,) = blocks(README)
-    exec(code, names)
+    put_own_network_and_images(tmp_path)
+    _, after = README.split("## Quickstart\n")  # before it stands how to install
+    names, said = follow(after.partition("## Target families")[0], capsys)
     images = torch.randn(3, 1, 8, 8)
     reloaded = AutoModelForImageClassification.from_pretrained("lenet-half").eval()
     assert torch.equal(reloaded(images).logits, names["model"](images).logits)
@@ -103,21 +142,14 @@ def test_the_quickstart_runs_on_the_family_that_comes_with_the_package(tmp_path,
     full, half = (family.morph(width).num_parameters() for width in (1.0, 0.5))
     assert half < names["narrow"].num_parameters() < full
     assert 50_000 < count_macs(names["small"], images[:1]) <= 100_000
-
-
-def test_the_commands_of_the_quickstart_run_on_it_too(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    of_example = re.compile(r"\$\(neumeta example (\S+)\)")
-    lines = [line for line in "".join(blocks(README, "bash")).splitlines() if of_example.search(line)]
-    for line in lines:
-        arguments = [
-            str(example(found[1])) if (found := of_example.fullmatch(word)) else word
-            for word in shlex.split(line, comments=True)
-        ]
-        assert cli.main(arguments[1:]) == 0
-    assert "conv3 96" in capsys.readouterr().out
+    assert "conv3 96" in said[0]
     assert AutoModelForImageClassification.from_pretrained("lenet-100k").num_parameters() > 0
-    assert len(lines) == 2
+    assert Path("outputs/digits/sweep_images.png").is_file()
+    own = AutoModelForImageClassification.from_pretrained("mine-half")
+    assert type(own) is ResNetForImageClassification
+    assert own.config.hidden_sizes == [2, 4]
+    assert set(own.config.id2label.values()) == {"cat", "dog"}
+    assert len(json.loads(Path("outputs/mine/sweep.json").read_text())["rows"]) == 7
 
 
 def test_the_table_of_target_families_has_them_all():

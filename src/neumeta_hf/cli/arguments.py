@@ -4,7 +4,7 @@ import argparse
 import os
 import textwrap
 
-_PATH = os.path.expanduser
+PATH = os.path.expanduser
 """Also where no shell has done it: after an "=", or in a list of arguments."""
 
 EVALUATED_WIDTHS = "0.25:1.0:0.125"
@@ -50,6 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bars, warnings and errors only")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        help="print a script that completes commands and flags in bash, zsh or tcsh: "
+        'eval "$(neumeta --print-completion bash)"; needs the extra `completion`',
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     _add_train(commands)
     _add_prepare(commands)
@@ -87,8 +93,8 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
         description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
         "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
     )
-    parser.add_argument("model", type=_PATH, help="folder or Hub id of a network of a registered target family")
-    parser.add_argument("--output", type=_PATH, required=True, help="folder for the prepared network; must not exist")
+    parser.add_argument("model", type=PATH, help="folder or Hub id of a network of a registered target family")
+    parser.add_argument("--output", type=PATH, required=True, help="folder for the prepared network; must not exist")
     parser.add_argument("--normalization", choices=("fuse", "keep"), default="fuse", help="default: %(default)s")
     parser.add_argument(
         "--order", choices=("path", "random", "identity", "importance"), default="path", help="default: %(default)s"
@@ -104,8 +110,8 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
         description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
         "family's image processor and a card that says where it comes from.",
     )
-    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
-    parser.add_argument("--output", type=_PATH, required=True, help="folder for the network; must not exist")
+    parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
+    parser.add_argument("--output", type=PATH, required=True, help="folder for the network; must not exist")
     sizes = parser.add_argument_group("which size")
     size = sizes.add_mutually_exclusive_group()
     size.add_argument(
@@ -148,13 +154,13 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "many widths on the test split of the data that the family was trained on; or those of one plain network, such "
         "as a morph that was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
-    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family or of a plain network")
+    parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family or of a plain network")
     what = parser.add_argument_group("what is measured on")
     sizes = parser.add_argument_group("which sizes")
     files = parser.add_argument_group("what is written")
     what.add_argument(
         "--config",
-        type=_PATH,
+        type=PATH,
         metavar="FILE",
         help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or of "
         "the run whose folder reference, best, last or pretrained it is",
@@ -170,18 +176,18 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     what.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     what.add_argument(
         "--dataset",
-        type=_PATH,
+        type=PATH,
         help="data set to use instead of the recipe's, such as a local folder; its classes are matched with the "
         "family's by name",
     )
     _add_overrides(what, "task.features=path/to/classifier")
     sizes.add_argument(
         "--reference",
-        type=_PATH,
+        type=PATH,
         help="plain network to compare with, of the family's classes in their order; default: the checkpoint's "
         "reference folder where it has one",
     )
-    files.add_argument("--output", type=_PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
+    files.add_argument("--output", type=PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
     files.add_argument(
         "--figures",
         action="store_true",
@@ -198,7 +204,7 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
         description="Show what a family is, and its parameters and MACs by width, with the scores that `neumeta "
         "evaluate` has measured; of a folder, what it takes of the disk as well. Nothing is generated or run.",
     )
-    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
+    parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -211,7 +217,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
         "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
         "of REPO.",
     )
-    parser.add_argument("checkpoint", type=_PATH, help="folder or Hub id of a family")
+    parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
     parser.add_argument("repo", help="organisation/name; made if it does not exist")
     morphs = parser.add_argument_group("morphs instead of the family")
     there = parser.add_argument_group("the repo")
@@ -257,7 +263,7 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
         "the package. A file that is there is not written over.",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="of the recipe to copy, as `neumeta recipes` lists it")
-    parser.add_argument("--output", type=_PATH, metavar="FILE", help="default: mine.yaml, or NAME.yaml of a copy")
+    parser.add_argument("--output", type=PATH, metavar="FILE", help="default: mine.yaml, or NAME.yaml of a copy")
 
 
 def _add_docs(commands: argparse._SubParsersAction) -> None:
@@ -288,7 +294,7 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument(
         "--config",
-        type=_PATH,
+        type=PATH,
         required=True,
         metavar="FILE",
         help="recipe, a YAML file; or the name of one that comes with the package (see `neumeta recipes`), where there "

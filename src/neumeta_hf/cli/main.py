@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from neumeta_hf.cli.arguments import build_parser
 from neumeta_hf.cli.commands import COMMANDS
+from neumeta_hf.cli.completion import print_completion
 from neumeta_hf.errors import NeuMetaError, RecipeError, one_line
 from neumeta_hf.printable import printable
 from neumeta_hf.progress import on_terminal, show_progress
@@ -112,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"neumeta_hf {neumeta_hf.__version__}")
         return 0
+    if arguments.print_completion is not None:
+        return run(lambda given: print_completion(parser, given.print_completion), arguments)
     if arguments.command is None:
         parser.print_help()
         return 2
