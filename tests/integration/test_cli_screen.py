@@ -294,4 +294,4 @@ def test_completion_without_what_writes_it_says_what_to_install(capsys, monkeypa
 
 def test_an_unknown_shell_is_refused_with_those_that_there_are(capsys):
     pytest.importorskip("shtab", reason="the script is written by the extra `completion`")
-    assert "zsh" in refusal(capsys, "--print-completion", "powershell")
+    assert "zsh" in refusal(capsys, "--print-completion", "nosuchshell")

@@ -18,7 +18,7 @@ def print_completion(parser: argparse.ArgumentParser, shell: str) -> None:
         RecipeError: The shell is not known, or shtab is not installed.
     """
     try:
-        import shtab
+        import shtab  # pyright: ignore[reportMissingImports] - an extra
     except ImportError as error:
         raise RecipeError(
             "--print-completion: shtab, which writes the script, is not installed: pip install "
