@@ -65,6 +65,10 @@ METHODS = {
     "pruned by the Hessian, fine-tuned": "pruning, Hessian, fine-tuned",
     "the paper's INR": "family, the paper's INR",
     "BatchNorm fused": "family, BatchNorm fused",
+    "4 layers": "family over width and depth, depth 1",
+    "3 layers": "family over width and depth, depth 0.75",
+    "2 layers": "family over width and depth, depth 0.5",
+    "2 layers, trained alone": "individual, depth 0.5",
 }
 
 
@@ -145,18 +149,28 @@ def marked(kind):
     return path, [cells(line) for line in table.splitlines()[2:]]
 
 
-def test_the_table_of_the_papers_recipes_is_what_was_measured():
-    pattern, lines = marked("paper")
-    found = {}
-    for recipe, *values in lines:
-        (path,) = re.findall(r"\]\((.*?)\)$", recipe)
-        found[path] = values
-    assert set(found) == {str(path.relative_to(DOCS)) for path in DOCS.glob(pattern)}
-    for path, values in found.items():
-        result = read(path)
-        by_width = {row["width"]: row["accuracy"] for row in result["rows"]}
-        measured = [result["reference"]["accuracy"], *(by_width[width] for width in (1.0, 0.5, 0.25))]
-        assert values == [f"{value:.1%}".replace("%", " %") for value in measured]
+def test_margins_of_the_papers_experiments_are_what_was_measured():
+    ((header, lines),) = re.findall(r"<!-- margins -->\n\n(.*)\n.*\n((?:\|.*\n)+)", MEASURED)
+    widths = [float(cell.removeprefix("width ")) for cell in cells(header)[2:]]
+    measured = 0
+    for experiment, against, *values in map(cells, lines.splitlines()):
+        if not (found := re.findall(r"\]\((.*?)\)$", experiment)):
+            continue  # somebody else's numbers
+        result = read(found[0])
+        score = score_of(result["facts"])
+        uniform = [row for row in result["rows"] if isinstance(row["width"], float)]
+        rows = {(row.get("method"), row["width"]): row[score.name] for row in uniform}
+        for width, cell in zip(widths, values, strict=True):
+            ours = rows.get(("family", width), rows.get((None, width)))
+            other = result["reference"][score.name] if against == "reference" else rows.get(("individual", width))
+            if other is None or ours is None:
+                assert cell == ""
+            elif score.is_ratio:
+                assert cell == f"{100 * ours - 100 * other:+.1f}"
+            else:
+                assert cell == f"{100 * (ours / other - 1):+.1f} % of the error"
+            measured += 1
+    assert measured >= 8
 
 
 def test_the_table_of_shapes_is_what_was_measured():
