@@ -173,6 +173,23 @@ def test_margins_of_the_papers_experiments_are_what_was_measured():
     assert measured >= 8
 
 
+@pytest.mark.parametrize(("path", "table"), tables("sizes: "), ids=lambda value: value[:30])
+def test_tables_of_text_families_are_what_was_measured(path, table):
+    result = read(path)
+    score = score_of(result["facts"])
+    rows = {(row["method"], row["width"], row["depth"]): row for row in result["rows"]}
+    _, _, *lines = map(cells, table.splitlines())
+    assert len(lines) == sum(row["method"] in ("reference", "family") for row in result["rows"])
+    for width, depth, *values, parameters, macs, speed in lines:
+        size = (1.0, 1.0) if width == "reference" else (float(width), float(depth))
+        methods = ("reference",) if width == "reference" else ("family", "alone", "cut")
+        found = [rows.get((method, *size)) for method in methods]
+        assert values[: len(found)] == ["" if row is None else shown(score, row[score.name]) for row in found]
+        costs = (value for name, value in found[0].items() if name.endswith("_per_second"))
+        assert (parameters, macs) == (f"{found[0]['parameters']:,}", f"{found[0]['macs']:,}")
+        assert speed == f"{next(costs):g}"
+
+
 def test_the_table_of_shapes_is_what_was_measured():
     path, lines = marked("shapes")
     script, rows = load_script("benchmarks/whole_network.py"), read(path)["rows"]
