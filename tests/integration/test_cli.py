@@ -561,7 +561,7 @@ def test_evaluate_loads_with_the_workers_of_the_recipe(recipe, expected, changed
     monkeypatch.setattr("neumeta_hf.data.workers.DataLoader", spy)
     (folder / "recipe.yaml").write_text(recipe)
     assert cli.main(["-q", "evaluate", str(folder), "--widths", "0.5"]) == 0
-    assert asked == [expected] * 2  # the reference and the morph
+    assert asked == [expected]  # one loader for the reference and the morph
 
 
 def test_evaluate_writes_beside_the_checkpoint_unless_told_otherwise(changed):

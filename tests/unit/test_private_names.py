@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -52,6 +52,8 @@ def layers_have_their_bases():
     assert issubclass(nn.InstanceNorm2d, _NormBase)
     assert issubclass(nn.SyncBatchNorm, _BatchNorm)
     assert all(issubclass(layer, _ConvNd) for layer in (nn.Conv1d, nn.Conv2d, nn.ConvTranspose2d))
+    assert issubclass(nn.ConvTranspose2d, _ConvTransposeNd)
+    assert not issubclass(nn.Conv2d, _ConvTransposeNd)
 
 
 def lists_are_subtracted_in_place():
@@ -183,6 +185,7 @@ USED = {
     "_BatchNorm": layers_have_their_bases,
     "_NormBase": layers_have_their_bases,
     "_ConvNd": layers_have_their_bases,
+    "_ConvTransposeNd": layers_have_their_bases,
     "_foreach_sub": lists_are_subtracted_in_place,
     "_foreach_sub_": lists_are_subtracted_in_place,
     "_step_count": schedules_say_where_they_are,

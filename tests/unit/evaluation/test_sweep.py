@@ -141,7 +141,7 @@ def test_the_arguments_reach_every_morph_and_the_facts(split):
     assert facts["device"] == "cpu"
 
 
-def test_every_network_is_measured_with_the_workers_asked_for(split, reference, monkeypatch):
+def test_a_sweep_starts_the_workers_asked_for_once(split, reference, monkeypatch):
     asked = []
 
     def spy(*args, num_workers, persistent_workers, **options):
@@ -151,7 +151,7 @@ def test_every_network_is_measured_with_the_workers_asked_for(split, reference, 
     monkeypatch.setattr("neumeta_hf.data.workers.DataLoader", spy)
     sweep(Family(), split, [0.5, 1.0], reference=reference, num_workers=3, progress=False)
     sweep(Family(), split, [0.5], progress=False)
-    assert asked == [3, 3, 3, 0]
+    assert asked == [3, 0]
 
 
 def test_warnings_of_sizes_outside_the_range_do_not_flood(split):
