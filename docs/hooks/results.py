@@ -43,7 +43,12 @@ def _section(path: Path) -> str:
     if score is not None:
         reference = result.pop("reference", None)
         rows = result.pop("rows")
-        parts.append(_by_method(rows, score) if "method" in rows[0] else _sweep(reference, rows, score))
+        if "seed" in rows[0]:
+            parts.append(_by_method(rows, score))
+        elif "method" in rows[0]:  # sizes of width and depth
+            parts.append(_any("rows", rows))
+        else:
+            parts.append(_sweep(reference, rows, score))
     parts += [_any(name, value) for name, value in result.items() if isinstance(value, dict | list)]
     single = [(name, _show(value)) for name, value in result.items() if not isinstance(value, dict | list)]
     parts += [table(["", "value"], single)] if single else []
