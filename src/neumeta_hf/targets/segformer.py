@@ -189,15 +189,10 @@ class SegformerFamily(TargetFamily):
             for block in range(depth):
                 heads, mlp = sizes.block_axes(stage, block + 1)
                 layer: dict[str, Rule] = {
-                    **{f"attention.{name}_proj": (heads.queries, stream) for name in "qkv"},
-                    "attention.o_proj": (stream, heads.queries),
+                    **sizes.block_rules(stage, block + 1),
                     "attention.sequence_reduction.sequence_reduction": (stream, stream),
                     "attention.sequence_reduction.layer_norm": (stream,),
-                    "layernorm_before": (stream,),
-                    "layernorm_after": (stream,),
-                    "mlp.fc1": (mlp, stream),
                     "mlp.dwconv.dwconv": (mlp, None),
-                    "mlp.fc2": (stream, mlp),
                 }
                 rules |= {f"{stem}.blocks.{block}.{name}": rule for name, rule in layer.items()}
         return rules

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from neumeta_hf.axes import Axis, Depth, Size
+from neumeta_hf.rules import Rule
 from neumeta_hf.targets.transformer import Heads, resized
 
 
@@ -62,6 +63,18 @@ class StagedSizes:
         """Name the axes inside of a block, as rules do: its heads and its MLP; both numbers count from 1."""
         path = f"stage{stage}.block{block}"
         return Heads(f"{path}.heads", self.head_dims[stage - 1], 1), f"{path}.mlp"
+
+    def block_rules(self, stage: int, block: int) -> dict[str, Rule]:
+        """Give the rules of what every block has: attention, MLP and their norms; both numbers count from 1."""
+        stream, (heads, mlp) = f"stage{stage}", self.block_axes(stage, block)
+        return {
+            **{f"attention.{name}_proj": (heads.queries, stream) for name in "qkv"},
+            "attention.o_proj": (stream, heads.queries),
+            "layernorm_before": (stream,),
+            "layernorm_after": (stream,),
+            "mlp.fc1": (mlp, stream),
+            "mlp.fc2": (stream, mlp),
+        }
 
     def stacks(self, path: Callable[[int], str]) -> list[Depth]:
         """List the stages of which a size may leave blocks out: any block but the last that is left.

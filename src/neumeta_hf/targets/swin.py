@@ -190,13 +190,8 @@ class SwinFamily(TargetFamily):
             for block in range(depth):
                 heads, mlp = sizes.block_axes(stage, block + 1)
                 layer: dict[str, Rule] = {
-                    **{f"attention.{name}_proj": (heads.queries, stream) for name in "qkv"},
-                    "attention.o_proj": (stream, heads.queries),
+                    **sizes.block_rules(stage, block + 1),
                     "attention.relative_position_bias": (None, heads.queries[0]),
-                    "layernorm_before": (stream,),
-                    "layernorm_after": (stream,),
-                    "mlp.fc1": (mlp, stream),
-                    "mlp.fc2": (stream, mlp),
                 }
                 rules |= {f"{stem}.blocks.{block}.{name}": rule for name, rule in layer.items()}
         return rules
