@@ -183,6 +183,7 @@ class Benchmark:
         self.arguments = arguments
         self.runs = Path(arguments.runs)
         self.runs.mkdir(parents=True, exist_ok=True)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.kept = self.runs / f"measurements{'' if arguments.split == 'test' else '-' + arguments.split}.json"
         self.rows: list[dict[str, Any]] = json.loads(self.kept.read_text()) if self.kept.is_file() else []
         recipe = self.recipe()
@@ -260,7 +261,7 @@ class Benchmark:
 
     def measure(self, method: str, width: Any, model: nn.Module, **facts: Any) -> None:
         """Add a row: one look at the split."""
-        scores = evaluate_network(model, self.split, task=self.task, family=self.family_of_target)
+        scores = evaluate_network(model, self.split, task=self.task, family=self.family_of_target, device=self.device)
         example = first_of(self.split, self.family_of_target)
         row = {
             "method": method,
@@ -289,7 +290,7 @@ class Benchmark:
         if part.startswith("inr") and self.arguments.inr_epochs is not None:
             changes = (*changes, f"train.epochs={self.arguments.inr_epochs}")
         folder = self.trained(part, *self.from_reference(), *changes)
-        model = NeuMetaModel.from_pretrained(folder)
+        model = NeuMetaModel.from_pretrained(folder).to(self.device)
         sizes: list[tuple[str, Any]] = [(label, width) for width in self.widths]
         sizes += [(f"{label}, random widths per {kind}", width) for kind, width in self.random_sizes()]
         for method, width in sizes:
@@ -303,7 +304,7 @@ class Benchmark:
     def depth(self) -> None:
         """A family over width and depth, and networks of fewer blocks trained alone."""
         folder = self.trained("depth", *self.from_reference(), f"sizes.depths={self.depths}")
-        model = NeuMetaModel.from_pretrained(folder)
+        model = NeuMetaModel.from_pretrained(folder).to(self.device)
         for depth in self.depths:
             method = f"family over width and depth, depth {depth:g}"
             for width in self.widths:
@@ -703,6 +704,7 @@ def main() -> int:
     }
     # Of training steps, interruptions left out.
     facts["seconds"] = {name: round(sum(run["seconds"].values()), 1) for name, run in trained.items()}
+    facts["trained_on"] = {name: run["environment"]["device"] for name, run in trained.items()}
     with write_beside(prefix.with_name(prefix.name + ".json")) as beside:
         result = {"facts": facts, "summary": summarize(benchmark.rows, score), "rows": benchmark.rows}
         beside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
