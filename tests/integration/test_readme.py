@@ -19,9 +19,18 @@ import yaml
 from documents import DOCS, README, ROOT, SCRIPTS, blocks, cells, commands, commands_in, parse, snippet
 from example_scripts import load_script
 from PIL import Image
-from transformers import AutoModelForImageClassification, ResNetConfig, ResNetForImageClassification
+from transformers import AutoModelForImageClassification, LlamaConfig, ResNetConfig, ResNetForImageClassification
 
-from neumeta_hf import NeuMetaModel, cli, example, find_target, list_targets, load_image_data, load_recipe
+from neumeta_hf import (
+    NeuMetaConfig,
+    NeuMetaModel,
+    cli,
+    example,
+    find_target,
+    list_targets,
+    load_image_data,
+    load_recipe,
+)
 from neumeta_hf.evaluation import count_macs
 from neumeta_hf.training import recipe_from_dict
 
@@ -172,6 +181,21 @@ def test_the_code_about_sizes_runs(tmp_path, monkeypatch):
     morphs = [AutoModelForImageClassification.from_pretrained(name) for name in ("small", "smaller")]
     assert count_macs(morphs[0], torch.zeros(1, 1, 8, 8)) <= 100_000
     assert morphs[1].num_parameters() <= 10_000
+
+
+def test_the_hypernetwork_of_a_large_language_model_has_as_many_values_as_the_sums_say():
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "vocab_size": 128256}
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64, "tie_word_embeddings": True}
+    grid = {"type": "grid", "positions": "absolute", "levels": 3}
+    config = NeuMetaConfig(target_config=LlamaConfig(**sizes, **heads), normalization="keep", hypernetwork=grid)
+    with torch.device("meta"):
+        model = NeuMetaModel(config)
+    found = re.search(r"layers .*= ([\d,]+) M\n *embeddings .*= +([\d,]+) M", DOCS["guide_scaling"])
+    said = [1e6 * int(number.replace(",", "")) for number in found.groups()]
+    assert model.generated_names[0] == "model.embed_tokens.weight"
+    embeddings = sum(parameter.numel() for parameter in model.hypernetwork.tensors[0].parameters())
+    counted = [sum(parameter.numel() for parameter in model.hypernetwork.parameters()) - embeddings, embeddings]
+    assert counted == pytest.approx(said, rel=1e-3)
 
 
 def test_the_worked_example_says_what_is_so():

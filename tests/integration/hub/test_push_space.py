@@ -1,5 +1,7 @@
 """A page beside a family on the Hub: complete, of the family it is pushed with, and never over somebody's own."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,18 @@ def test_the_space_has_the_page_the_code_and_the_name_of_the_family(hub):
     package = Path(neumeta_hf.__file__).parent
     modules = {f"neumeta_hf/{path.relative_to(package).as_posix()}": path for path in package.rglob("*.py")}
     assert all(files[name] == path.read_bytes() for name, path in modules.items())
+
+
+def test_the_commands_of_the_guide_do_what_it_says(hub):
+    guide = (Path(__file__).parents[3] / "docs" / "guide_space.md").read_text(encoding="utf-8")
+    dry, pushed = re.search(r"```bash\n(.*?)```", guide, flags=re.DOTALL)[1].splitlines()
+    for line, is_there in ((dry, False), (pushed, True)):
+        program, *words = shlex.split(line.replace("outputs/digits", DIGITS), comments=True)
+        assert program == "neumeta"
+        assert main(["-q", *words]) == 0
+        assert bool(hub.requests) is is_there
+    assert header(space(hub))["models"] == ["org/digits"]
+    assert "model.safetensors" in hub.files("org/digits")
 
 
 def test_pushing_again_updates_the_files_and_keeps_what_somebody_wrote(hub):
