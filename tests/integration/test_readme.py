@@ -292,3 +292,10 @@ def test_images_and_masks_of_ones_own_are_read_as_shown(tmp_path, monkeypatch):
     assert data.label_names == ["background", "lesion"]
     assert [len(data.train), len(data.validation), len(data.test)] == [7, 1, 2]
     assert data.test[0]["labels"].unique().tolist() == [0, 1]
+
+
+def test_a_stream_is_asked_for_as_shown():
+    asked = yaml.safe_load(snippet(TRAINING, "streaming: true", "yaml"))
+    whole = load_recipe(ROOT / "examples" / "recipes" / "vit_finetune.yaml").to_dict()
+    recipe = recipe_from_dict({**whole, **{part: {**whole[part], **values} for part, values in asked.items()}})
+    assert (recipe.data.streaming, recipe.train.max_steps) == (True, asked["train"]["max_steps"])
