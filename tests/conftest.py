@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from forks import ForkServer
 from neumeta_hf.modeling_tasks import NeuMetaForImageClassification
 from neumeta_hf.preparation import fuse_batch_norm
 from neumeta_hf.targets import find_target
@@ -95,6 +96,14 @@ def case(request, make_case) -> Case:
 @pytest.fixture
 def lenet_case(make_case) -> Case:
     return make_case("lenet")
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """Programs in processes of their own."""
+    server = ForkServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -437,31 +437,32 @@ def test_info_counts_what_is_there(family, capsys):
     assert all(name in table for name in facts)
 
 
-def test_morph_writes_a_plain_network_that_a_new_process_classifies_with(family, capsys, tmp_path):
+def test_morph_writes_a_plain_network_that_a_new_process_classifies_with(family, capsys, tmp_path, fork):
     assert cli.main(["morph", str(family), "--width", "0.5", "--output", "half"]) == 0
     half = NeuMetaForImageClassification.from_pretrained(family).morph(0.5)
     assert f"{count_parameters(half):,} parameters saved in half" in capsys.readouterr().out
     Image.effect_noise((8, 8), 100).save("digit.png")
 
-    program = """
-        import json, sys
+    fork.run(
+        """
+        import json
         import neumeta_hf
         from transformers import AutoModelForImageClassification, pipeline
         model = AutoModelForImageClassification.from_pretrained("half")
         from PIL import Image
         classify = pipeline("image-classification", model="half", device="cpu")
         answers = classify(Image.open("digit.png"), top_k=10)
-        print(json.dumps({
+        found = {
             "class": type(model).__name__,
             "sum": sum(tensor.double().sum().item() for tensor in model.state_dict().values()),
             "answers": {answer["label"]: answer["score"] for answer in answers},
-        }))
-    """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False
+        }
+        with open("found.json", "w") as file:
+            json.dump(found, file)
+        """,
+        tmp_path,
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads((tmp_path / "found.json").read_text())
     assert found["class"] == "LeNetForImageClassification"
     assert found["sum"] == pytest.approx(sum(t.double().sum().item() for t in half.state_dict().values()))
     processor = build_image_processor(num_channels=1, image_size=8, mean=[0.5], std=[0.5])

@@ -1,12 +1,10 @@
 """What `import neumeta_hf` costs, and that Auto classes know its models whatever was imported first.
 
-Each case needs a process of its own. Most are forks of one that has loaded what is slow and beside the point (torch,
-datasets, the base classes of transformers), and none of neumeta_hf and the Auto classes.
+Each case needs a process of its own. Most are forks of one that knows neither neumeta_hf nor the Auto classes.
 """
 
 import ast
 import inspect
-import json
 import subprocess
 import sys
 import textwrap
@@ -32,55 +30,6 @@ ROOMS = [
     "targets",
     "training",
 ]
-
-SERVER = """
-    import importlib, json, os, sys, traceback
-    import torch._dynamo, datasets, matplotlib.figure, sklearn.datasets, torch_pruning, accelerate
-    import transformers.modeling_utils, transformers.image_processing_utils
-    assert "transformers.models.auto.modeling_auto" not in sys.modules and "neumeta_hf" not in sys.modules
-    for line in sys.stdin:
-        read, write = os.pipe()
-        if os.fork() == 0:
-            os.dup2(1, 2)
-            try:
-                exec(json.loads(line), {"__name__": "case"})
-                said = ""
-            except BaseException:
-                said = traceback.format_exc()
-            os.write(write, (said[:2000] + said[-2000:] if len(said) > 4000 else said).encode())
-            os._exit(0)
-        os.close(write)
-        os.wait()
-        print("\\0" + json.dumps(os.read(read, 65536).decode()), flush=True)
-        os.close(read)
-"""
-
-
-@pytest.fixture(scope="module")
-def run():
-    """Runs a program in a fork; what it raises fails the test."""
-    server = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(SERVER)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdin is not None
-    assert server.stdout is not None
-
-    def run(program):
-        server.stdin.write(json.dumps(textwrap.dedent(program)) + "\n")
-        server.stdin.flush()
-        for line in server.stdout:
-            if line.startswith("\0"):
-                if said := json.loads(line[1:]):
-                    pytest.fail(said)
-                return
-        pytest.fail("the server died")
-
-    yield run
-    server.stdin.close()
-    server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -130,24 +79,21 @@ def test_the_parser_of_the_command_is_light():
     """)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["info", "{family}"], ["info", "{family}", "--json"], ["morph", "{family}", "--width", "0.5", "--output", "out"]]
-    + [["morph", "{family}", "--max-parameters", "1M", "--output", "out"]],
-    ids=["info", "info as JSON", "morph", "morph to a budget"],
-)
-def test_info_and_morph_load_nothing_of_data_training_and_drawing(arguments, folder, tmp_path):
-    arguments = [argument.format(family=folder / "family") for argument in arguments]
+def test_info_and_morph_load_nothing_of_data_training_and_drawing(folder, tmp_path):
+    family = str(folder / "family")
+    commands = [["info", family], ["info", family, "--json"], ["morph", family, "--width", "0.5", "--output", "half"]]
+    commands += [["morph", family, "--max-parameters", "1M", "--output", "budget"]]
     fresh(f"""
         import os, sys
         from neumeta_hf import cli
         os.chdir({str(tmp_path)!r})
-        assert cli.main({arguments!r}) == 0
         unneeded = ("datasets", "diffusers", "evaluate", "matplotlib", "neumeta_hf.data", "neumeta_hf.training",
             "pandas", "sklearn", "torch_pruning", "torchmetrics")
         # accelerate is not among them: transformers itself loads it with PreTrainedModel.
-        loaded = [name for name in unneeded if name in sys.modules]
-        assert not loaded, loaded
+        for command in {commands!r}:
+            assert cli.main(command) == 0
+            loaded = [name for name in unneeded if name in sys.modules]
+            assert not loaded, (command, loaded)
     """)
 
 
@@ -161,8 +107,8 @@ def test_info_and_morph_load_nothing_of_data_training_and_drawing(arguments, fol
     ],
     ids=["transformers first", "transformers' shell first", "neumeta_hf first", "through the pipelines"],
 )
-def test_auto_models_know_families_and_targets_whichever_is_imported_first(imports, folder, run):
-    run(f"""
+def test_auto_models_know_families_and_targets_whichever_is_imported_first(imports, folder, fork):
+    fork.run(f"""
         {imports}
         names = [type(auto.from_pretrained({str(folder)!r} + "/" + name)).__name__
             for auto, name in ((AutoModel, "family"), (AutoModelForImageClassification, "family"),
@@ -171,8 +117,8 @@ def test_auto_models_know_families_and_targets_whichever_is_imported_first(impor
     """)
 
 
-def test_a_stock_morph_loads_without_this_package_and_a_lenet_after_its_import(folder, run):
-    run(f"""
+def test_a_stock_morph_loads_without_this_package_and_a_lenet_after_its_import(folder, fork):
+    fork.run(f"""
         import sys
         from transformers import AutoModelForImageClassification
         def load(name):
@@ -190,8 +136,8 @@ def test_a_stock_morph_loads_without_this_package_and_a_lenet_after_its_import(f
     """)
 
 
-def test_families_are_there_before_diffusers_is(run):
-    run("""
+def test_families_are_there_before_diffusers_is(fork):
+    fork.run("""
         import sys
         from neumeta_hf.targets import LeNetConfig, config_of, find_target
         config_of(find_target("lenet").build(LeNetConfig()))
@@ -212,8 +158,8 @@ def test_auto_config_alone_knows_them(folder):
     """)
 
 
-def test_auto_image_processor_alone_knows_ours(folder, run):
-    run(f"""
+def test_auto_image_processor_alone_knows_ours(folder, fork):
+    fork.run(f"""
         import neumeta_hf
         from transformers import AutoImageProcessor
         processor = AutoImageProcessor.from_pretrained({str(folder / "half")!r})
@@ -222,8 +168,8 @@ def test_auto_image_processor_alone_knows_ours(folder, run):
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_can_be_imported_first(room, run):
-    run(f"""
+def test_every_room_can_be_imported_first(room, fork):
+    fork.run(f"""
         import neumeta_hf.{room}
         from transformers import AutoConfig, AutoModelForImageClassification
         for model_type in ("neumeta", "neumeta_lenet", "neumeta_cifar_resnet", "neumeta_resnet"):
@@ -232,8 +178,8 @@ def test_every_room_can_be_imported_first(room, run):
 
 
 @pytest.mark.parametrize("name", ["NeuMetaConfig", "find_target", "list_hypernetworks", "load_image_data", "prepare"])
-def test_a_public_name_can_be_the_first_to_be_used(name, run):
-    run(f"""
+def test_a_public_name_can_be_the_first_to_be_used(name, fork):
+    fork.run(f"""
         import importlib, neumeta_hf
         home = importlib.import_module("neumeta_hf." + neumeta_hf._HOMES["{name}"])
         assert neumeta_hf.{name} is home.{name}

@@ -1,13 +1,12 @@
 """Families of transformers: whole heads, tied tensors, layers left out, and morphs that need nothing of ours."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Dinov2WithRegistersConfig, LlamaConfig, Qwen3Config
 
+from forks import WITHOUT_LIBRARY
 from neumeta_hf import NeuMetaModel, prepare
 from neumeta_hf.targets import find_target
 from tiny_targets import bert, llama, vit
@@ -107,7 +106,7 @@ def test_preparation_leaves_the_outputs_alone(reference, order):
 
 
 @pytest.mark.filterwarnings("ignore::neumeta_hf.SizeWarning")
-def test_stock_morphs_load_in_a_process_without_this_library(reference, tmp_path):
+def test_stock_morphs_load_in_a_process_without_this_library(reference, tmp_path, fork):
     name, target, network = reference
     batch = target.example_batch(network.config)
     model = make(network)
@@ -116,19 +115,18 @@ def test_stock_morphs_load_in_a_process_without_this_library(reference, tmp_path
         morph.save_pretrained(tmp_path / kind)
     assert not type(morphs["stock"]).__name__.startswith("NeuMeta")
     assert type(morphs["own"]).__name__.startswith("NeuMeta")
-    torch.save(batch, tmp_path / "batch.pt")
-    program = f"""
-import sys
-sys.modules["neumeta_hf"] = None
+    torch.save((batch, answer(target, morphs["stock"], batch)), tmp_path / "answer.pt")
+    fork.run(
+        f"""{WITHOUT_LIBRARY}
 import torch
 from transformers import {target.auto_class.__name__} as Auto
-network = Auto.from_pretrained({str(tmp_path / "stock")!r}).eval()
+batch, wanted = torch.load("answer.pt")
+network = Auto.from_pretrained("stock").eval()
 with torch.no_grad():
-    print(network(**torch.load({str(tmp_path / "batch.pt")!r})).logits.flatten().tolist())
-"""
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    wanted = answer(target, morphs["stock"], batch)
-    assert torch.allclose(torch.tensor(json.loads(output)), wanted.flatten(), atol=1e-6)
+    assert torch.allclose(network(**batch).logits, wanted, atol=1e-6)
+""",
+        tmp_path,
+    )
     again = target.load(str(tmp_path / "own"))
     assert type(again) is type(morphs["own"])
     assert torch.allclose(answer(target, again, batch), answer(target, morphs["own"], batch), atol=1e-6)
