@@ -46,29 +46,24 @@ in order of importance by weights and by activations.
 """
 
 import argparse
-import copy
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
-import torch_pruning
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from measured_families import CALIBRATED, FAMILIES, SHAPES, STATIC
+from pruning import IMPORTANCES, finetune, prune
 from rich.console import Console
 from rich.table import Table
+from size_summary import plot, summarize
 from torch import nn
 
 from neumeta_hf import (
     NeuMetaConfig,
     NeuMetaModel,
-    calibrate,
     load_recipe,
     prepare,
     train,
@@ -79,91 +74,24 @@ from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.family_sizes import ignore_size_warnings
 from neumeta_hf.files import write_beside
-from neumeta_hf.scores import ACCURACY, Score
 from neumeta_hf.targets import config_of, find_target, load_network
 from neumeta_hf.training import (
-    CpuConvolutions,
     Recipe,
     calibration_batches,
     choose_precision,
     start_target,
     task_of,
-    to_channels_last,
 )
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "cifar10_resnet20_whole.yaml"
-CALIBRATED = ", calibrated on real images"
-SHAPES = "individual, random widths per stage"
-STATIC = "individual, static part of the reference"
 ALONE = "1.0,0.75,0.5,0.25"
 DEPTHS = "1.0,0.75,0.5"
 # Trained, untrained (0.9, 0.6, 0.4, 0.3), and for each untrained one the two trained ones beside it.
 UNIFORM = "1.0,0.9375,0.9,0.875,0.75,0.625,0.6,0.5625,0.5,0.4375,0.4,0.375,0.3125,0.3,0.25"
 NUM_RANDOM = 10
-HESSIAN = torch_pruning.importance.GroupHessianImportance()
-FOUR_SIZES = ("sizes.turns=[]", "sizes.num_per_group=1")
-HALF_DISTILLATION = ("losses.distillation=0.5", "losses.temperature=4.0")
-INR = (
-    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 4, num_frequencies: 16, encode_sizes: true, "
-    "centered: false, output: channels}",
-    "family.coordinate_noise=1.0",
-    "preparation.order=path",
-    "fit.steps=500",
-    "train.optimizer={name: adamw, learning_rate: 0.001, weight_decay: 0.0}",
-    "train.ema_decay=0.995",
-)
-INR_DEFAULTS = (
-    "family.hypernetwork={type: inr, hidden_size: 256, num_hidden_layers: 5}",
-    "family.coordinate_noise=1.0",
-    "preparation.order=path",
-    "sizes={widths: '0.25:1.0:0.03125', sampler: uniform, num_random: 1}",
-    "train.batch_size=256",
-    "train.optimizer={name: muon, muon_learning_rate: 0.015, learning_rate: 0.0015, weight_decay: 0.0}",
-    "train.schedule={name: cosine, warmup: 0.05}",
-    "train.ema_decay=0.995",
-)
-FAMILIES = {  # part: name of its rows, and how its recipe differs
-    "family": ("family", ()),
-    "inr": ("family, the paper's INR", INR),
-    "inr-no-noise": ("family, the paper's INR without noise", (*INR, "family.coordinate_noise=0.0")),
-    "inr-defaults": ("family, the INR with its defaults", INR_DEFAULTS),
-    # Without BatchNorm: a lower rate, and a bound on the gradient.
-    "fused": (
-        "family, BatchNorm fused",
-        ("preparation.normalization=fuse", "train.optimizer.learning_rate=0.02", "train.clip=1.0"),
-    ),
-    "field": ("family, the field", ("family.hypernetwork={type: field, positions: absolute, levels: 3}",)),
-    "strata": ("family, widths drawn by strata", ("sizes.strata=3",)),
-    "one-level": ("family, one level", ("family.hypernetwork.levels=1",)),
-    "noise": ("family, noise", ("family.coordinate_noise=0.5",)),
-    "uniform-only": ("family, trained at uniform widths only", ("sizes.num_per_group=0",)),
-    # What is published of nested transformers: first channels of one set of weights, uniform widths of a list.
-    "nested": ("family, plain nested slicing", ("family.hypernetwork.levels=1", "sizes.num_per_group=0")),
-    "full-size-always": ("family, full size at every step", FOUR_SIZES),
-    "no-distillation": ("family, no distillation", ("losses.distillation=0.0",)),
-    "temperature": (
-        "family, distillation at temperature 4",
-        ("losses.task=0.3", "losses.distillation=0.7", "losses.temperature=4.0"),
-    ),
-    "half-distillation": ("family, half the distillation", HALF_DISTILLATION),
-    "always": (
-        "family, half width at every step",
-        (*FOUR_SIZES, *HALF_DISTILLATION, "sizes.always=[0.5]", "sizes.alternate=true"),
-    ),
-    "smallest-per-group": ("family, narrow stages more often", ("sizes.smallest_per_group=0.25",)),
-    "smallest-share": ("family, smallest share of one half", ("sizes.smallest_share=0.5",)),
-}
 DEFAULT_PARTS = ("individual", "family", "inr", "fused", "static", "shapes", "untrained", "pruning")
 # The learning rate of "fused" is below that of the classifiers' recipes, and far above those of all others.
 OF_CLASSIFIERS = ("fused", "untrained", "pruning")
-STYLES = {
-    "individual": {"color": "#222222", "marker": "s"},
-    STATIC: {"color": "#777777", "marker": "s", "linestyle": "--"},
-    "family": {"color": "#1f5fa8", "marker": "o"},
-    "family, random widths per stage": {"color": "#7fb2e5", "marker": ".", "linestyle": "none"},
-    SHAPES: {"color": "#777777", "marker": "+", "linestyle": "none"},
-    "family, random widths per layer": {"color": "#8a6fc0", "marker": ".", "linestyle": "none"},
-}
 
 
 def recipe_of(arguments: argparse.Namespace, *overrides: str) -> Recipe:
@@ -360,252 +288,27 @@ class Benchmark:
 
     def pruning(self) -> None:
         """Channels of the reference taken away by importance, statistics measured anew, then trained on if asked."""
-        network = load_network(str(self.alone(1.0)))
-        for name, importance in (
-            ("random", torch_pruning.importance.RandomImportance()),
-            ("L1", torch_pruning.importance.GroupMagnitudeImportance(p=1)),
-            ("L2", torch_pruning.importance.GroupMagnitudeImportance(p=2)),
-            ("Taylor", torch_pruning.importance.GroupTaylorImportance()),
-            ("Hessian", HESSIAN),
-        ):
+        network, recipe, seed = load_network(str(self.alone(1.0))), self.recipe(), self.arguments.seed
+        assert recipe.pretrain is not None
+        training = {"batch_size": recipe.pretrain.batch_size, "epochs": self.arguments.finetune, "seed": seed}
+        training["bf16"] = choose_precision(recipe.mixed_precision, torch.device("cpu")) == "bf16"
+        data = {"split": self.data.train, "batches": self.batches, "varying_axes": self.varying_axes}
+        for name in IMPORTANCES:
             for width in self.narrower:
                 method, finetuned = f"pruning, {name}", f"pruning, {name}, fine-tuned"
                 wanted = [method, *([finetuned] if self.arguments.finetune else [])]
                 if all(self.is_measured(kind, width) for kind in wanted):
                     continue
-                pruned = self._pruned(network, importance, width)
+                pruned = prune(network, name, width, seed=seed, **data)
                 if not self.is_measured(method, width):
                     self.measure(method, width, pruned)
                 if self.arguments.finetune and not self.is_measured(finetuned, width):
-                    self.measure(finetuned, width, self._finetuned(pruned))
-
-    def _pruned(self, network: nn.Module, importance: Any, width: float) -> nn.Module:
-        torch.manual_seed(self.arguments.seed)
-        model: Any = copy.deepcopy(network).requires_grad_(True).eval()
-        config = model.config
-        pruner = torch_pruning.MetaPruner(
-            model,
-            find_target(config).example_batch(config)["pixel_values"],
-            importance=importance,
-            pruning_ratio=1 - width,
-            ignored_layers=[
-                layer
-                for name, layer in model.named_modules()
-                if isinstance(layer, nn.Conv2d | nn.Linear) and not self.varying_axes.get(f"{name}.weight", [False])[0]
-            ],
-            forward_fn=lambda target, images: target(images).logits,
-        )
-        self.data.train.set_epoch(0)  # whatever was fine-tuned before: a later call prunes the same channels
-        batch = self.data.train.__getitems__(list(range(512)))
-        fill_gradients(model, batch["pixel_values"], batch["labels"], squared=importance is HESSIAN)
-        pruner.step()
-        model.zero_grad()
-        # Some networks have no BatchNorm, and no statistics to measure anew.
-        has_statistics = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        return calibrate(model, self.batches) if has_statistics else model
-
-    def _finetuned(self, model: nn.Module) -> nn.Module:
-        recipe = self.recipe().pretrain
-        assert recipe is not None
-        model = copy.deepcopy(model).train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-        steps = self.arguments.finetune * (len(self.data.train) // recipe.batch_size)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps, anneal_strategy="linear")
-        bf16 = choose_precision(self.recipe().mixed_precision, torch.device("cpu")) == "bf16"
-        for batch in self._batches(recipe.batch_size, self.arguments.finetune):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16), CpuConvolutions():
-                logits = model(to_channels_last(batch["pixel_values"])).logits
-            F.cross_entropy(logits.float(), batch["labels"]).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        return model.eval()
-
-    def _batches(self, batch_size: int, epochs: int) -> Iterator[dict[str, torch.Tensor]]:
-        split = self.data.train
-        for epoch in range(epochs):
-            split.set_epoch(epoch)
-            order = np.random.default_rng((self.arguments.seed, epoch)).permutation(len(split))
-            for start in range(0, len(order) - batch_size + 1, batch_size):
-                yield split.__getitems__(order[start : start + batch_size].tolist())
-
-
-def fill_gradients(model: Any, images: torch.Tensor, labels: torch.Tensor, *, squared: bool) -> None:
-    """Put into `grad` what importances read there, of the loss on training images.
-
-    Args:
-        model: A classifier.
-        images: `[batch, channels, height, width]`.
-        labels: `[batch]`.
-        squared: Not the gradient, for Taylor, but the mean of the squares of each image's, which stands for the
-            diagonal of the Hessian. Torch-Pruning has a sum of its own for these, which keeps the last image's alone.
-    """
-    if not squared:
-        F.cross_entropy(model(images).logits, labels).backward()
-        return
-    squares = {parameter: torch.zeros_like(parameter) for parameter in model.parameters()}
-    for index in range(len(images)):
-        model.zero_grad()
-        F.cross_entropy(model(images[index : index + 1]).logits, labels[index : index + 1]).backward()
-        for parameter, total in squares.items():
-            total += parameter.grad**2
-    for parameter, total in squares.items():
-        parameter.grad = total / len(images)
+                    self.measure(finetuned, width, finetune(pruned, self.data.train, **training))
 
 
 def first_of(split: Any, family: Any) -> dict[str, torch.Tensor]:
     """The first sample of a split as a batch, as the networks of a family take it."""
     return family.inputs_of({name: torch.as_tensor(value)[None] for name, value in split[0].items()})
-
-
-def summarize(rows: list[dict[str, Any]], score: Score = ACCURACY) -> dict[str, Any]:
-    """What the rows come to: the family against what it is measured by.
-
-    Args:
-        rows: Of any methods and seeds.
-        score: What they are compared by.
-
-    Returns:
-        Differences: of ratios in points, of other scores in percent of what they are compared with.
-        "against_individual": width to family minus the network trained alone; "against_static": likewise, minus the
-        one on the reference's static part; "between": untrained width to family minus the straight line between its
-        trained neighbours among the rows; "shapes": the family minus networks with random widths per stage trained
-        alone, one by one; "random": kind ("alone" for networks with random widths per stage trained alone) to the
-        worst and the mean difference between a random network and the uniform family at its MACs (linear in their
-        logarithm); "data_free": kind ("uniform" for one width) to the most that a morph without data is behind one
-        calibrated on real images; "families": other families to their mean difference to the family at the uniform
-        widths and at the random ones. Means over seeds where there are several.
-    """
-
-    def points(method: str) -> dict[Any, dict[str, Any]]:
-        by_width: dict[Any, list[dict[str, Any]]] = {}
-        for row in rows:
-            if row["method"] == method:
-                by_width.setdefault(json.dumps(row["width"]), []).append(row)
-        means = {}
-        for width, found in by_width.items():
-            value = sum(row[score.name] for row in found) / len(found)
-            facts = {"macs": found[0]["macs"], "trained": found[0].get("trained", False)}
-            means[width] = {"width": json.loads(width), "value": value, **facts}
-        return means
-
-    def difference(value: float, other: float) -> float:
-        return 100 * (value - other) if score.is_ratio else 100 * (value / other - 1)
-
-    family = {row["width"]: row for row in points("family").values()}
-
-    def against(method: str) -> dict[float, float]:
-        return {
-            row["width"]: round(difference(family[row["width"]]["value"], row["value"]), 2)
-            for row in points(method).values()
-            if row["width"] in family
-        }
-
-    known = sorted(width for width, row in family.items() if row["trained"])
-    summary: dict[str, Any] = {
-        "against_individual": against("individual"),
-        "against_static": against(STATIC),
-        "between": {
-            width: round(
-                difference(row["value"], float(np.interp(width, known, [family[w]["value"] for w in known]))), 2
-            )
-            for width, row in family.items()
-            if known and not row["trained"] and known[0] < width < known[-1]
-        },
-        "shapes": [
-            round(difference(mine[width]["value"], row["value"]), 2)
-            for mine in [points("family, random widths per stage")]
-            for width, row in points(SHAPES).items()
-            if width in mine
-        ],
-        "random": {},
-        "data_free": {},
-        "families": {},
-    }
-    line = sorted((np.log(row["macs"]), row["value"]) for row in family.values())
-    worst = min if score.larger_is_better else max
-    random = {"stage": ", random widths per stage", "layer": ", random widths per layer"}
-    for kind, method in [*((kind, f"family{name}") for kind, name in random.items()), ("alone", SHAPES)]:
-        if (free := points(method)) and line:
-            differences = [
-                difference(row["value"], float(np.interp(np.log(row["macs"]), *zip(*line, strict=True))))
-                for row in free.values()
-            ]
-            mean = round(sum(differences) / len(differences), 2)
-            summary["random"][kind] = {"worst": round(worst(differences), 2), "mean": mean}
-
-    def differences_to(method: str, other: str) -> list[float]:
-        mine, theirs = points(method), points(other)
-        return [difference(mine[width]["value"], theirs[width]["value"]) for width in mine if width in theirs]
-
-    for kind, name in {"uniform": "", **random}.items():
-        if behind := differences_to(f"family{name}{CALIBRATED}", f"family{name}"):
-            summary["data_free"][kind] = round(max(value if score.larger_is_better else -value for value in behind), 2)
-        for label, _ in FAMILIES.values():
-            if label != "family" and (found := differences_to(f"{label}{name}", f"family{name}")):
-                summary["families"].setdefault(label, {})[kind] = round(sum(found) / len(found), 2)
-    return summary
-
-
-def near_the_bar(rows: list[dict[str, Any]], score: Score) -> tuple[float, float]:
-    """The range of scores in which the family and the networks trained alone lie, with a margin.
-
-    Args:
-        rows: Of any methods.
-        score: What the figure shows.
-
-    Returns:
-        Its lowest and its highest value.
-    """
-    barred = [row[score.name] for row in rows if row["method"] in ("individual", "family")]
-    lowest, highest = min(barred, default=0.0), max(barred, default=0.0)
-    margin = (highest - lowest) / 3
-    return lowest - margin, highest + margin
-
-
-def plot(rows: list[dict[str, Any]], score: Score, path: Path, *, split: str) -> None:
-    """Score against MACs, a line a method; several seeds are points of one line.
-
-    Where methods lie so far from the family that it would look like the networks trained alone, a second panel shows
-    the range of these.
-    """
-    # Calibrated rows would lie on the others; the table compares them.
-    rows = [row for row in rows if not row["method"].endswith(CALIBRATED)]
-    scale = 100 if score.is_ratio else 1
-    lowest, highest = near_the_bar(rows, score)
-    values = [row[score.name] for row in rows]
-    is_far = 0 < 2 * (highest - lowest) < max(values) - min(values)
-    figure = Figure(figsize=(11, 6) if is_far else (7.5, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 1 + is_far, squeeze=False)[0]
-    for axes in panels:
-        axes.set_prop_cycle(color=matplotlib.color_sequences["tab10"][1:])  # the first is blue, as the family is
-        colours: dict[str, Any] = {}
-        for method in dict.fromkeys(row["method"] for row in rows):
-            points = sorted((row["macs"], scale * row[score.name]) for row in rows if row["method"] == method)
-            line = {"linestyle": "none"} if "random widths" in method else {}
-            style = {"marker": "x", "linewidth": 1, "markersize": 5, **line, **STYLES.get(method, {})}
-            # What was trained on, or has random widths, looks like what it comes from.
-            origin = method.removesuffix(", fine-tuned").partition(", random widths")[0]
-            if origin != method and origin in colours and "color" not in style:
-                style |= {"color": colours[origin], "linestyle": line.get("linestyle", "--")}
-            (drawn,) = axes.plot(*zip(*points, strict=True), label=method, **style)
-            colours[method] = drawn.get_color()
-        axes.set_xscale("log")
-        axes.set_xlabel("multiply-accumulates of the whole network")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(EngFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
-    panels[0].set_ylabel(f"{split} {score.label}" + (" (%)" if score.is_ratio else ""))
-    if is_far:
-        panels[1].set_ylim(scale * lowest, scale * highest)
-        panels[1].set_title("near the family and the networks trained alone", fontsize=9)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 + is_far, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=150)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -123,7 +123,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(arguments, sai
     assert said in capsys.readouterr().err
 
 
-def test_hessians_are_told_by_the_squared_gradients_of_each_image(whole_network):
+def test_hessians_are_told_by_the_squared_gradients_of_each_image():
     torch.manual_seed(0)
     config = LeNetConfig(hidden_channels=[2, 2, 2], kernel_size=3, image_size=8, num_labels=3)
     network = find_target(config).build(config).eval()
@@ -131,7 +131,7 @@ def test_hessians_are_told_by_the_squared_gradients_of_each_image(whole_network)
 
     def filled(chosen, squared):
         network.zero_grad()
-        whole_network.fill_gradients(network, images[chosen], labels[chosen], squared=squared)
+        load_script("benchmarks/pruning.py").fill_gradients(network, images[chosen], labels[chosen], squared=squared)
         return [parameter.grad for parameter in network.parameters()]
 
     wanted = [(first**2 + second**2) / 2 for first, second in zip(filled([0], False), filled([1], False), strict=True)]
@@ -196,31 +196,31 @@ def test_every_part_runs_and_nothing_is_done_twice(run_benchmark, folder):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_what_was_fine_tuned_before_does_not_change_what_is_pruned(run_benchmark, whole_network, folder, monkeypatch):
+def test_what_was_fine_tuned_before_does_not_change_what_is_pruned(run_benchmark, folder, monkeypatch):
     # An interrupted benchmark would otherwise prune other channels: augmentation differs from epoch to epoch.
-    seen, fill = [], whole_network.fill_gradients
+    pruning = sys.modules["pruning"]  # as the benchmark imported it
+    seen, fill = [], pruning.fill_gradients
 
     def record(model, images, labels, **options):
         seen.append(images)
         fill(model, images, labels, **options)
 
-    monkeypatch.setattr(whole_network, "fill_gradients", record)
+    monkeypatch.setattr(pruning, "fill_gradients", record)
     run_benchmark("--parts", "individual,pruning", "--finetune", "2", "--runs", str(folder / "pruning"))
     assert len(seen) == 5
     assert all(torch.equal(images, seen[0]) for images in seen)
 
 
-def test_a_figure_has_a_second_panel_where_the_family_would_look_like_what_it_is_compared_with(
-    whole_network, monkeypatch, tmp_path
-):
+def test_a_figure_has_a_second_panel_where_the_family_would_look_like_what_it_is_compared_with(monkeypatch, tmp_path):
+    script = load_script("benchmarks/size_summary.py")
     near = [row("individual", 1.0, 0.86), row("family", 1.0, 0.87), row("family", 0.5, 0.81, macs=50)]
-    lowest, highest = whole_network.near_the_bar([*near, row("slicing", 0.5, 0.10)], ACCURACY)
+    lowest, highest = script.near_the_bar([*near, row("slicing", 0.5, 0.10)], ACCURACY)
     assert (lowest, highest) == pytest.approx((0.79, 0.89))  # a third of 0.81 to 0.87 on either side
 
     def panels(rows):
         drawn = []
-        monkeypatch.setattr(whole_network.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
-        whole_network.plot(rows, ACCURACY, tmp_path / "out.png", split="test")
+        monkeypatch.setattr(script.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure.axes))
+        script.plot(rows, ACCURACY, tmp_path / "out.png", split="test")
         return drawn[0]
 
     assert len(panels(near)) == 1
