@@ -19,8 +19,9 @@ demo: $(VENV)/.installed
 space: $(VENV)/.installed
 	$(BIN)/python examples/space/app.py $(FAMILY)
 
-# A worker a core, each with one thread; a file's fixtures are made once, by the worker that gets the file.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+# A worker a core, each with one thread; a file's fixtures are made once, by the worker that gets the file. Files are given
+# out in their order, the slow ones of tests/integration first: many short ones are left to fill the end.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.installed
 	$(PYTEST)

@@ -100,5 +100,5 @@ passing = iter(loader)
 next(passing)
 {end}
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180)
     assert done.returncode == bool(end), done.stderr
