@@ -82,16 +82,18 @@ def calibration_batches(split: ImageSplit, num_images: int, *, batch_size: int =
     )
 
 
-def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
+def statistics_widths(recipe: Recipe, model: NeuMetaModel, *, has_images: bool = True) -> list[float]:
     """List the uniform widths whose statistics a checkpoint stores.
 
     Args:
         recipe: The run.
         model: Its family.
+        has_images: Whether the checkpoint has images for other sizes, if the recipe leaves that open.
 
     Returns:
         Ratios; one for each network that a uniform width gives where the recipe says "all", and the trained ones where
         it says nothing. Of many trained ones those are left out that lie between two others which are near enough.
+        Without images, others are put between those that are not near.
     """
     widths = recipe.statistics_widths
     if widths == "all":
@@ -102,7 +104,8 @@ def statistics_widths(recipe: Recipe, model: NeuMetaModel) -> list[float]:
         return list(by_size.values())
     if widths is None:
         trained = training_widths(recipe)
-        return trained if len(trained) <= _MANY_WIDTHS else _thinned(trained)
+        stored = trained if len(trained) <= _MANY_WIDTHS else _thinned(trained)
+        return stored if has_images else _filled(stored)
     return parse_widths(widths) if isinstance(widths, str) else widths
 
 
@@ -113,6 +116,16 @@ def _thinned(widths: list[float]) -> list[float]:
         if following > NEAR * chosen[-1]:
             chosen.append(width)
     return chosen
+
+
+def _filled(widths: list[float]) -> list[float]:
+    """Ascending widths, and as many between them as make all neighbours near."""
+    filled = widths[:1]
+    for low, high in itertools.pairwise(widths):
+        steps = math.ceil(math.log(high / low) / math.log(NEAR) - 1e-9)
+        filled += [low * (high / low) ** (step / steps) for step in range(1, steps)]
+        filled.append(high)
+    return filled
 
 
 def resolve_calibration(recipe: Recipe, model: NeuMetaModel) -> CalibrationRecipe:
@@ -175,7 +188,18 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         RecipeError: There are more widths than a checkpoint stores, or no sizes to make images for.
         CheckpointError: The statistics of a network are not finite.
     """
-    sizes = list(dict.fromkeys(itertools.product(statistics_widths(recipe, model), training_depths(recipe))))
+    reach = _reach_of_images(recipe, model, split)
+    widths = statistics_widths(recipe, model, has_images=reach is None)
+    if reach is not None:
+        logger.warning(
+            "no calibration images are made: training images reach %.1f standard deviations from their mean, and "
+            "stored ones 4 (data.mean, data.std). Sizes without statistics then need images of yours. Statistics are "
+            "stored at %d widths%s.",
+            reach,
+            len(widths),
+            "" if recipe.statistics_widths else ", near enough for every uniform one",
+        )
+    sizes = list(dict.fromkeys(itertools.product(widths, training_depths(recipe))))
     if len(sizes) > MAX_STATISTICS:
         raise RecipeError(
             f"statistics_widths at the depths of sizes.depths gives {len(sizes)} sizes: at most {MAX_STATISTICS} are "
@@ -188,7 +212,17 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         sum(map(len, batches)),
     )
     _measure_statistics(model, batches, sizes, accelerator)
-    on_main(accelerator, lambda: _store_images(recipe, model, split, batches))
+    if reach is None:
+        on_main(accelerator, lambda: _store_images(recipe, model, split, batches))
+
+
+def _reach_of_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit) -> float | None:
+    """Tell how many standard deviations training images reach from their mean, if it is more than stored ones can."""
+    if recipe.calibration.images is not None or not resolve_calibration(recipe, model).images:
+        return None
+    batches = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
+    reach = max(float(batch.abs().max()) for batch in batches)
+    return reach if reach > LIMIT + 0.1 else None
 
 
 def _measure_statistics(
@@ -218,13 +252,6 @@ def _store_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, batche
         return
     if recipe.calibration.images is None:
         batches = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
-        if (most := max(float(batch.abs().max()) for batch in batches)) > LIMIT + 0.1:
-            logger.warning(
-                "no calibration images are made: training images reach %.1f standard deviations from their mean, and "
-                "stored ones 4 (data.mean, data.std). Sizes without statistics then need images of yours.",
-                most,
-            )
-            return
     logger.info(
         "calibration images, for the statistics of all other sizes: %d networks on %d images each, then %d steps of a "
         "batch of %d, about the work of training one network on %d images (calibration.images: 0 for none)",

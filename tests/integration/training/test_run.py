@@ -438,6 +438,21 @@ def test_any_size_in_the_range_of_a_recipe_that_names_no_statistics_morphs_witho
         assert family.morph(size).bn3.num_batches_tracked > 0, size
 
 
+def test_images_that_no_stored_ones_can_be_like_leave_every_uniform_width_with_statistics(make_recipe, caplog):
+    recipe = make_recipe(
+        data={"std": [0.1]},
+        target={"config": {**RECIPE["target"]["config"], "batch_norm": True}},
+        preparation={"normalization": "keep"},
+        family={"hypernetwork": {"type": "grid"}},
+        train={"epochs": 1},
+    )
+    family = AutoModelForImageClassification.from_pretrained(train(recipe))
+    assert family.config.calibration_images == 0
+    assert "no calibration images are made" in caplog.text
+    for width in (0.5, 0.55, 0.62, 0.7, 0.77, 0.85, 0.93, 1.0):
+        assert family.morph(width).bn3.num_batches_tracked > 0, width
+
+
 @bit_equal
 def test_a_run_can_end_with_the_reference(make_recipe, finished):
     output = train(make_recipe(train=None))

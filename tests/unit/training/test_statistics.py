@@ -13,6 +13,7 @@ from neumeta_hf.tasks import build_task
 from neumeta_hf.training import Recipe
 from neumeta_hf.training.checks import meta_family
 from neumeta_hf.training.recipe import CalibrationRecipe
+from neumeta_hf.training.sampling import training_widths
 from neumeta_hf.training.statistics import resolve_calibration, statistics_widths
 from neumeta_hf.widths import parse_widths
 
@@ -39,9 +40,9 @@ def covers(model, width):
     return model._empty_statistics().covers(model.size_at(width))
 
 
-def unread(recipe, model):
+def unread(recipe, model, **options):
     """Uniform widths of the trained range whose statistics are neither stored nor read between two stored ones."""
-    model.config.statistics_widths = statistics_widths(recipe, model)
+    model.config.statistics_widths = statistics_widths(recipe, model, **options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SizeWarning)
         low, high = min(model.config.trained_widths), max(model.config.trained_widths)
@@ -65,6 +66,16 @@ def test_of_many_near_widths_fewer_are_stored_and_none_is_lost(name, widths):
     assert len(stored) < 0.7 * len(trained)
     assert (stored[0], stored[-1]) == (trained[0], trained[-1])
     assert unread(recipe, model) == []
+
+
+@pytest.mark.parametrize("name", ["lenet_batch_norm", "resnet"])
+@pytest.mark.parametrize("widths", ["0.25:1.0:0.125", [0.2, 1.0], [0.5], "0.15:1.0:0.05"])
+def test_without_images_every_uniform_width_has_statistics(name, widths):
+    recipe, model = make_family(name, widths)
+    stored = statistics_widths(recipe, model, has_images=False)
+    assert stored == sorted(set(stored))
+    assert set(training_widths(recipe)) <= set(stored)
+    assert unread(recipe, model, has_images=False) == []
 
 
 def test_widths_that_are_named_or_few_are_all_stored():
