@@ -199,18 +199,18 @@ def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: 
     mend = "Mend the rules of its target family."
     if any(count < 1 for count in (*parts, *full_parts)):
         raise HypernetworkError(
-            f"the {axis} has parts of {list(parts)} channels, and of {list(full_parts)} in the reference: each part "
-            f"has at least one channel. {mend}"
+            f"the {axis} has parts of {list(parts)} channels, and the reference has parts of {list(full_parts)}: each "
+            f"part needs at least one channel. {mend}"
         )
     if sum(parts) != num_channels:
         raise HypernetworkError(
             f"the {axis} has parts of {list(parts)} channels, {sum(parts)} in all, but the tensor has {num_channels}: "
-            f"parts sum up to their axis. {mend}"
+            f"the parts must sum up to their axis. {mend}"
         )
     if len(parts) != len(full_parts):
         raise HypernetworkError(
-            f"the {axis} has parts of {list(parts)} channels, but in the reference of {list(full_parts)}: a size "
-            f"changes how long parts are, never how many there are ({len(parts)} and {len(full_parts)}). {mend}"
+            f"the {axis} has {len(parts)} parts of {list(parts)} channels, but the reference has {len(full_parts)} of "
+            f"{list(full_parts)}: a size changes how long parts are, never how many there are. {mend}"
         )
     return tuple(count / sum(full_parts) for count in full_parts)
 
@@ -263,7 +263,7 @@ def add_noise(
         HypernetworkError: `noise` is negative or no number.
     """
     if not (noise >= 0 and math.isfinite(noise)):
-        raise HypernetworkError(f"noise={noise} is no width: coordinate noise is given in channels, from 0 (none) up.")
+        raise HypernetworkError(f"noise={noise}: give coordinate noise as a width in channels, from 0 (no noise) up.")
     if noise == 0:
         return dict(coordinates)
 
