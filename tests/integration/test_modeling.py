@@ -530,7 +530,7 @@ def test_counts_are_a_size(family):
     counts = {group: half[group] for group in family.width_groups}
     assert_same(tensors_of(family.morph(size=counts)), tensors_of(family.morph(0.5)))
     assert family.size_at(counts=counts) == half
-    with pytest.raises(SizeError, match="say it in one of them"):
+    with pytest.raises(SizeError, match="give one of them"):
         family.morph(0.5, size=counts)
     with pytest.raises(SizeError, match="a count is an integer from 1 up"):
         family.morph(size={family.width_groups[0]: 0.5})
@@ -969,7 +969,7 @@ def test_a_morph_measures_what_is_not_stored_on_images_in_the_checkpoint(kept_fa
     low = NeuMetaForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert low.calibration.tensors()["pixels"].dtype == torch.uint8
     assert low.morph(0.6)(images.bfloat16()).logits.isfinite().all()
-    with pytest.raises(CheckpointError, match=r"Run morph\(\) of that size"):
+    with pytest.raises(CheckpointError, match=r"Call morph\(\) with that size"):
         reloaded(images, width=0.6)
     reloaded.store_calibration_images(images[:0])
     with pytest.raises(CheckpointError, match="Pass morph"):

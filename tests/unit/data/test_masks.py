@@ -319,7 +319,7 @@ def test_masks_that_are_not_found_by_name_ask_to_be_named(tmp_path):
         ({"mask_values": {value: str(value) for value in range(256)}}, "1 to 255 classes"),
         ({"mask_values": {0: "a"}, "label_names": ["a"]}, "both name the classes of masks: leave one out"),
         ({"mask_values": {0: "a", 7: "b"}, "ignore_index": 7}, "ignore_index=7 .* calls it 'b': leave it out of one"),
-        ({"mask_values": {0: "a"}, "labels": "none"}, "it is of masks"),
+        ({"mask_values": {0: "a"}, "labels": "none"}, "is for masks"),
         ({"label_names": []}, r"label_names=\[\]: give 1 to 255 names"),
         ({"label_names": ["a", "b", "a"]}, "each once"),
         ({"label_names": [str(index) for index in range(256)]}, "give 1 to 255 names"),
