@@ -611,7 +611,7 @@ def test_a_config_that_differs_in_more_than_size_is_refused(make_case):
     config.num_blocks = [1, 1, 1]
     with pytest.raises(SizeError, match="only the number of channels may differ"):
         family.morph(config)
-    with pytest.raises(SizeError, match="no size of one of"):
+    with pytest.raises(SizeError, match="is not a size of a reference of"):
         family.morph(make_case("lenet").config)
 
 

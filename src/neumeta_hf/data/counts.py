@@ -56,12 +56,12 @@ def check_classes(train: ImageSplit, validation: ImageSplit, label_names: Sequen
     what = "masks" if train.config.labels == "mask" else "images"
     if len(present) < 2:
         raise DataError(
-            f"the {len(train)} {what} for training hold these of the classes {_listed(label_names)}: "
-            f"{_listed([label_names[index] for index in present]) or 'none'}. A network needs at least two to tell "
-            f"apart: {_way_out(train, present, has_ignored=counts[IGNORED] > 0, label_names=label_names)}"
+            f"of the classes {_listed(label_names)}, the {len(train)} {what} for training have "
+            f"{_listed([label_names[index] for index in present]) or 'none'}, but a network needs two to tell apart: "
+            f"{_way_out(train, present, has_ignored=counts[IGNORED] > 0, label_names=label_names)}"
         )
     if missing := [name for index, name in enumerate(label_names) if index not in present]:
-        logger.warning("the %s for training hold nothing of %s, so this is not learned", what, _listed(missing))
+        logger.warning("the %s for training have nothing of %s, so this is not learned", what, _listed(missing))
     if what == "masks" and len(validation):
         found = np.flatnonzero(count_labels(validation, len(label_names))[:IGNORED])
         if len(found) == 0:

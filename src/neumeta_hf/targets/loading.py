@@ -113,7 +113,7 @@ def kind_of(checkpoint: Checkpoint) -> str:
         return f"it is of model type {kind!r}"
     if "architecture" in config:
         return (
-            f"it is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads (take the same one "
+            f"it is a network of timm ({str(config['architecture'])[:40]}), which only timm reads (take the same one "
             "of transformers, or copy its weights into that and save it with save_pretrained)"
         )
     return "its config.json names no model_type"

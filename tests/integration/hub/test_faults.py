@@ -129,7 +129,7 @@ FAULTS = {
         with_config(format_version=3, neumeta_version="9.1.0", more={}),
         r"format_version=3: this neumeta_hf reads formats 1 to 2.* install neumeta_hf 9\.1\.0",
     ),
-    "format 2 without its space": (with_config(space=...), r"format 2 and has no space"),
+    "format 2 without its space": (with_config(space=...), r"format 2 but has no space"),
     "space that is a list": (with_config(space=[]), r"config.json holds a value that does not fit"),
     "space of a word": (with_config(space__axes__conv1="wide"), r"space: axes: conv1='wide': it must be a mapping"),
     "axis of 10^12 channels": (

@@ -63,7 +63,7 @@ def test_a_thousand_names_of_which_the_last_have_no_image(caplog):
             "the 1 masks for training have a, .*mend the masks",
         ),
         (masks([0, 255], label_names=["a", "b"], ignore_index=255), ["a", "b"], "mend the masks"),
-        (masks([255, 255], label_names=["a", "b"]), ["a", "b"], "have none, and a network needs two"),
+        (masks([255, 255], label_names=["a", "b"]), ["a", "b"], "have none, but a network needs two"),
         (classes(1, 1, 1), ["cat", "dog"], "classes cat, dog, the 3 images for training have dog, .*data.train_split"),
     ],
 )

@@ -78,7 +78,7 @@ def test_widths_take_turns_as_the_largest():
     assert [draw[2:] for draw in draws] == [without.draw(step)[2:] for step in range(6)]
     with pytest.raises(RecipeError, match=r"sizes.turns=\[0.3\]: 0.3 is none"):
         make(sampler="sandwich", turns=[0.3])
-    with pytest.raises(RecipeError, match="they stand for the largest of a sandwich"):
+    with pytest.raises(RecipeError, match="turns take the place of the largest width"):
         make(turns=[1.0])
 
 
