@@ -199,18 +199,18 @@ def _check_parts(parts: Sequence[int], full_parts: Sequence[int], num_channels: 
     mend = "Mend the rules of its target family."
     if any(count < 1 for count in (*parts, *full_parts)):
         raise HypernetworkError(
-            f"the {axis} has parts of {list(parts)} channels, and the reference has parts of {list(full_parts)}: each "
-            f"part needs at least one channel. {mend}"
+            f"the {axis} has parts of {list(parts)} channels, and of {list(full_parts)} in the reference: each part "
+            f"has at least one channel. {mend}"
         )
     if sum(parts) != num_channels:
         raise HypernetworkError(
             f"the {axis} has parts of {list(parts)} channels, {sum(parts)} in all, but the tensor has {num_channels}: "
-            f"the parts must sum up to their axis. {mend}"
+            f"parts sum up to their axis. {mend}"
         )
     if len(parts) != len(full_parts):
         raise HypernetworkError(
-            f"the {axis} has {len(parts)} parts of {list(parts)} channels, but the reference has {len(full_parts)} of "
-            f"{list(full_parts)}: a size changes how long parts are, never how many there are. {mend}"
+            f"the {axis} has parts of {list(parts)} channels, but in the reference of {list(full_parts)}: a size "
+            f"changes how long parts are, never how many there are ({len(parts)} and {len(full_parts)}). {mend}"
         )
     return tuple(count / sum(full_parts) for count in full_parts)
 

@@ -208,7 +208,7 @@ def to_size(
             across = down * image.width // image.height
         if max_pixels is not None and across * down > max_pixels:
             raise DataError(
-                f"has {image.width}x{image.height} pixels; data.center_crop makes it {across}x{down}, more than "
+                f"has {image.width}x{image.height} pixels, which data.center_crop makes {across}x{down}, more than "
                 f"data.max_image_pixels={max_pixels}: leave the row out, or raise the limit."
             )
         image = image.resize((across, down), resample)

@@ -131,7 +131,8 @@ def read_manifest(folder: Path) -> Manifest:
     names = sorted(entry.name for entry in os.scandir(folder))
     if MANIFEST not in names and (pickles := [name for name in names if name.endswith(_PICKLES)]):
         raise CheckpointError(
-            f"{folder / pickles[0]} was written by an earlier version as a pickle, which could run code. It is not read."
+            f"{folder / pickles[0]} was written by an earlier version as a pickle. Pickles can run code, so "
+            "it is not read."
         )
     path = folder / MANIFEST
     text = _read(path, _MOST_MANIFEST)

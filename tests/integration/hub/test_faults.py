@@ -179,7 +179,7 @@ FAULTS = {
     ),
     "resolution that is a word": (
         with_config(hypernetwork={"type": "grid", "resolution": "a"}),
-        r"resolution='a': a grid has more than 0",
+        r"resolution='a': give the cells per channel",
     ),
     "10^12 images": (with_config(calibration_images=HUGE), r"calibration_images=1000000000000: at most"),
     "10^4 stored sizes": (with_config(statistics_widths=[0.5] * 10_000), r"statistics_widths has 10,000 entries"),
@@ -212,7 +212,7 @@ FAULTS = {
     ),
     "quantised weights of the target": (with_config(target_config__quantization_config={}), r"quantised"),
     "no number of classes": (with_config(target_config__num_labels="many"), r"num_labels='many', and it must be"),
-    "field that hides a method": (with_config(to_dict=1), r"'to_dict' is no field of a config"),
+    "field that hides a method": (with_config(to_dict=1), r"'to_dict' is not a field of a config"),
     "preparation that reports nothing": (with_config(preparation={"a": 1}), r"preparation has tv_before=None"),
     "preparation of no number": (
         with_config(preparation={"tv_before": 1.0, "tv_after": "less"}),

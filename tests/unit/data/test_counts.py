@@ -100,7 +100,7 @@ def test_what_selection_cannot_measure_is_refused_or_said(caplog):
     assert not caplog.messages
     check_classes(train, masks([1, 255], [1, 1]), ["a", "b"])
     assert len(caplog.messages) == 1
-    assert "validation have b alone" in caplog.messages[0]
+    assert "validation hold only b" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
