@@ -116,7 +116,8 @@ class Source:
         elif Path(name).exists():
             raise MissingCheckpointError(
                 f"{name} cannot be loaded: it is a file{_of_pickles(name)}. Give the folder of a network that was "
-                "saved with save_pretrained (a bare .safetensors file is read as target.checkpoint of a CIFAR ResNet)."
+                "saved with save_pretrained. (Only target.checkpoint of a CIFAR ResNet can be a bare .safetensors "
+                "file.)"
             )
         elif not is_hub_name(name):
             raise MissingCheckpointError(

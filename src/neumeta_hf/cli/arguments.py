@@ -268,7 +268,7 @@ def _add_init(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "init",
         help="write a recipe to start from",
-        description="Write a commented recipe for a family of a network of your own, or a copy of one that comes with "
+        description="Write a commented recipe for a family of your own network, or a copy of a recipe that comes with "
         "the package. A file that is there is not written over.",
     )
     parser.add_argument(
@@ -283,8 +283,8 @@ def _add_docs(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "docs",
         help="list the guides that come with the package, or print one",
-        description="List the guides that come with the package (a target family, a hypernetwork or a task of your "
-        "own, and more), or print one of them.",
+        description="List the guides that come with the package, such as how to add a target family, a hypernetwork "
+        "or a task, or print one of them.",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="name of the guide to print")
 

@@ -322,7 +322,7 @@ class TargetFamily(abc.ABC):
         if self.square_only and height != width:
             raise TargetError(
                 f"the target family {self.name!r} takes square images alone, but data.image_size gives "
-                f"{height}x{width}: give one number, or take a family that has images of any shape."
+                f"{height}x{width}: give one number, or take a target family that has images of any shape."
             )
 
     def example_batch(self, config: PreTrainedConfig, batch_size: int = 2) -> dict[str, Tensor]:

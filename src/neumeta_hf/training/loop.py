@@ -423,9 +423,9 @@ class TrainingLoop:
         before = (progress.batches_per_epoch, len(manifest.random))
         if before != (now := (len(self.loader), num_processes)):
             raise RecipeError(
-                f"{self.name}: the state in {self.state_dir} is of {before[0]} batches in an epoch for each of "
-                f"{before[1]} process(es), but now there are {now[0]} for each of {num_processes}: resume with as "
-                "many processes as the run was started with."
+                f"{self.name}: the state in {self.state_dir} was made with {before[1]} process(es) of {before[0]} "
+                f"batches per epoch, but now {now[0]} process(es) have {num_processes} batches: resume with as many "
+                "processes as the run was started with."
             )
         epochs, batches = divmod(progress.batch, len(self.loader))
         steps, rest = divmod(batches, self.recipe.gradient_accumulation_steps)

@@ -74,7 +74,7 @@ def load_checkpoint(recipe: Recipe) -> nn.Module | None:
     if not family.accepts(config):
         raise TargetError(
             f"target.checkpoint is a {config.model_type}, but target.family is {target.family}: give a network of "
-            "that family, or name its own family."
+            "that target family, or set target.family to the one of the network."
         )
     if (problem := getattr(config, "problem_type", None)) not in (None, "single_label_classification"):
         raise TargetError(
