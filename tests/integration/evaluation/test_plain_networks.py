@@ -120,7 +120,7 @@ def test_other_classes_are_refused(run, capsys):
 )
 def test_options_for_families_are_refused(options, capsys):
     said = refusal(capsys, "run/reference", *options)
-    assert f"{options[0]} is for families, and run/reference is one network" in said
+    assert f"{options[0]} is for families, but run/reference is one network" in said
     assert not Path("run/reference/sweep.json").exists()
 
 

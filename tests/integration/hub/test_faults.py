@@ -123,7 +123,7 @@ FAULTS = {
     "config that is no JSON": (with_text("{"), r"config.json is no JSON"),
     "empty config": (with_text(""), r"config.json is no JSON"),
     "config that is a list": (with_text("[]"), r"config.json holds a list"),
-    "another model type": (with_config(model_type="bert"), r"of model type 'bert', and a family's is 'neumeta'"),
+    "another model type": (with_config(model_type="bert"), r"of model type 'bert', but a family's is 'neumeta'"),
     "unknown model type": (with_config(model_type="nonsense"), r"of model type 'nonsense'"),
     "newer format": (
         with_config(format_version=3, neumeta_version="9.1.0", more={}),
@@ -137,9 +137,9 @@ FAULTS = {
         r"count=1000000000000: at most 1,048,576",
     ),
     "axis below zero": (with_config(space__axes__conv1__count=-4), r"conv1: count=-4: it must be a whole number"),
-    "axis of another size": (with_config(space__axes__conv2__count=7), r"axis conv2 that it has count 7.* count 6"),
+    "axis of another size": (with_config(space__axes__conv2__count=7), r"axis conv2 has count 7.* count 6"),
     "axis that there is not": (with_config(space__axes__conv9={"count": 4, "step": 1, "parent": None}), r"axis conv9"),
-    "axis that lacks": (with_config(space__axes__conv3=...), r"axis conv3 that it is not there"),
+    "axis that lacks": (with_config(space__axes__conv3=...), r"axis conv3 is not there"),
     "target of another size": (with_config(target_config__hidden_channels=[4, 6, 9]), r"axis conv3 .* count 9"),
     "unknown hypernetwork": (with_config(hypernetwork__type="other"), r"'other' is unknown: choose one of field, grid"),
     "unknown option of the hypernetwork": (with_config(hypernetwork__depth=3), r"no option depth"),
@@ -175,7 +175,7 @@ FAULTS = {
     ),
     "levels that are no whole number": (
         with_config(hypernetwork={"type": "grid", "levels": 3.0}),
-        r"levels=3.0: it is a whole number",
+        r"levels=3.0: give a whole number",
     ),
     "resolution that is a word": (
         with_config(hypernetwork={"type": "grid", "resolution": "a"}),
@@ -188,7 +188,7 @@ FAULTS = {
     "nothing to generate": (with_config(generated=[]), r"which generated=\[\] leaves static"),
     "unknown width group": (with_config(width_groups=["nope"]), r"lenet has conv1, conv2, conv3"),
     "unknown normalisation": (with_config(normalization="layer"), r"normalization='layer': choose one of"),
-    "negative noise": (with_config(coordinate_noise=-1), r"coordinate_noise=-1: it is a width in channels"),
+    "negative noise": (with_config(coordinate_noise=-1), r"coordinate_noise=-1: give a width in channels"),
     "noise that is a word": (with_config(coordinate_noise="much"), r"'coordinate_noise' with value 'much'"),
     "unknown alignment": (with_config(alignment="left"), r"alignment='left': choose one of"),
     "width of zero": (with_config(trained_widths=[0, 1]), r"trained_widths holds \[0\]"),
@@ -220,7 +220,7 @@ FAULTS = {
     ),
     "preparation below zero": (with_config(preparation={"tv_before": -1, "tv_after": 0}), r"tv_before=-1"),
     "even kernel": (with_config(target_config__kernel_size=4), r"kernel_size=4: pass an odd number"),
-    "scale of zero": (with_config(coordinate_scale=0), r"coordinate_scale=0: it is a number of channels"),
+    "scale of zero": (with_config(coordinate_scale=0), r"coordinate_scale=0: give a number of channels"),
 }
 
 

@@ -112,7 +112,7 @@ def test_a_slice_with_one_class_is_refused(tmp_path):
     refuse_and_mend(
         lenet(folder, output, train_split="train[:6]"),
         lenet(folder, output, train_split="train[2:10]"),
-        "the 4 images for training have cat, and a network needs two",
+        "the 4 images for training have cat, but a network needs two",
     )
 
 

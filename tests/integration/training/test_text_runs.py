@@ -129,7 +129,7 @@ def test_a_checkpoint_brings_its_tokenizer(texts, words):
     ("changed", "error", "message"),
     [
         ({"data": {"tokenizer": None}}, DataError, r"data\.tokenizer is left out"),
-        ({"data": {"image_size": 8}}, DataError, r"data\.image_size=8 is of images, and causal-lm reads text"),
+        ({"data": {"image_size": 8}}, DataError, r"data\.image_size=8 is for images, but causal-lm reads text"),
         ({"data": {"block_size": 65}}, TargetError, r"64 tokens at most.*data\.block_size=65"),
         (
             {"target": {"config": {"vocab_size": 5}}},
