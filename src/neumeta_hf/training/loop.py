@@ -424,7 +424,7 @@ class TrainingLoop:
         if before != (now := (len(self.loader), num_processes)):
             raise RecipeError(
                 f"{self.name}: the state in {self.state_dir} was made with {before[1]} process(es) of {before[0]} "
-                f"batches per epoch, but now {now[0]} process(es) have {num_processes} batches: resume with as many "
+                f"batches per epoch, but now {num_processes} process(es) have {now[0]} batches: resume with as many "
                 "processes as the run was started with."
             )
         epochs, batches = divmod(progress.batch, len(self.loader))
