@@ -33,8 +33,8 @@ def find_columns(loaded: Mapping[str, datasets.Dataset], config: DataConfig) -> 
         for column in (image_column, label_column):
             if column is not None and dataset.features.get(column) != features[column]:
                 raise DataError(
-                    f"column {column!r} is {dataset.features.get(column)} in split {config.train_split!r}, but "
-                    f"{features[column]} in split {str(dataset.split)!r}. Make the splits alike."
+                    f"column {column!r} is {dataset.features.get(column)} in split {str(dataset.split)!r}, but "
+                    f"{features[column]} in split {config.train_split!r}. Make the splits alike."
                 )
     return image_column, label_column
 
