@@ -83,9 +83,9 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
     filled = data.filled()
     if lacking := [key for key in ("mean", "std") if getattr(data, key) is None]:
         said = (
-            f"{' and '.join(f'data.{key}' for key in lacking)}: no preprocessor_config.json of {name} says it, or it "
+            f"{' and '.join(f'data.{key}' for key in lacking)}: no preprocessor_config.json of {name} says it (or that "
         )
-        said += "is set aside, and the recipe does not say it either. Give what the network was trained with"
+        said += "file is set aside), and neither does the recipe. Give what the network was trained with"
         if filled.num_channels != 1:
             raise RecipeError(f"{said}.")
         logger.warning("%s; until then it is %s", said, ", ".join(f"{key}={getattr(filled, key)}" for key in lacking))

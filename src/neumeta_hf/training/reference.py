@@ -164,7 +164,7 @@ def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe
             _other_classes(
                 range(config.num_labels),
                 label_names,
-                "they are matched by position" if stated else f"{where} names none",
+                "they are matched by position" if stated else f"{where} does not name its classes",
                 where,
             )
         )
@@ -173,14 +173,13 @@ def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe
 
 def _other_classes(stated: Sequence[Any], label_names: Sequence[str], problem: str, where: str) -> str:
     same = len(stated) == len(label_names)
-    said = f"{where} tells {len(stated)} classes apart, the data set has {len(label_names)}: {problem}. "
+    said = f"{where} tells {len(stated)} classes apart, but the data set has {len(label_names)}: {problem}. "
     if where == "target.config":
         return said + "Leave its classes out of target.config, which then has those of the data."
     return (
-        said + "Give it a new head for the classes of the data with `target.new_head: true` and a pretrain section, "
-        "choose the data that it was trained on, or rename classes on one of the two sides (id2label in its "
-        "config.json; folders or label column of the data)"
-        + (", or match them as they stand on purpose with `target.classes: position`." if same else ".")
+        said + "Choose the data that it was trained on, or rename classes on one of the two sides (id2label in its "
+        "config.json; folders or label column of the data). For a new head, set `target.new_head: true` and give a "
+        "pretrain section" + (". To match them as they stand, set `target.classes: position`." if same else ".")
     )
 
 

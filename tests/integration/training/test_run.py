@@ -551,7 +551,7 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
         load_target(recipe(checkpoint=str(tmp_path / "partial")), NAMES)
     with pytest.raises(CheckpointError, match="none cannot be loaded"):
         load_target(recipe(checkpoint=str(tmp_path / "none")), NAMES)
-    with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
+    with pytest.raises(TargetError, match="tells 3 classes apart, but the data set has 2"):
         load_target(recipe(), NAMES[:2])
     with pytest.raises(
         TargetError, match=r"x\.safetensors: the target family 'lenet' reads no bare .* Give the folder"
