@@ -86,7 +86,9 @@ def _find_norms(model: nn.Module, modules: Collection[str] | None) -> dict[str, 
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
     if unknown := sorted(set(modules or ()) - set(norms)):
-        raise CheckpointError(f"modules names {', '.join(unknown)}, which is no BatchNorm with running statistics.")
+        raise CheckpointError(
+            f"modules names {', '.join(unknown)}, which is no BatchNorm with running statistics: leave it out."
+        )
     if not norms:
         raise CheckpointError(f"a {type(model).__name__} has no BatchNorm with running statistics to calibrate.")
     return norms if modules is None else {name: norms[name] for name in norms if name in modules}

@@ -61,7 +61,10 @@ def check_fields(config: Mapping[str, Any], where: str = "config.json") -> None:
     for key, value in config.items():
         found = getattr(PreTrainedConfig, str(key), None)
         if callable(found) or (isinstance(found, property) and found.fset is None):
-            raise CheckpointError(f"{where}: {_shown(key)} is no field of a config, and would hide what configs do.")
+            raise CheckpointError(
+                f"{where}: {_shown(key)} is not a field of a config, and would hide one of its methods. Rename or "
+                "remove it."
+            )
         if isinstance(value, Mapping) and "model_type" in value:
             check_fields(value, f"{where}: {key}")
 

@@ -107,7 +107,7 @@ class NeuMetaConfig(PreTrainedConfig):
         if not isinstance(config_dict, dict) or config_dict.get("model_type") != cls.model_type:
             found = config_dict.get("model_type") if isinstance(config_dict, dict) else type(config_dict).__name__
             raise CheckpointError(
-                f"config.json {'names no model type' if found is None else f'is of model type {found!r}'}, and a "
+                f"config.json {'names no model type' if found is None else f'is of model type {found!r}'}, but a "
                 f"family's is {cls.model_type!r}: give the folder or repo of a family."
             )
         config_dict = {"format_version": 1, **config_dict}
@@ -122,7 +122,7 @@ class NeuMetaConfig(PreTrainedConfig):
             if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
                 found = f"is of model type {model_type!r}" if isinstance(model_type, str) else "names no model type"
                 problem = (
-                    f"config.json: target_config {found}, and has to be of one that transformers or this package knows."
+                    f"config.json: target_config {found}, but must have one that transformers or this package knows."
                 )
                 raise CheckpointError(
                     f"{problem} Import the module that registers the target family first.",
@@ -160,29 +160,32 @@ class NeuMetaConfig(PreTrainedConfig):
                 raise CheckpointError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(allowed)}.")
         if not _NOISE.holds(self.coordinate_noise):
             raise CheckpointError(
-                f"coordinate_noise={self.coordinate_noise}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}; "
-                "the paper uses 1."
+                f"coordinate_noise={self.coordinate_noise}: give a width in channels, from 0 (no noise) to "
+                f"{MAX_NOISE:g}; the paper uses 1."
             )
         if self.coordinate_scale is not None and self.coordinate_scale < 1:
             raise CheckpointError(
-                f"coordinate_scale={self.coordinate_scale}: it is a number of channels, from 1 up; None for the "
-                "largest of the reference."
+                f"coordinate_scale={self.coordinate_scale}: give a number of channels from 1 up, or None for the "
+                "reference's largest."
             )
         if (count := len(self.statistics_widths) * len(self.statistics_depths)) > MAX_STATISTICS:
             raise CheckpointError(
-                f"statistics_widths holds {len(self.statistics_widths)} widths, statistics_depths "
-                f"{len(self.statistics_depths)} depths: of {count} sizes at most {MAX_STATISTICS} are stored."
+                f"statistics_widths holds {len(self.statistics_widths)} widths and statistics_depths "
+                f"{len(self.statistics_depths)} depths, which makes {count} sizes: at most {MAX_STATISTICS} are "
+                "stored."
             )
         for name in ("trained_widths", "trained_depths", "statistics_depths"):
             if (count := len(getattr(self, name))) > MAX_WIDTHS:
-                raise CheckpointError(f"{name} holds {count} ratios: at most {MAX_WIDTHS} are.")
+                raise CheckpointError(f"{name} holds {count} ratios: at most {MAX_WIDTHS} are allowed.")
         for key in ("tv_before", "tv_after") if self.preparation else ():
             if not AMOUNT.holds(value := (self.preparation or {}).get(key)):
                 raise CheckpointError(
                     f"preparation has {key}={value!r:.80}: it must be {AMOUNT.rule}, as `prepare` reports it."
                 )
         if self.calibration_images < 0:
-            raise CheckpointError(f"calibration_images={self.calibration_images}: it is a count, from 0 (none) up.")
+            raise CheckpointError(
+                f"calibration_images={self.calibration_images}: give a number of images, or 0 for none."
+            )
         for name in ("trained_depths", "statistics_depths"):
             if bad := [depth for depth in getattr(self, name) if not WIDTH.holds(depth) or depth > 1]:
                 raise CheckpointError(f"{name} holds {bad[:5]}: depths are ratios in (0, 1], 1.0 is the reference.")
@@ -251,7 +254,7 @@ def check_sampling(*, num_samples: int = 1, noise: float | None = None, seed: in
         rule = f"give a whole number of at least 1, which averages nothing, and at most {MAX_SAMPLES:,}."
         raise SizeError(f"num_samples={num_samples!r}: {rule}", command=f"--num-samples {num_samples}: {rule}")
     if noise is not None and not _NOISE.holds(noise):
-        raise SizeError(f"noise={noise!r}: it is a width in channels, from 0 (none) to {MAX_NOISE:g}.")
+        raise SizeError(f"noise={noise!r}: give a width in channels, from 0 (no noise) to {MAX_NOISE:g}.")
     if not SEED.holds(seed):
         rule = "give a whole number from 0 to 2^63 - 1, which every generator takes."
         raise SizeError(f"seed={seed!r}: {rule}", command=f"--seed {seed}: {rule}")

@@ -263,7 +263,7 @@ def add_noise(
         HypernetworkError: `noise` is negative or no number.
     """
     if not (noise >= 0 and math.isfinite(noise)):
-        raise HypernetworkError(f"noise={noise} is no width: coordinate noise is given in channels, from 0 (none) up.")
+        raise HypernetworkError(f"noise={noise}: give coordinate noise as a width in channels, from 0 (no noise) up.")
     if noise == 0:
         return dict(coordinates)
 

@@ -157,7 +157,5 @@ def _hub() -> Any:
     try:
         from neumeta_hf import hub
     except ImportError as error:
-        raise HubError(
-            "pushing takes the package itself, and this is the code beside somebody's weights: pip install neumeta_hf."
-        ) from error
+        raise HubError("this code came with somebody's weights and cannot push: pip install neumeta_hf.") from error
     return hub

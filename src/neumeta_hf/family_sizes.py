@@ -60,15 +60,15 @@ class FamilySizes:
         """
         if counts is not None:
             if width != 1.0:
-                raise SizeError(f"width={width!r} and size={dict(counts)!r} are given: say it in one of them.")
+                raise SizeError(f"width={width!r} and size={dict(counts)!r} were both given: give one of them.")
             return self.space.size_of(counts, depth=depth, free=self.width_groups)
         if not isinstance(width, Size | PreTrainedConfig):
             return self.space.size(width, depth=depth, free=self.width_groups)
         if depth != 1.0:
-            raise SizeError(f"depth={depth!r} beside a whole size: say it in one of them.")
+            raise SizeError(f"depth={depth!r} was given beside a whole size: give one of them.")
         if isinstance(width, PreTrainedConfig):
             warnings.warn(
-                "a config as a width is deprecated: give the counts that it says, as in morph(size={'stage3': 40}).",
+                "a config as a width is deprecated: give the config's counts, as in morph(size={'stage3': 40}).",
                 FutureWarning,
                 stacklevel=3,
             )

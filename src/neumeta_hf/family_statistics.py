@@ -118,10 +118,10 @@ class FamilyStatistics(FamilySizes):
         measured: dict[_Uniform, dict[str, Tensor]] = {}
         for width, depth in sizes:
             if isinstance(width, Mapping | PreTrainedConfig | MorphConfig):
-                raise SizeError(f"calibrate() got a {type(width).__name__}: it stores uniform widths, such as 0.5.")
+                raise SizeError(f"calibrate() got a {type(width).__name__}: give uniform widths, such as 0.5.")
             if len(measured) == MAX_STATISTICS:
                 raise CheckpointError(
-                    f"calibrate() got more than {MAX_STATISTICS} sizes, which is all that are stored."
+                    f"calibrate() got more than {MAX_STATISTICS} sizes, and no more can be stored: give fewer."
                 )
             with ignore_size_warnings():
                 state = self.morph(width, depth=depth, calibration=held).state_dict()
@@ -191,7 +191,7 @@ class FamilyStatistics(FamilySizes):
                 f"{stored}{at_depths})."
             )
             advice = (
-                "Run morph() of that size, which measures them."
+                "Call morph() with that size, which measures them."
                 if self.config.calibration_images
                 else "Pass morph(..., calibration=batches of images as training saw them), or calibrate() the family."
             )

@@ -104,7 +104,8 @@ def list_of(kind: Kind) -> Kind:
         kind: Kind of the values.
     """
     return Kind(
-        f"a list, each of it {kind.rule}", lambda value: isinstance(value, list) and all(map(kind.holds, value))
+        f"a list whose entries are each {kind.rule}",
+        lambda value: isinstance(value, list) and all(map(kind.holds, value)),
     )
 
 

@@ -96,7 +96,7 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         task = self.target_family.task
         if self.task not in (None, task):
             raise TargetError(
-                f"{type(self).__name__} is for {self.task}, and {self.target_family.name} for {task}: use "
+                f"{type(self).__name__} is for {self.task}, but {self.target_family.name} is for {task}: use "
                 f"{self.class_for(task).__name__}."
             )
         self.main_input_name = self.target_family.input_names[0]
@@ -385,8 +385,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         known = (*names, "labels") if has_loss else names
         if unknown := [name for name in batch if name not in known]:
             raise TargetError(
-                f"{', '.join(unknown)} was given, and a family of {self.target_family.name!r} takes "
-                f"{', '.join(known)} alone: leave out the rest."
+                f"{', '.join(unknown)} was given, but a family of {self.target_family.name!r} takes only "
+                f"{', '.join(known)}: leave out the rest."
             )
         return batch
 
@@ -434,8 +434,8 @@ class NeuMetaModel(FamilyGeneration, FamilyStatistics, FamilySharing, PreTrained
         if isinstance(width, MorphConfig):
             if (num_samples, noise, seed, size, depth) != (1, None, 0, None, 1.0):
                 raise SizeError(
-                    "a MorphConfig and size, depth, num_samples, noise or seed were given: say it in the MorphConfig "
-                    "alone."
+                    "a MorphConfig was given beside size, depth, num_samples, noise or seed: set these in the "
+                    "MorphConfig alone."
                 )
             width, num_samples, noise, seed = width.width, width.num_samples, width.noise, width.seed
         check_sampling(num_samples=num_samples, noise=noise, seed=seed)

@@ -204,7 +204,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} stands in it twice")
+        raise ValueError(f"it has the key {twice!r} twice")
     return values
 
 
@@ -247,6 +247,6 @@ def _check_nodes(root: yaml.Node) -> None:
             keys: set[Hashable] = set()
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in keys:
-                    raise ValueError(f"the key {key.value!r} stands in one mapping twice")
+                    raise ValueError(f"it has the key {key.value!r} twice in one mapping")
                 keys.add((key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key))
                 waiting += [(key, depth + 1), (value, depth + 1)]

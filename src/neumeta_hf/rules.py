@@ -50,7 +50,7 @@ def make_space(
             dim = tuple(_segment(one, count, by_name, tensor) for one in entries)
             if sum(segment.count for segment in dim) != count:
                 raise TargetError(
-                    f"{tensor} has {count} channels on axis {position}, and its rule in target family {name!r} gives "
+                    f"{tensor} has {count} channels on axis {position}, but its rule in target family {name!r} gives "
                     f"{' + '.join(f'{segment.axis or 1} ({segment.count})' for segment in dim)}: mend the rule."
                 )
             dims.append(dim)
@@ -67,5 +67,7 @@ def _segment(entry: Any, count: int, axes: Mapping[str, Axis], tensor: str) -> S
     axis, *counts = entry if isinstance(entry, tuple) else (entry,)
     parts, inner = (*counts, 1, 1)[:2]
     if axis not in axes:
-        raise TargetError(f"the rule of {tensor} names the axis {axis!r}: there is {', '.join(axes)}.")
+        raise TargetError(
+            f"the rule of {tensor} names the axis {axis!r}, which is unknown: there is {', '.join(axes)}."
+        )
     return Segment(axis, axes[axis].full * inner, parts, inner)

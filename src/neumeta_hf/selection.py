@@ -63,7 +63,9 @@ def select(
     for pattern in generated:
         if not any(_matches(name, pattern) for name in names):
             if same := next((same for name, same in tied.items() if _matches(name, pattern)), None):
-                raise TargetError(f"generated={pattern!r} matches what is tied to {same}: name that instead.")
+                raise TargetError(
+                    f"generated={pattern!r} matches a tensor that is tied to {same}: name {same} instead."
+                )
             raise TargetError(
                 f"generated={pattern!r} matches no parameter of {space.name}: "
                 f"give names, prefixes or patterns of {', '.join(names[:3])}, ..."
@@ -130,7 +132,7 @@ def _find_free_axes(
     patterns = ("*",) if width_groups is None else tuple(width_groups)
     matched = {pattern: fnmatch.filter(space.axes, pattern) for pattern in patterns}
     if unknown := [pattern for pattern, axes in matched.items() if not axes]:
-        raise TargetError(f"width_groups names {unknown}: {space.name} has {', '.join(space.axes)}.")
+        raise TargetError(f"width_groups names {unknown}, which is unknown: {space.name} has {', '.join(space.axes)}.")
     wanted = [axis for axis in space.axes if any(axis in axes for axes in matched.values())]
     changed: dict[str, set[str]] = {axis: set() for axis in space.axes}
     for name in space.tensors:

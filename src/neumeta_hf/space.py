@@ -247,7 +247,10 @@ class SizeSpace:
         dims = self.tensors[name]
         varying = [place for place, dim in enumerate(dims) if any(segment.axis is not None for segment in dim)]
         if len(varying) > 2:
-            raise TargetError(f"sizes change {len(varying)} dimensions of {name}: two can be generated.")
+            raise TargetError(
+                f"sizes change {len(varying)} dimensions of {name}, but a generated tensor can have at most two that "
+                "change."
+            )
         order = list(range(len(dims)))
         if any(place > 1 for place in varying):
             order = [*varying, *(place for place in order if place not in varying)]
@@ -333,9 +336,8 @@ class SizeSpace:
         for name, count in found.items():
             if count < (least := self.depths[name].least):
                 raise SizeError(
-                    f"depth={depth} leaves {count} of the {self.depths[name].full} blocks of {name!r}, and "
-                    f"{least} cannot be left out: the smallest possible ratio is "
-                    f"{(least - 0.5) / self.depths[name].full!r}."
+                    f"depth={depth} leaves {count} of the {self.depths[name].full} blocks of {name!r}, but at least "
+                    f"{least} are needed: the smallest possible ratio is {(least - 0.5) / self.depths[name].full!r}."
                 )
         return found
 

@@ -71,8 +71,8 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
     """
     if stated is None:
         raise CheckpointError(
-            "config.json is of format 2 and has no space, which every checkpoint of that format is saved with: it is "
-            "damaged. Download or save the checkpoint again."
+            "config.json is of format 2 but has no space, which every checkpoint of that format has: it is damaged. "
+            "Download or save the checkpoint again."
         )
     for part, entries in describe_space(space).items():
         for name in {**stated[part], **entries}:
@@ -80,11 +80,10 @@ def compare_space(stated: Mapping[str, Any] | None, space: SizeSpace, *, version
             if saved != found:
                 what = "axis" if part == "axes" else "stack of blocks"
                 raise CheckpointError(
-                    f"config.json says of the {what} {name!s:.80} that it {_told(saved, _KINDS[part])}, and by the "
-                    f"rules of {space.name!r} here it {_told(found, _KINDS[part])}. The rules have changed since the "
-                    "checkpoint was saved, or "
-                    f"its config.json has: {version_to_install(version)}, register the family as it was then, or "
-                    "download the checkpoint again."
+                    f"by config.json, the {what} {name!s:.80} {_told(saved, _KINDS[part])}; by the rules of "
+                    f"{space.name!r} here, it {_told(found, _KINDS[part])}. The rules or the file have changed since "
+                    f"the checkpoint was saved: {version_to_install(version)}, register the target family as it was "
+                    "then, or download the checkpoint again."
                 )
 
 

@@ -179,7 +179,7 @@ def test_the_hub_client_does_not_tell_of_every_try(family, capsys):
 @pytest.mark.parametrize("command", ["info", "morph"])
 def test_a_plain_network_is_no_family(command, family, capsys):
     said = refusal(capsys, command, family / "reference", *(["--output", "out"] if command == "morph" else []))
-    assert "one network, of model type 'neumeta_lenet', and no family" in said
+    assert "one network, of model type 'neumeta_lenet', and not a family" in said
 
 
 def test_a_checkpoint_cut_short_is_refused(changed, capsys):
@@ -692,7 +692,7 @@ def test_morph_takes_multiples_of_channels_within_a_budget(family, capsys):
     # Below 4, 6 and 8 channels, which 0.9375 rounds to as well, every width has an odd number somewhere.
     assert "smallest width with multiples of 2 channels, 0.9375:" in refusal(capsys, "morph", family, *options, "2")
     said = refusal(capsys, "morph", family, "--multiple-of", "8", "--output", "out")
-    assert "none has a multiple of 8 channels in every width group. Give 2" in said
+    assert "has a multiple of 8 channels in every width group. Give 2" in said
     assert not os.listdir()
     assert cli.main(["morph", str(family), *options, "1"]) == 0
     assert "of width 0.916667 with" in capsys.readouterr().out

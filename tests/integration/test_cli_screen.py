@@ -109,7 +109,7 @@ def test_scores_of_other_networks_are_not_shown(run, capsys):
     assert cli.main(["info", str(folder), "--json"]) == 0
     out, err = capsys.readouterr()
     assert ["scores" in row for row in json.loads(out)["sizes"]] == [False, True]
-    assert "sweep.json is of other networks" in err
+    assert "sweep.json belongs to other networks" in err
 
 
 def test_an_unfinished_run_says_how_to_go_on(run, capsys):

@@ -115,8 +115,8 @@ def test_what_only_looks_like_the_hubs_cache_is_refused(tmp_path, secret):
 JSON_FAULTS = {
     "cut short": ('{"a": 1', "no JSON"),
     "empty": ("", "no JSON"),
-    "key twice": ('{"a": 1, "a": 2}', "'a' stands in it twice"),
-    "key twice below": ('{"b": [{"a": 1, "a": 2}]}', "'a' stands in it twice"),
+    "key twice": ('{"a": 1, "a": 2}', "the key 'a' twice"),
+    "key twice below": ('{"b": [{"a": 1, "a": 2}]}', "the key 'a' twice"),
     "NaN": ('{"a": NaN}', "NaN"),
     "infinity": ('{"a": -Infinity}', "Infinity"),
     "float beyond all": ('{"a": 1e999}', "1e999"),
@@ -156,8 +156,8 @@ def test_good_json_reads_as_the_library_reads_it():
 
 YAML_FAULTS = {
     "cut short": ("a: [", "no YAML"),
-    "key twice": ("a: 1\nb: 2\na: 3", "'a' stands in one mapping twice"),
-    "key twice below": ("c: {a: 1, a: 2}", "'a' stands in one mapping twice"),
+    "key twice": ("a: 1\nb: 2\na: 3", "the key 'a' twice in one mapping"),
+    "key twice below": ("c: {a: 1, a: 2}", "the key 'a' twice in one mapping"),
     "aliases of aliases": (BOMB, "aliases"),
     "merges of merges": (MERGED, "aliases"),
     "alias of itself": ("a: &a [*a]", "nested|aliases"),

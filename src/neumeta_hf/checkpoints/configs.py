@@ -125,8 +125,8 @@ def check_config(values: Mapping[str, Any], name: str) -> list[str]:
             )
         if key == "backbone" and isinstance(value, str) and _takes_backbone_config(beside):
             raise CheckpointError(
-                f"{name}: its config.json names {path}={value!r}, a network that lies elsewhere, and nothing outside "
-                "of a checkpoint is read. Load it in Python and save it with save_pretrained, which writes out the "
+                f"{name}: its config.json names {path}={value!r}, a network stored elsewhere, and nothing outside a "
+                "checkpoint is read. Load it in Python and save it with save_pretrained: this also writes the "
                 "backbone's config."
             )
         if key in _CODE and value not in (None, {}, [], "") and not _is_our_own(value):

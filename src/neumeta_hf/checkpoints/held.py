@@ -143,7 +143,8 @@ class HeldWeights:
         if num_generated > most:
             raise CheckpointError(
                 f"{self.name}: its config.json asks for networks of {num_generated:,} weights, generated from "
-                f"{self.num_values:,} numbers in its files: at most {most:,} are. It is damaged or not to be trusted."
+                f"{self.num_values:,} numbers in its files: at most {most:,} are allowed. It is damaged or not to be "
+                "trusted."
             )
 
     def check_network(self, network: nn.Module, *, dropped: tuple[str, ...] = ()) -> "HeldWeights":
@@ -191,7 +192,7 @@ class HeldWeights:
             names, prefix = [name.removeprefix(found) for name in names], prefix + found
         if not prefix or any(name.startswith(_PREFIXES) for name in needed):
             return self
-        logger.warning("%s: the names of all its weights begin with %r, which is left out", self.name, prefix)
+        logger.warning("%s: the names of all its weights begin with %r; this prefix is left out", self.name, prefix)
         return dataclasses.replace(
             self,
             shapes=dict(zip(names, self.shapes.values(), strict=True)),
@@ -236,8 +237,8 @@ def read_headers(name: str, paths: Sequence[Path], *, of_libraries: bool = True)
             told = file.metadata() or {}
             if of_libraries and told and told.get("format") != "pt":
                 raise CheckpointError(
-                    f"{name}: {path.name} says of itself {str(told)[:80]}, and weights of PyTorch say 'format': 'pt'. "
-                    "Save it again with save_pretrained."
+                    f"{name}: the header of {path.name} says {str(told)[:80]}, but weights saved by PyTorch say "
+                    "'format': 'pt'. Save it again with save_pretrained."
                 )
             for key in file.keys():  # noqa: SIM118 - it is no mapping
                 tensor = file.get_slice(key)

@@ -123,7 +123,7 @@ class Checkpoint:
         assert self._held is not None
         if self.code:
             told = "; ".join(self.code)[:200]
-            logger.warning("%s names code of its own (%s): none of it runs, nor is it saved again", self.name, told)
+            logger.warning("%s names code of its own (%s): it is neither run nor saved again", self.name, told)
         with self._staged(self._held) as folder, limit_building(self._held.most_built):
             return explain_loading_errors(self.name, lambda: loader(folder, *args, **options))
 

@@ -51,7 +51,7 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
         raise
     except SafetensorError as error:
         raise CheckpointError(
-            f"{name}: its .safetensors file is damaged or none ({one_line(error)}): download or save it again."
+            f"{name}: its .safetensors file is damaged, or is not one ({one_line(error)}): download or save it again."
         ) from error
     except StrictDataclassError as error:
         raise CheckpointError(f"{name}: its config.json holds a value that does not fit: {one_line(error)}") from error
@@ -63,8 +63,8 @@ def explain_loading_errors(name: str, call: Callable[[], _Result]) -> _Result:
     # A config may hold anything, and what a library makes of a word where a number belongs may be any error.
     except Exception as error:
         raise CheckpointError(
-            f"{name} cannot be loaded ({type(error).__name__}: {one_line(error)}): a file of it is damaged, or was "
-            "written for something else."
+            f"{name} cannot be loaded ({type(error).__name__}: {one_line(error)}): one of its files is damaged, or "
+            "was written for something else."
         ) from error
 
 
@@ -116,7 +116,8 @@ class Source:
         elif Path(name).exists():
             raise MissingCheckpointError(
                 f"{name} cannot be loaded: it is a file{_of_pickles(name)}. Give the folder of a network that was "
-                "saved with save_pretrained (a bare .safetensors file is read as target.checkpoint of a CIFAR ResNet)."
+                "saved with save_pretrained. (Only target.checkpoint of a CIFAR ResNet can be a bare .safetensors "
+                "file.)"
             )
         elif not is_hub_name(name):
             raise MissingCheckpointError(
@@ -161,8 +162,8 @@ class Source:
             return  # an answer, which the client reads
         except (HTTPError, ConnectionError) as error:
             raise MissingCheckpointError(
-                f"{self.name} cannot be loaded: no folder of that name is here, and the Hub, where it was looked for, "
-                f"cannot be reached ({one_line(error)}). Check the name of the folder, or the network."
+                f"{self.name} cannot be loaded: no folder of that name is here, and the Hub cannot be reached to look "
+                f"there ({one_line(error)}). Check the name, and your connection."
             ) from error
 
     def no_config(self) -> MissingCheckpointError:
@@ -192,7 +193,9 @@ class Source:
         if not names:
             return ": the folder is empty"
         if _ADAPTER in names:
-            return ", but an adapter for another network: merge it into that in Python first, and save the result"
+            return (
+                ", but an adapter for another network: merge it into that network in Python first, and save the result"
+            )
         if pickles := [name for name in names if name.endswith(_PICKLES)]:
             return f", but {pickles[0]}{_of_pickles(pickles[0])}"
         return f" (it holds {', '.join(names[:5])}{', ...' if len(names) > 5 else ''})"

@@ -188,9 +188,9 @@ def check_files(files: Mapping[str, Path], digest: Path | None, name: str) -> No
         raise CheckpointError(f"{digest} holds no checksum of weights: remove it, or save the network again.")
     if (found := weights_digest(tensors)) != saved:
         raise CheckpointError(
-            f"{name}: its weights are not those that {DIGEST_FILE} beside them was written for ({found[:15]}... "
-            f"instead of {saved[:15]}...). If you have trained or saved them anew since, delete {digest}. If not, some "
-            "bits were changed on the way: copy, download or make the network again."
+            f"{name}: its weights do not match the checksum in {DIGEST_FILE} beside them ({found[:15]}... instead of "
+            f"{saved[:15]}...). If you have trained or saved them anew since, delete {digest}. If not, some bits were "
+            "changed on the way: copy, download or make the network again."
         )
 
 

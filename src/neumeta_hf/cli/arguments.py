@@ -90,8 +90,9 @@ def _add_prepare(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "prepare",
         help="make a trained network smooth: fuse BatchNorm, order its channels",
-        description="Prepare a trained network for a family: fuse (or keep) BatchNorm and order the channels of every "
-        "clique so that neighbouring weights are alike. What the network computes does not change; that is checked.",
+        description="Prepare a trained network for a family. BatchNorm is fused (or kept), and the channels of every "
+        "clique are ordered so that neighbouring weights are alike. What the network computes does not change; that "
+        "is checked.",
     )
     parser.add_argument("model", type=PATH, help="folder or Hub id of a network of a registered target family")
     parser.add_argument("--output", type=PATH, required=True, help="folder for the prepared network; must not exist")
@@ -107,8 +108,8 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "morph",
         help="write a plain network of any size",
-        description="Write a plain network of the size asked for, a model of transformers or diffusers, with the "
-        "family's image processor and a card that says where it comes from.",
+        description="Write a plain network of one size: a model of transformers or diffusers, the family's image "
+        "processor, and a card that says where the network comes from.",
     )
     parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
     parser.add_argument("--output", type=PATH, required=True, help="folder for the network; must not exist")
@@ -122,25 +123,27 @@ def _add_morph(commands: argparse._SubParsersAction) -> None:
     size.add_argument(
         "--max-macs",
         metavar="N",
-        help="the largest width of at most N multiply-accumulates an image; k, M and G stand for thousands, millions "
-        "and thousand millions, as in 200k or 1.5M",
+        help="the largest width whose network takes at most N multiply-accumulates an image; k, M and G stand for "
+        "thousands, millions and thousand millions, as in 200k or 1.5M",
     )
     size.add_argument(
-        "--max-parameters", metavar="N", help="the largest width of at most N parameters, written as for --max-macs"
+        "--max-parameters",
+        metavar="N",
+        help="the largest width whose network has at most N parameters, written as for --max-macs",
     )
     sizes.add_argument(
         "--multiple-of",
         type=int,
         default=1,
         metavar="N",
-        help="only widths with multiples of N channels in every group, such as 8: the largest that a budget allows, or "
-        "the nearest to a uniform --width, within N channels of it; default: any",
+        help="only widths with multiples of N channels in every group, such as 8: the largest within a budget, or the "
+        "nearest to a uniform --width and within N channels of it; default: any width",
     )
     sizes.add_argument(
         "--depth",
         default="1.0",
-        help="of networks of blocks: a ratio for all stacks (0.67), or a number of blocks by stack (stage3=2); "
-        "default: %(default)s",
+        help="for networks with blocks: the ratio of blocks to keep in all stacks (0.67), or a number of blocks per "
+        "stack (stage3=2); default: %(default)s",
     )
     _add_sampling(parser)
     _add_device(parser, "the CPU")
@@ -150,9 +153,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure scores against size: table, JSON, CSV and picture",
-        description="Measure the scores of the task (accuracy, mean IoU, reconstruction error), parameters and MACs at "
-        "many widths on the test split of the data that the family was trained on; or those of one plain network, such "
-        "as a morph that was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
+        description="Measure many widths of a family: the task's scores (accuracy, mean IoU, reconstruction error), "
+        "parameters and MACs, on the test split of its training data. Or measure one plain network, such as a morph "
+        "that was trained on. Prints a table and writes PREFIX.json, PREFIX.csv and PREFIX.png.",
     )
     parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family or of a plain network")
     what = parser.add_argument_group("what is measured on")
@@ -162,16 +165,17 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--config",
         type=PATH,
         metavar="FILE",
-        help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or of "
-        "the run whose folder reference, best, last or pretrained it is",
+        help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or in "
+        "the run's folder where the checkpoint is its reference, best, last or pretrained",
     )
     sizes.add_argument(
-        "--widths", help=f"of a family: range first:last:step, or list a,b,c; default: {EVALUATED_WIDTHS}"
+        "--widths",
+        help=f"widths of a family to measure: a range first:last:step, or a list a,b,c; default: {EVALUATED_WIDTHS}",
     )
     sizes.add_argument(
         "--depths",
-        help="of a family whose networks can leave blocks out: ratios of blocks, written as for --widths; every width "
-        "is measured at each; default: 1.0",
+        help="depths of a family to measure, if its networks can leave blocks out: ratios of blocks, written as for "
+        "--widths; every width is measured at each depth; default: 1.0",
     )
     what.add_argument("--split", choices=("validation", "test"), default="test", help="default: %(default)s")
     what.add_argument(
@@ -184,14 +188,14 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     sizes.add_argument(
         "--reference",
         type=PATH,
-        help="plain network to compare with, of the family's classes in their order; default: the checkpoint's "
-        "reference folder where it has one",
+        help="plain network to compare with, with the family's classes in the same order; default: the checkpoint's "
+        "reference folder, if it has one",
     )
     files.add_argument("--output", type=PATH, help="PREFIX of the files; default: CHECKPOINT/sweep")
     files.add_argument(
         "--figures",
         action="store_true",
-        help="also PREFIX_images.png: what the reference and networks of these widths make of the same images",
+        help="also write PREFIX_images.png: what the reference and networks of these widths make of the same images",
     )
     _add_sampling(parser)
     _add_device(parser, "a CUDA GPU where there is one, else the CPU")
@@ -201,8 +205,8 @@ def _add_info(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "info",
         help="what a family is: target, what is generated, trained range, sizes, preparation",
-        description="Show what a family is, and its parameters and MACs by width, with the scores that `neumeta "
-        "evaluate` has measured; of a folder, what it takes of the disk as well. Nothing is generated or run.",
+        description="Show what a family is, its parameters and MACs by width, and the scores that `neumeta evaluate` "
+        "has measured. For a folder, show its disk use as well. Nothing is generated or run.",
     )
     parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
     parser.add_argument("--json", action="store_true", help="as JSON")
@@ -212,10 +216,10 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "push",
         help="share a family, or morphs of it, on the Hub",
-        description="Upload a family as one commit: weights, config, image processor, facts of its run and a model "
+        description="Upload a family as one commit: weights, config, image processor, facts of its run, and a model "
         "card with its scores by size (run evaluate first). With --widths, upload plain networks of these sizes "
-        "instead, each into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch (w50) "
-        "of REPO.",
+        "instead. Each goes into a repo of its own (REPO-w50 for width 0.5) or, with --as-revisions, into a branch "
+        "(w50) of REPO.",
     )
     parser.add_argument("checkpoint", type=PATH, help="folder or Hub id of a family")
     parser.add_argument("repo", help="organisation/name; made if it does not exist")
@@ -223,24 +227,29 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
     there = parser.add_argument_group("the repo")
     files = parser.add_argument_group("what goes up")
     morphs.add_argument("--widths", help="range first:last:step, or list a,b,c: push morphs instead of the family")
-    morphs.add_argument("--as-revisions", action="store_true", help="with --widths: branches of one repo")
+    morphs.add_argument(
+        "--as-revisions", action="store_true", help="with --widths: push branches of one repo, not several repos"
+    )
     _add_calibrate(morphs)
-    there.add_argument("--private", action="store_true", default=None, help="of repos that are made")
+    there.add_argument("--private", action="store_true", default=None, help="make new repos private")
     there.add_argument("--revision", help="branch to push the family to; default: main")
     files.add_argument(
         "--license",
-        help='of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "unknown"',
+        help="licence of the weights, a Hub identifier such as apache-2.0; default: as the card there says, or "
+        '"unknown"',
     )
     there.add_argument(
         "--space",
         action="store_true",
-        help="also a page to try the family on, as a Space of the same name (`neumeta docs guide_space`)",
+        help="also push a page to try the family on, as a Space of the same name (`neumeta docs guide_space`)",
     )
     there.add_argument("--message", help="of the commit")
     parser.add_argument(
-        "--dry-run", action="store_true", help="show the card and the files that would go up, and reach no network"
+        "--dry-run", action="store_true", help="show the card and the files that would go up, without reaching the Hub"
     )
-    files.add_argument("--overwrite-card", action="store_true", help="also what somebody wrote into the card by hand")
+    files.add_argument(
+        "--overwrite-card", action="store_true", help="also replace what somebody wrote into the card by hand"
+    )
     files.add_argument(
         "--with-code", action="store_true", help="add the code that lets people load it without this package"
     )
@@ -252,28 +261,32 @@ def _add_recipes(commands: argparse._SubParsersAction) -> None:
         help="list the recipes that come with the package, or print one",
         description="List the recipes that come with the package, or print one of them.",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of the recipe to print")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of the recipe to print")
 
 
 def _add_init(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "init",
         help="write a recipe to start from",
-        description="Write a commented recipe for a family of a network of your own, or a copy of one that comes with "
+        description="Write a commented recipe for a family of your own network, or a copy of a recipe that comes with "
         "the package. A file that is there is not written over.",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of the recipe to copy, as `neumeta recipes` lists it")
-    parser.add_argument("--output", type=PATH, metavar="FILE", help="default: mine.yaml, or NAME.yaml of a copy")
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="name of the recipe to copy, as `neumeta recipes` lists it"
+    )
+    parser.add_argument(
+        "--output", type=PATH, metavar="FILE", help="file to write; default: mine.yaml, or NAME.yaml for a copy"
+    )
 
 
 def _add_docs(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "docs",
         help="list the guides that come with the package, or print one",
-        description="List the guides that come with the package (a target family, a hypernetwork or a task of your "
-        "own, and more), or print one of them.",
+        description="List the guides that come with the package, such as how to add a target family, a hypernetwork "
+        "or a task, or print one of them.",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of the guide to print")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of the guide to print")
 
 
 def _add_example(commands: argparse._SubParsersAction) -> None:
@@ -309,7 +322,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_quiet(parser: argparse.ArgumentParser) -> None:
     # Suppressed, so that what stands before the command is not undone.
     parser.add_argument(
-        "-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help="as before the name of the command"
+        "-q",
+        "--quiet",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="the same as -q before the name of the command",
     )
 
 
@@ -347,7 +364,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     generation.add_argument(
         "--num-samples", type=int, default=1, help="noisy generations averaged per network; 1 is exact (default)"
     )
-    generation.add_argument("--seed", type=int, default=0, help="of that noise; default: %(default)s")
+    generation.add_argument("--seed", type=int, default=0, help="seed of that noise; default: %(default)s")
     _add_calibrate(generation)
 
 
@@ -357,5 +374,5 @@ def _add_calibrate(parser: argparse._ActionsContainer) -> None:
         type=int,
         default=0,
         metavar="IMAGES",
-        help="where BatchNorm was kept: measure its statistics on so many training images at every size",
+        help="for families that keep BatchNorm: measure its statistics on this many training images at every size",
     )

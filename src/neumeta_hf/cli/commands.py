@@ -85,7 +85,7 @@ def _morph(arguments: argparse.Namespace) -> None:
         budget, cost = parse_budget(arguments.max_parameters, "--max-parameters"), "parameters"
     if isinstance(width, dict) and arguments.multiple_of != 1:
         raise RecipeError(
-            f"--multiple-of {arguments.multiple_of} looks for uniform widths, and --width {arguments.width} has one "
+            f"--multiple-of {arguments.multiple_of} looks for uniform widths, but --width {arguments.width} has one "
             "per group: give a ratio, or drop --multiple-of."
         )
     output = _new_folder(arguments.output)
@@ -105,7 +105,7 @@ def _morph(arguments: argparse.Namespace) -> None:
     save_morph(model.cpu(), model.morph_origin, output)
     if not any((output / name).is_file() for name in (PROCESSOR, TOKENIZER)):
         kind = "tokenizer" if family.main_input_name == "input_ids" else "image processor"
-        print(f"note: no {kind} is written, {arguments.checkpoint} has none", file=sys.stderr)
+        print(f"note: no {kind} is written, because {arguments.checkpoint} has none", file=sys.stderr)
     is_chosen = budget is not None or arguments.multiple_of != 1
     chosen = f"of width {width:g} " if is_chosen else ""
     print(f"{type(model).__name__} {chosen}with {count_parameters(model):,} parameters saved in {output}")
@@ -198,7 +198,7 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
         ("--seed", arguments.seed != 0),
     ):
         if is_given:
-            raise RecipeError(f"{flag} is for families, and {name} is one network, of its own size. Drop it.")
+            raise RecipeError(f"{flag} is for families, but {name} is one network of a single size. Drop it.")
     recipe = _recipe_of(arguments)
     network = load_network(name).to(find_device(arguments.device, automatic="gpu"))
     config, task = config_of(network), task_of(recipe)
@@ -220,8 +220,8 @@ def _evaluate_network(arguments: argparse.Namespace, prefix: Path) -> None:
 def _check_task(arguments: argparse.Namespace, does: str, task: "Task") -> None:
     if does != task.name:
         raise TargetError(
-            f"{arguments.checkpoint} does {does}, and the recipe is for {task.name}: give the recipe of such networks "
-            "with --config."
+            f"{arguments.checkpoint} does {does}, but the recipe is for {task.name}: name a recipe for {does} with "
+            "--config."
         )
 
 
@@ -335,7 +335,7 @@ def _say_pushed(what: str, commit: Any) -> None:
     if not isinstance(commit, PushPlan):
         print(f"{what} pushed: {commit}")
         return
-    print(f"{what} would be pushed to {commit.repo_id}, where a card that is there keeps what somebody wrote in it:")
+    print(f"{what} would be pushed to {commit.repo_id}; if a card is there, it keeps what somebody wrote in it:")
     for name, size in commit.files.items():
         print(f"  {size:>14,} bytes  {printable(name)}")
     print("README.md:", printable(commit.card, keep="\n"), sep="\n")
@@ -352,8 +352,8 @@ def _load_family(name: str) -> "NeuMetaModel":
     checkpoint = open_checkpoint(name)
     if _is_plain(checkpoint):
         raise CheckpointError(
-            f"{name} is one network, of model type {_kind(checkpoint)!r}, and no family: give the output folder of a "
-            "training run."
+            f"{name} is one network, of model type {_kind(checkpoint)!r}, and not a family: give the output folder of "
+            "a training run."
         )
     config, _ = checkpoint.make_config(NeuMetaConfig, {})
     family: Any = family_class(find_target(config.target_config).task).from_pretrained(name, config=config)

@@ -42,9 +42,7 @@ def say_unfinished(folder: str) -> str | None:
 
     recipe = load_recipe(recipe_path)
     if recipe.train is None and find_file(path, "training.json"):
-        return (
-            f"{folder} is a run that ends with its reference, {path / 'reference'}, and makes no family (train: null)."
-        )
+        return f"{folder} is a run without a family (train: null): it ends with its reference, {path / 'reference'}."
     command = f"neumeta train --config {shlex.quote(str(recipe_path))} --resume"
     if Path(recipe.output_dir).resolve() != path.resolve():
         command += f" --set {shlex.quote(f'output_dir={folder}')}"
@@ -125,7 +123,7 @@ def size_facts(family: "NeuMetaModel") -> list[dict[str, Any]]:
             row["scores"] = {name: found[name] for name in _score_names(family) if name in found}
         rows.append(row)
     if sum("scores" in row for row in rows) < len(measured):
-        print("note: sweep.json is of other networks than these: run `neumeta evaluate` again", file=sys.stderr)
+        print("note: sweep.json belongs to other networks than these: run `neumeta evaluate` again", file=sys.stderr)
     return rows
 
 

@@ -60,7 +60,7 @@ def _one_or_by_name(text: str, kind: Callable[[str], _Number]) -> float | dict[s
         return float(text)
     numbers = [(name.strip(), kind(number)) for name, _, number in (part.partition("=") for part in text.split(","))]
     if len(dict(numbers)) < len(numbers):
-        raise ValueError("a name stands there twice")
+        raise ValueError("a name is given twice")
     return dict(numbers)
 
 

@@ -82,7 +82,7 @@ class RowSplit(Dataset):
             DataError: The split has fewer.
         """
         if not 0 <= num_rows <= len(self):
-            raise DataError(f"{num_rows} {self.rows_are} asked of the {self.name} split, which has {len(self)}.")
+            raise DataError(f"{num_rows} {self.rows_are} were asked for, but the {self.name} split has {len(self)}.")
         other = copy.copy(self)
         other.indices = np.sort(np.random.default_rng(seed).permutation(self.indices)[:num_rows])
         return other

@@ -40,8 +40,8 @@ def stated_names(config: Any, *, masks: bool) -> list[str] | None:
         or not all(isinstance(name, str | int) for name in names.values())
     ):
         raise CheckpointError(
-            f"id2label={str(dict(names) if isinstance(names, Mapping) else names)[:80]}: it maps 0, 1, ... to the name "
-            "of a class each. Mend the network's config.json."
+            f"id2label={str(dict(names) if isinstance(names, Mapping) else names)[:80]} must map 0, 1, ... to the "
+            "name of one class each. Mend the network's config.json."
         )
     ordered = [str(names[index]) for index in range(len(names))]
     numbers = [str(index) for index in range(len(ordered))]
@@ -81,8 +81,8 @@ def name_masks(config: DataConfig, label_names: Sequence[str] | None) -> DataCon
         return config
     if len(label_names) > IGNORED:
         raise DataError(
-            f"the network names {len(label_names)} classes, and masks hold {IGNORED} at most: name those of the masks "
-            "with data.label_names."
+            f"the network names {len(label_names)} classes, but masks hold at most {IGNORED}: name the classes of the "
+            "masks with data.label_names."
         )
     return dataclasses.replace(config, label_names=list(label_names))
 
@@ -134,8 +134,8 @@ def in_order(data: ImageData, label_names: Sequence[str], *, them: str = "the ne
     if ours - theirs or len(ours) < len(data.label_names) or len(theirs) < len(label_names):
         problem = compare_names(data.label_names, label_names, us="the data", them=them)
         raise DataError(
-            f"classes are matched by name, and {problem}: give data with the classes of {them}, or rename those of the "
-            "data (its folders or label column; data.label_names of masks)."
+            f"classes are matched by name, but {problem}: give data with the classes of {them}, or rename the data's "
+            "classes (folders or label column; data.label_names for masks)."
         )
     numbers = {name: number for number, name in enumerate(label_names)}
     order = [numbers[name] for name in data.label_names]

@@ -33,9 +33,8 @@ def find_columns(loaded: Mapping[str, datasets.Dataset], config: DataConfig) -> 
         for column in (image_column, label_column):
             if column is not None and dataset.features.get(column) != features[column]:
                 raise DataError(
-                    f"column {column!r} of split {str(dataset.split)!r} is not what it is in split "
-                    f"{config.train_split!r}: "
-                    f"{dataset.features.get(column)}, {features[column]}. Make the splits alike."
+                    f"column {column!r} is {dataset.features.get(column)} in split {str(dataset.split)!r}, but "
+                    f"{features[column]} in split {config.train_split!r}. Make the splits alike."
                 )
     return image_column, label_column
 
@@ -61,13 +60,13 @@ def _find_pair(features: Mapping[str, Any], config: DataConfig) -> tuple[str, st
         found = f"the data set has {len(images)} columns of type Image among {', '.join(features)}"
         if len(images) < 2:
             raise DataError(
-                f"{found}, and masks need one beside the images. In a folder, a metadata.jsonl per split names the "
-                'files of each pair: {"image_file_name": "images/1.png", "label_file_name": "masks/1.png"}.'
+                f"{found}, but masks need a second one beside the images. In a folder, a metadata.jsonl per split "
+                'names the files of each pair: {"image_file_name": "images/1.png", "label_file_name": "masks/1.png"}.'
             )
         if len(images) != 2 or len(called) != 1:
             raise DataError(
-                f"{found}: masks are found by themselves in one of two that is called {', '.join(_MASK_NAMES)}. Say "
-                "which with data.label_column."
+                f"{found}: the column of masks is found without a name only if there are two and one is called "
+                f"{', '.join(_MASK_NAMES)}. Say which with data.label_column."
             )
         mask_column = called[0]
     if mask_column == config.image_column:
@@ -85,7 +84,10 @@ def _is_label(feature: Any) -> bool:
 def _find_column(named: str | None, features: Mapping[str, Any], kind: type, field: str) -> str:
     if named is not None:
         if named not in features:
-            raise DataError(f"data.{field}={named!r}: the data set has the columns {', '.join(features)}.")
+            raise DataError(
+                f"data.{field}={named!r} is not a column of the data set, which has {', '.join(features)}. Name one "
+                "of these."
+            )
         feature = features[named]
         if not (isinstance(feature, kind) or (kind is datasets.ClassLabel and _is_label(feature))):
             raise DataError(
@@ -119,8 +121,8 @@ def no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> Dat
         An error with the reason and the way out.
     """
     ways = (
-        "put the images of each class into a folder of its own, such as train/cat/1.png, all as deep, or set "
-        "data.labels=none to have images alone."
+        "put the images of each class into a folder of its own (such as train/cat/1.png), all equally deep, or set "
+        "data.labels=none to use images alone."
     )
     files: list[PurePosixPath] = []
     for dataset in loaded.values():
@@ -134,12 +136,12 @@ def no_classes(loaded: Mapping[str, datasets.Dataset], image_column: str) -> Dat
     stray = next((file for file in files if file.parent in above), None)
     if stray is not None:
         reason = (
-            f"the file {'/'.join(stray.parts[-2:])!r} lies beside folders of images, which are classes only where all "
-            "images lie in one. Move it into one of them, or set data.labels=none to have images alone."
+            f"the file {'/'.join(stray.parts[-2:])!r} lies beside folders of images: folders are classes only if "
+            "every image lies in one. Move it into one of them, or set data.labels=none to use images alone."
         )
     elif folders:
         names = sorted({folder.name for folder in folders})
-        why = "and two classes are the least" if len(names) == 1 else "which are no classes"
+        why = "and two classes are needed" if len(names) == 1 else "which are no classes"
         reason = f"all images lie in folders called {', '.join(map(repr, names[:5]))}, {why}. For classes, {ways}"
     else:
         columns = ", ".join(next(iter(loaded.values())).features)

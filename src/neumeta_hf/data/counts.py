@@ -57,21 +57,22 @@ def check_classes(train: ImageSplit, validation: ImageSplit, label_names: Sequen
     if len(present) < 2:
         raise DataError(
             f"of the classes {_listed(label_names)}, the {len(train)} {what} for training have "
-            f"{_listed([label_names[index] for index in present]) or 'none'}, and a network needs two to tell apart: "
+            f"{_listed([label_names[index] for index in present]) or 'none'}, but a network needs two to tell apart: "
             f"{_way_out(train, present, has_ignored=counts[IGNORED] > 0, label_names=label_names)}"
         )
     if missing := [name for index, name in enumerate(label_names) if index not in present]:
-        logger.warning("the %s for training have nothing of %s, which is not learned", what, _listed(missing))
+        logger.warning("the %s for training have nothing of %s, so this is not learned", what, _listed(missing))
     if what == "masks" and len(validation):
         found = np.flatnonzero(count_labels(validation, len(label_names))[:IGNORED])
         if len(found) == 0:
             raise DataError(
-                f"no pixel of the {len(validation)} masks for validation has a class, so nothing can be selected by: "
-                "raise data.validation_fraction, or name another data.validation_split."
+                f"no pixel of the {len(validation)} masks for validation has a class, so training cannot tell which "
+                "weights are best: raise data.validation_fraction, or name another data.validation_split."
             )
         if len(found) == 1:
             logger.warning(
-                "the masks for validation have %s alone, so selection is by the intersection over union of one class",
+                "the masks for validation hold only %s, so the best weights are those with the best intersection over "
+                "union of this class",
                 label_names[found[0]],
             )
 
@@ -90,9 +91,9 @@ def warn_of_missing_classes(train: ImageSplit, others: Sequence[ImageSplit], lab
         missing = [name for index, name in enumerate(label_names) if learned[index] and not counts[index]]
         if len(split) and missing:
             spec = {"validation": split.config.validation_split, "test": split.config.test_split}.get(split.name)
-            advice = f": data.{split.name}_fraction cuts at random where data is sorted by class"
+            advice = f": for data sorted by class, use data.{split.name}_fraction, which cuts at random"
             logger.warning(
-                "the %s split has no image of %s, so its scores say nothing of %s%s",
+                "the %s split has no image of %s, so its scores say nothing about %s%s",
                 split.name,
                 _listed(missing),
                 "it" if len(missing) == 1 else "them",

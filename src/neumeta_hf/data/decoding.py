@@ -125,7 +125,7 @@ class ImageColumn:
 def _reason(error: Exception) -> str:
     """What is wrong with an image, and the way out."""
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or of a format that Pillow does not know. Mend the file, or leave the row out."
+        return "it is no image, or Pillow does not know its format. Mend the file, or leave the row out."
     if isinstance(error, FileNotFoundError):
         return "the file is not there. Put it back, or leave the row out."
     if isinstance(error, MemoryError):

@@ -51,7 +51,7 @@ def check_keys(config: DataConfig, task: Task) -> None:
         return
     read, other = ("text", "images") if is_text else ("images", "text")
     raise DataError(
-        f"data.{foreign[0]}={getattr(config, foreign[0])!r} is of {other}, and {task.name} reads {read}: leave it out."
+        f"data.{foreign[0]}={getattr(config, foreign[0])!r} is for {other}, but {task.name} reads {read}: leave it out."
     )
 
 
@@ -79,11 +79,14 @@ def make_preprocessor(config: DataConfig, task: Task, source: str | None, *, pre
     if prefer_source and source is not None:
         return load_tokenizer(source, what="the checkpoint")
     if config.tokenizer == CHARACTERS and config.dataset == GENERATED:
-        raise DataError("data.tokenizer=characters: a network writes text by its own tokenizer. Leave it out.")
+        raise DataError(
+            "data.tokenizer=characters with data.dataset=generated: a network writes text with its own tokenizer. "
+            "Leave data.tokenizer out."
+        )
     if config.tokenizer == CHARACTERS and config.streaming:
         raise DataError(
-            "data.tokenizer=characters with data.streaming: which characters there are is known of a whole split "
-            "alone. Name a tokenizer, or set streaming to false."
+            "data.tokenizer=characters with data.streaming=true: its characters are counted over a whole split, and a "
+            "stream is never read whole. Name a tokenizer, or set data.streaming to false."
         )
     if config.tokenizer == CHARACTERS:
         loaded = load_splits(config, is_text=True)
@@ -92,8 +95,8 @@ def make_preprocessor(config: DataConfig, task: Task, source: str | None, *, pre
         return load_tokenizer(os.path.expanduser(config.tokenizer), what="data.tokenizer")
     if source is None:
         raise DataError(
-            "data.tokenizer is left out, and there is no target.checkpoint that would bring a tokenizer: name a folder "
-            "or Hub id of one, or data.tokenizer: characters."
+            "data.tokenizer is left out, and there is no target.checkpoint to take a tokenizer from: name a folder or "
+            "Hub id that has one, or set data.tokenizer: characters."
         )
     return load_tokenizer(source, what="target.checkpoint")
 

@@ -45,12 +45,15 @@ def check_generated(config: DataConfig, task: Task) -> None:
             not.
     """
     if "next_token" not in task.labels:
-        raise DataError(f"data.dataset=generated: causal language models write text, and {task.name} does not.")
+        raise DataError(
+            f"data.dataset=generated: only causal language models write text, and the task is {task.name}. Name a "
+            "data set of text."
+        )
     defaults = DataConfig()
     for name in ("subset", "text_column", "train_split", "test_split", "validation_split", "streaming"):
         if getattr(config, name) != getattr(defaults, name):
             raise DataError(
-                f"data.{name}={getattr(config, name)!r}: text that the network writes has nothing of that kind. Leave "
+                f"data.{name}={getattr(config, name)!r}: this does not apply to text that the network writes. Leave "
                 "it out, or write ./generated for a folder of that name."
             )
     if not 1 <= config.generated_tokens <= 10**10 or not 0 < config.generated_temperature <= 100:
@@ -93,7 +96,7 @@ def write_texts(
     key = hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()
     folder = Path(datasets_config.HF_DATASETS_CACHE, "neumeta_hf_generated", key)
     if (folder / GENERATED / _FILE).is_file():
-        logger.info("the text that the network wrote before is taken from %s", folder)
+        logger.info("the text that the network wrote before is read from %s", folder)
         return folder
     texts = _write(network.to(device), tokenizer, config, device)
     network.to("cpu")
@@ -163,8 +166,8 @@ def generated_data(config: DataConfig, task: Task, run: str | Path) -> DataConfi
         return config
     if (folder := find_folder(run, GENERATED)) is None:
         raise DataError(
-            f"data.dataset=generated: {run} has no folder {GENERATED} of the text that its network wrote. Name other "
-            "text of the same kind as the data set."
+            f"data.dataset=generated: {run} has no folder {GENERATED} with the text that its network wrote. Name "
+            "other text of the same kind as the data set."
         )
     fraction = _TEST_FRACTION if config.test_fraction is None else config.test_fraction
     return dataclasses.replace(config, dataset=str(folder.resolve()), text_column="text", test_fraction=fraction)

@@ -156,9 +156,9 @@ class ImageStream(StreamSplit):
         label = row[str(self.columns.label)]
         if type(label) is not int or not 0 <= label < len(self.columns.label_names):
             raise DataError(
-                f"a row of the {self.name} split has the label {label!r} in column {self.columns.label!r}, and classes "
-                f"are 0 to {len(self.columns.label_names) - 1} (-1 and None stand for unlabelled images): filter such "
-                "rows out."
+                f"a row of the {self.name} split has the label {label!r} in column {self.columns.label!r}, but "
+                f"classes are 0 to {len(self.columns.label_names) - 1} (-1 and None stand for unlabelled images): "
+                "filter such rows out."
             )
         return label
 
@@ -168,8 +168,8 @@ class ImageStream(StreamSplit):
             return
         if all(row[columns.label] == window[0][columns.label] for row in window):
             logger.warning(
-                "%d rows of the %s split in a row are of one class, and so are the batches that they make: store rows "
-                "mixed, or read more of them ahead (data.shuffle_blocks=%d)",
+                "%d consecutive rows of the %s split are of one class, and so are the batches made of them: store the "
+                "rows in mixed order, or raise data.shuffle_blocks (%d now)",
                 len(window),
                 self.name,
                 self.config.shuffle_blocks,
@@ -227,7 +227,7 @@ def stream_image_data(config: DataConfig) -> ImageData:
     for role, documents in streams.items():
         if documents.features is None:
             raise DataError(
-                f"the types of the columns of the {role} split are known only once all is read: save it as parquet, or "
+                f"the column types of the {role} split are known only after all of it is read: save it as parquet, or "
                 "set data.streaming to false."
             )
     image, label = find_columns(streams, config)
@@ -253,15 +253,15 @@ def _columns(features: Any, image: str, label: str | None, config: DataConfig) -
     if config.labels == "class":
         if not isinstance(features[label], datasets.ClassLabel):
             raise DataError(
-                f"data.label_column={label!r}: which classes a column of {features[label].dtype} has is known only "
-                "once all of it is read. Name a column of type ClassLabel, or set data.streaming to false."
+                f"data.label_column={label!r}: the classes of a column of {features[label].dtype} are known only "
+                "after all of it is read. Name a column of type ClassLabel, or set data.streaming to false."
             )
         return StreamedColumns(image, label, modes, list(features[label].names), None)
     names = class_names(config.mask_values) if config.mask_values is not None else config.label_names
     if names is None:
         raise DataError(
-            "data.labels=mask: which classes there are is known only once all masks are read. Name them "
-            "(data.label_names or data.mask_values), or set data.streaming to false."
+            "data.labels=mask: the classes are known only after all masks are read. Name them (data.label_names or "
+            "data.mask_values), or set data.streaming to false."
         )
     return StreamedColumns(image, label, modes, names, MaskClasses.of(config, len(names)))
 

@@ -130,7 +130,7 @@ def check_images(config: DataConfig) -> None:
             raise DataError(f"data.{name}={alpha}: give a number from 0 (none) to 100.")
         if alpha and config.labels != "class":
             raise DataError(
-                f"data.{name}={alpha} mixes classes, and data.labels={config.labels} has none. Leave it out."
+                f"data.{name}={alpha} mixes classes, but data.labels={config.labels} has no classes. Leave it out."
             )
     if config.max_image_pixels < 1:
         raise DataError(f"data.max_image_pixels={config.max_image_pixels}: give a number of pixels from 1 up.")
@@ -148,8 +148,8 @@ def _check_preprocessing(wanted: Preprocessing) -> None:
     crop = wanted.center_crop
     if not isinstance(crop, bool) and crop < min(sides):
         raise DataError(
-            f"data.center_crop={crop}: give true, false, or how many pixels the shorter side is resized to before the "
-            f"centre is cropped, at least the {min(sides)} of data.image_size."
+            f"data.center_crop={crop}: give true, false, or a number of pixels of at least {min(sides)} "
+            "(data.image_size). The shorter side is resized to it, then the centre is cropped."
         )
     if wanted.interpolation not in (known := get_args(Interpolation)):
         raise DataError(f"data.interpolation={wanted.interpolation!r}: give one of {', '.join(known)}.")
@@ -169,7 +169,7 @@ def _check_labels(config: DataConfig) -> None:
         raise DataError(f"data.label_column={config.label_column!r}: data.labels=none reads no labels. Leave one out.")
     for name in ("label_names", "mask_values", "ignore_index"):
         if config.labels != "mask" and (value := getattr(config, name)) is not None:
-            raise DataError(f"data.{name}={value}: it is of masks. Leave it out, or set data.labels=mask.")
+            raise DataError(f"data.{name}={value} is for masks. Leave it out, or set data.labels=mask.")
     names = config.label_names
     if names is not None and (not 1 <= len(names) <= IGNORED or len(set(names)) < len(names)):
         raise DataError(f"data.label_names={names}: give 1 to {IGNORED} names, each once, in the order of the classes.")
@@ -192,7 +192,8 @@ def _check_labels(config: DataConfig) -> None:
             )
     if config.labels == "mask" and config.augmentation in ("random_resized_crop_flip", "randaugment"):
         raise DataError(
-            f"data.augmentation={config.augmentation} moves no masks along: choose scale_crop_flip, which does."
+            f"data.augmentation={config.augmentation} does not move masks along with images: choose scale_crop_flip, "
+            "which does."
         )
 
 
@@ -203,8 +204,8 @@ def _load_digits(config: DataConfig) -> _Loaded:
     usual = {"train_split": ("train",), "test_split": (None, "test")}
     if named := [name for name in names if getattr(config, name) not in usual.get(name, (None,))]:
         raise DataError(
-            f"data.{named[0]}={getattr(config, named[0])!r}: the embedded digits have nothing of that kind to name. "
-            "Leave it out, or write ./digits for a folder of that name."
+            f"data.{named[0]}={getattr(config, named[0])!r}: this does not apply to the embedded digits. Leave it "
+            "out, or write ./digits for a folder of that name."
         )
     if config.labels == "mask":
         raise DataError("data.labels=mask: the embedded digits have no masks. Name another data set (data.dataset).")
@@ -295,9 +296,9 @@ def _read_classes(
     for role, labels in found.items():
         if unknown := sorted({str(label) for label in labels if label not in classes}):
             raise DataError(
-                f"split {str(loaded[role].split)!r} of {config.dataset} has the labels {', '.join(unknown[:5])}, and "
-                "classes are those of the training split (-1 and None stand for unlabelled images): filter these rows "
-                "out, or name another split."
+                f"split {str(loaded[role].split)!r} of {config.dataset} has the labels {', '.join(unknown[:5])}, "
+                "which are not classes of the training split (-1 and None stand for unlabelled images): filter these "
+                "rows out, or name another split."
             )
     return {
         role: torch.tensor([classes[label] for label in labels], dtype=torch.int64) for role, labels in found.items()

@@ -46,7 +46,7 @@ class Masking:
         mask: Any = tokenizer.mask_token_id
         if mask is None:
             raise DataError(
-                "the tokenizer has no mask token, which masked-lm hides tokens behind: name another with "
+                "the tokenizer has no mask token, and masked-lm hides tokens behind it: name another with "
                 "data.tokenizer, or set its mask_token."
             )
         return cls(probability, mask, np.array(tokenizer.all_special_ids), len(tokenizer), seed)

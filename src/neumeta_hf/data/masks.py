@@ -51,7 +51,7 @@ class MaskClasses:
         return cls(
             classes,
             frozenset(ignored - set(config.mask_values or ())),
-            f"{named}, or give data.ignore_index the value that stands for none.",
+            f"{named}, or set data.ignore_index to the value that stands for no class.",
         )
 
     @functools.cached_property
@@ -101,8 +101,8 @@ def refuse_lossy(mask: Image.Image) -> None:
     if mask.format in _LOSSY_FORMATS or (mask.format == "TIFF" and compression in _LOSSY_TIFFS):
         what = f"TIFF with {compression}" if mask.format == "TIFF" else mask.format
         raise DataError(
-            f"is a {what}, whose compression may change values, and changed ones are no classes: save masks as PNG, "
-            "from where they came from and not from these files."
+            f"is a {what}, whose compression may change values, and so classes. Save masks as PNG: from their source, "
+            "not from these files."
         )
 
 
@@ -120,8 +120,8 @@ def mask_values(mask: Image.Image) -> np.ndarray:
     """
     if mask.mode not in ("1", "L", "P") and not mask.mode.startswith("I"):
         raise DataError(
-            f"is of mode {mask.mode}: masks hold a whole number for each pixel, in one channel, that stands for a "
-            "class. Convert its colours to indices of classes first."
+            f"is of mode {mask.mode}: a mask has one channel, with the number of a class for each pixel. Convert its "
+            "colours to class numbers first."
         )
     values = np.asarray(mask)
     return values.astype(np.uint8) if values.dtype == bool else values
@@ -179,8 +179,8 @@ def count_classes(values: Collection[int], split: str, ignore_index: int | None)
     raise DataError(
         f"the masks of split {split!r} have pixels of value {_shown(sorted(values))}: without names, values are the "
         f"classes 0, 1, 2 and so on without a gap, and {IGNORED} stands for no class. Name what they stand for: "
-        f"{propose_values(dict.fromkeys(named, '...'))}. Where a class is in no mask by chance, name all of them in "
-        "data.label_names instead."
+        f"{propose_values(dict.fromkeys(named, '...'))}. If a class just happens to be in no mask, name all classes "
+        "in data.label_names instead."
     )
 
 

@@ -117,8 +117,9 @@ def load_pair_data(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Da
     columns, score = config.text_columns or [], config.score_column
     if len(columns) != 2 or columns[0] == columns[1] or score is None:
         raise DataError(
-            f"data.text_columns={config.text_columns}, data.score_column={score!r}: name the two columns of the "
-            "sentences of a pair and that of how alike they are, such as [sentence1, sentence2] and score."
+            f"data.text_columns={config.text_columns}, data.score_column={score!r}: name the two columns that hold "
+            "the sentences of a pair, and the column that scores how alike they are. For example: [sentence1, "
+            "sentence2] and score."
         )
     if config.streaming:
         raise DataError("data.streaming=true: pairs of sentences are not streamed. Set it to false.")
@@ -144,7 +145,7 @@ def _scores(dataset: datasets.Dataset, column: str, name: str) -> np.ndarray:
     scores = np.array([np.nan if score is None else score for score in dataset[column]], dtype=np.float32)
     if len(missing := np.flatnonzero(~np.isfinite(scores))):
         raise DataError(
-            f"row {missing[0]} of the {name} split has no finite number in column {column!r}, which encoders are "
-            "measured by: fill or remove such rows, or name another split."
+            f"row {missing[0]} of the {name} split has no finite number in column {column!r}, the score that encoders "
+            "are measured by: fill or remove such rows, or name another split."
         )
     return scores

@@ -129,13 +129,15 @@ def _refuse_overlaps(loaded: Mapping[str, datasets.Dataset]) -> None:
     rows = {key: _rows(dataset) for key, dataset in loaded.items()}
     for key, found in rows.items():
         if twice := len(found) - len(np.unique(found)):
-            raise DataError(f"{key} names {twice} rows twice, which a cut would put on both sides: name each row once.")
+            raise DataError(
+                f"{key} names {twice} rows twice, and a cut could put them on both sides: name each row once."
+            )
     for one, other in itertools.combinations(rows, 2):
         if shared := len(np.intersect1d(rows[one], rows[other])):
             raise DataError(
-                f"{one} and {other} share {shared} rows: what was trained on or selected by says nothing when "
-                "it is tested on. Leave one out and have data.test_fraction or data.validation_fraction cut it from "
-                "the training split, or name slices without a common row."
+                f"{one} and {other} share {shared} rows, so a score on the second says nothing about new data. Leave "
+                "one out and cut it from the training split with data.test_fraction or data.validation_fraction, or "
+                "name slices without a common row."
             )
 
 

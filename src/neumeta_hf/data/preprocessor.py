@@ -29,7 +29,7 @@ from neumeta_hf.reading import read_json
 from neumeta_hf.targets import GrayscaleImageProcessor
 from neumeta_hf.targets.image_processing import CONVNEXT_RESIZES_WHOLE_FROM
 
-WAY_OUT = "`target.preprocessing: recipe` sets it aside: then what the recipe says under data applies."
+WAY_OUT = "Set `target.preprocessing: recipe` to ignore it and use what the recipe says under data."
 
 # As transformers looks for it: a section of the newer file comes first.
 _FILES = ("processor_config.json", "preprocessor_config.json")
@@ -139,8 +139,8 @@ class _Statement:
             plain = plain.removesuffix("FeatureExtractor") + "ImageProcessor"
         if plain not in _KNOWN:
             raise TargetError(
-                f"{where} is of type {str(named)[:80]}, and what that does to images is not known here: "
-                f"{', '.join(_KNOWN)} are. {WAY_OUT}"
+                f"{where} is of type {str(named)[:80]}, which is not known here: only {', '.join(_KNOWN)} are. "
+                f"{WAY_OUT}"
             )
         statement = cls(values, where, plain, num_channels)
         statement.check_keys()
@@ -156,7 +156,7 @@ class _Statement:
         if self.get("do_normalize", bool):
             mean, std = self.by_channel("image_mean"), self.by_channel("image_std")
         if min(std) <= 0:
-            self.damaged("image_std", "what channels are divided by is above 0")
+            self.damaged("image_std", "a channel is divided by a number above 0")
         return {
             "image_size": image_size,
             "center_crop": center_crop,
@@ -173,8 +173,8 @@ class _Statement:
         takes = 1 if self.processor == "GrayscaleImageProcessor" else 3 if self.get("do_convert_rgb", bool) else None
         if takes not in (None, self.num_channels):
             raise TargetError(
-                f"{self.where} ({self.processor}) makes images of {takes} channel(s), and the network takes "
-                f"{self.num_channels}: one of the two is another network's. {WAY_OUT}"
+                f"{self.where} ({self.processor}) makes images of {takes} channel(s), but the network takes "
+                f"{self.num_channels}: one of the two belongs to another network. {WAY_OUT}"
             )
         if not self.get("do_resize", bool):
             self.unsaid("do_resize", "images are always brought to data.image_size")
@@ -208,7 +208,7 @@ class _Statement:
         if height != width or resized < height:
             raise TargetError(
                 f"{self.where} resizes the shorter side of images to {resized} pixels and crops {height}x{width}: "
-                f"data.center_crop has words for the crop of a square that lies within the image alone. {WAY_OUT}"
+                f"data.center_crop only crops a square inside the image. {WAY_OUT}"
             )
         return height, True if resized == height * 256 // 224 else resized
 

@@ -179,9 +179,9 @@ class StreamLoader:
         numbers: Any = [state.get(name) for name in ("round", "window", "taken")]
         start: Any = state.get("start")
         if len(state) != 4 or not all(type(number) is int and number >= 0 for number in numbers):
-            raise CheckpointError(f"the state of a stream has the numbers {numbers}, which say no place in it.")
+            raise CheckpointError(f"the state of a stream has the numbers {numbers}, which are not a place in it.")
         if not _is_like(start, self._beginning):
-            raise CheckpointError("the state of a stream begins at what is no place in these documents.")
+            raise CheckpointError("the state of a stream begins at a place that these documents do not have.")
         self._round, self._window, self._taken = numbers
         self._start, self._rows = start, None
 
@@ -201,8 +201,8 @@ class StreamLoader:
                 self._window, self._taken = self._window + 1, 0
             if not has_rows:
                 raise DataError(
-                    f"the documents that a process gets of the {self._split.name} split {self._split.lack}, or train "
-                    "with fewer processes."
+                    f"the documents that a process reads from the {self._split.name} split {self._split.lack}, or "
+                    "train with fewer processes."
                 )
             self._round, self._window, self._taken, self._start = self._round + 1, 0, 0, self._beginning
 

@@ -174,8 +174,8 @@ def find_text_column(loaded: Mapping[str, Any], config: DataConfig) -> str:
         strings = [name for name, feature in features.items() if is_string(feature)]
         if "text" not in strings and len(strings) != 1:
             raise DataError(
-                f"the data set has {len(strings)} columns of strings among {', '.join(features)}: say which is the "
-                "text with data.text_column."
+                f"the data set has {len(strings)} columns of strings among {', '.join(features)}: name the column of "
+                "the text with data.text_column."
             )
         column = "text" if "text" in strings else strings[0]
     check_column(column, loaded, "data.text_column")

@@ -164,8 +164,8 @@ def _find_column(streams: Mapping[str, datasets.IterableDataset], config: DataCo
         strings = [name for name, value in row.items() if isinstance(value, str)]
         if column is None and "text" not in strings and len(strings) != 1:
             raise DataError(
-                f"the {role} split has {len(strings)} columns of strings among {', '.join(row)}: say which is the text "
-                "with data.text_column."
+                f"the {role} split has {len(strings)} columns of strings among {', '.join(row)}: name the column of "
+                "the text with data.text_column."
             )
         column = column or ("text" if "text" in strings else strings[0])
         if column not in strings:

@@ -158,7 +158,7 @@ def _widths_of_multiples(model: NeuMetaModel, multiple_of: int, depth: float | M
     if found := [width for width, divisor in divisors.items() if divisor % multiple_of == 0]:
         return found
     problem = (
-        f"of the widths from {widths[0]:g} to {widths[-1]:g} that are tried, none has a multiple of {multiple_of} "
-        f"channels in every width group. Give {max(divisors.values())}, the largest that one has, or 1 for any."
+        f"no width tried from {widths[0]:g} to {widths[-1]:g} has a multiple of {multiple_of} channels in every width "
+        f"group. Give {max(divisors.values())}, the largest multiple that one of them has, or 1 for any width."
     )
     raise SizeError(f"multiple_of={multiple_of}: {problem}", command=f"--multiple-of {multiple_of}: {problem}")

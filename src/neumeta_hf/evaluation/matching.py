@@ -61,15 +61,15 @@ def match_data(config: PreTrainedConfig, data: Data, task: Task, *, them: str = 
     if names is None:
         if len(data.label_names) != num_labels:
             raise DataError(
-                f"the data has {len(data.label_names)} classes, and {them} tells {num_labels} apart, which it has "
-                "no names for: give data with as many, in the order that it was trained with."
+                f"the data has {len(data.label_names)} classes, but {them} tells {num_labels} unnamed classes apart: "
+                "give data with as many classes, in the order of its training data."
             )
         return data
     matched = in_order(data, names, them=them)
     present = set(data.label_names)
     if lacking := [name for name in names if name not in present]:
         shown = ", ".join(lacking[:20]) + (f" and {len(lacking) - 20} more" if len(lacking) > 20 else "")
-        logger.warning("the data has none of these classes of %s, so no score tells of them: %s", them, shown)
+        logger.warning("the data lacks these classes of %s, so the scores say nothing about them: %s", them, shown)
     return matched
 
 
@@ -94,14 +94,14 @@ def check_reference(reference: nn.Module, model: NeuMetaModel, task: Task) -> No
         problem = compare_names(theirs, ours, us="the reference", them="the family")
         if not problem:
             place = next(place for place, (their, our) in enumerate(zip(theirs, ours, strict=True)) if their != our)
-            problem = f"class {place} is {theirs[place]!r} of the reference and {ours[place]!r} of the family"
+            problem = f"class {place} is {theirs[place]!r} in the reference and {ours[place]!r} in the family"
     elif (found := _num_labels(config)) != (wanted := _num_labels(model.config)):
         problem = f"the reference tells {found} apart, the family {wanted}"
     else:
         return
     said = (
-        f"the reference has not the classes of the family in their order: {problem}. Give the network that the family "
-        "was made from, or "
+        f"the reference does not have the family's classes in the same order: {problem}. Give the network that the "
+        "family was made from, or "
     )
     raise TargetError(f"{said}none.", command=f"{said}leave out --reference.")
 

@@ -238,7 +238,10 @@ def sweep(
     config, family = model.config, model.target_family
     task = task or build_task(family.task)
     if shadowed := [score.name for score in task.scores if score.name in ROW_KEYS]:
-        raise RecipeError(f"the task {task.name} has a score {shadowed[0]!r}, as rows call something else: rename it.")
+        raise RecipeError(
+            f"the task {task.name} has a score named {shadowed[0]!r}, which is already the name of another column: "
+            "rename the score."
+        )
     full_config: Any = config.target_config
     example = model.target_family.example_batch(full_config, batch_size=1)
     full_size = count_parameters(model.skeleton_at(model.space.full))

@@ -50,7 +50,7 @@ _FACTS: _Kinds = {
 }
 _SCORE: _Kinds = {
     "name": Kind(
-        f"a text of 1 to 64 characters, and none of {', '.join(ROW_KEYS)}",
+        f"a text of 1 to 64 characters, other than {', '.join(ROW_KEYS)}",
         lambda value: text(64, 1).holds(value) and value not in ROW_KEYS,
     ),
     "label": text(100, 1),

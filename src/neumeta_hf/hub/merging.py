@@ -38,8 +38,8 @@ def merge_card(written: str, existing: str, *, decided: Sequence[str] = ()) -> s
     if not is_generated(existing):
         if license != UNKNOWN and (own := split_front_matter(existing)[0].get("license")) != license:
             raise _refuse(
-                f"the licence {license!r} is named, and the card on the Hub, which somebody wrote by hand, has "
-                f"{own!r}: change it there and push without a licence,"
+                f"the licence {license!r} was given, but the card on the Hub has {own!r}, written by hand: change it "
+                "there and push without a licence,"
             )
         return existing
     front, body = split_front_matter(existing)

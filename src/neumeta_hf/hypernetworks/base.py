@@ -70,7 +70,7 @@ def check_counts(**options: Any) -> None:
     """
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise HypernetworkError(f"{name}={value!r}: it is a whole number of at least 1.")
+            raise HypernetworkError(f"{name}={value!r}: give a whole number of at least 1.")
 
 
 _Class = TypeVar("_Class", bound=Hypernetwork)

@@ -161,7 +161,7 @@ class Field(Grid):
             recompute_above=recompute_above,
         )
         if isinstance(num_features, bool) or not isinstance(num_features, int) or num_features < 0:
-            raise HypernetworkError(f"num_features={num_features!r}: it is a whole number, of none (0) or more.")
+            raise HypernetworkError(f"num_features={num_features!r}: give a whole number from 0 up.")
         if not isinstance(shared, bool):
             raise HypernetworkError(f"shared={shared!r}: give true or false.")
         self.chunk_size = chunk_size

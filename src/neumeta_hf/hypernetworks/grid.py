@@ -132,11 +132,13 @@ class Grid(Hypernetwork):
         super().__init__()
         check_positions(positions)
         if isinstance(resolution, bool) or not isinstance(resolution, int | float) or not 0 < resolution <= 1:
-            raise HypernetworkError(f"resolution={resolution!r}: a grid has more than 0, up to 1 cells per channel.")
+            raise HypernetworkError(
+                f"resolution={resolution!r}: give the cells per channel, a number above 0 and up to 1."
+            )
         if positions == "absolute" and resolution != 1:
             raise HypernetworkError(
-                f"resolution={resolution} with absolute positions: they read a cell per channel. Leave resolution at "
-                "1, or choose relative positions."
+                f"resolution={resolution} with absolute positions: these need one cell per channel. Leave resolution "
+                "at 1, or choose relative positions."
             )
         check_counts(levels=levels)
         self.positions = positions

@@ -246,7 +246,7 @@ class INR(Hypernetwork):
             recompute_above=recompute_above,
         )
         if isinstance(residual_scale, bool) or not isinstance(residual_scale, int | float):
-            raise HypernetworkError(f"residual_scale={residual_scale!r}: it is a number; the paper uses 0.1.")
+            raise HypernetworkError(f"residual_scale={residual_scale!r}: give a number; the paper uses 0.1.")
         for name, value, papers in (("encode_sizes", encode_sizes, "true"), ("centered", centered, "false")):
             if not isinstance(value, bool):
                 raise HypernetworkError(f"{name}={value!r}: give true or false; the paper's is {papers}.")

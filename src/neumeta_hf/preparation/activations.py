@@ -65,8 +65,8 @@ def measure_reading(network: nn.Module, batch: Inputs) -> ReadAxes:
         taken = (total / max(counts[name], 1)).sqrt() * weights
         if not taken.isfinite().all():
             raise PreparationError(
-                f"{name} takes in values that are not finite on the batch of data: take a network and images or texts "
-                "that go together."
+                f"{name} takes in values that are not finite on the batch of data: give data that the network was "
+                "trained for."
             )
         tensor = f"{name}.weight"
         reading[same.get(tensor, tensor), axis] = taken / taken.sum().clamp(min=torch.finfo(torch.float64).tiny)
@@ -93,7 +93,7 @@ def activation_importance(clique: Clique, reading: ReadAxes) -> Tensor:
     ]
     if not found:
         raise PreparationError(
-            f"no layer that ran on the batch reads {clique}: there is no activation to order them by. Take "
+            f"no layer that ran on the batch reads {clique}: there are no activations to order its channels by. Take "
             'order="importance", which looks at weights alone.'
         )
     return torch.stack(found).sum(dim=0)

@@ -123,7 +123,7 @@ def find_cliques(model: nn.Module, example_inputs: Inputs) -> list[Clique]:
     family = family_of(model)
     if family is not None and not family.has_graph:
         for name in family.output_axes:
-            logger.info("left in their order: channels of %s, because the network puts them out", name)
+            logger.info("left in their order: channels of %s, because they are outputs of the network", name)
         cliques = declared_cliques(family.space(config_of(model)), left_out=family.output_axes)
         return _verified(trial, example_inputs, cliques)
     return _verified(trial, example_inputs, _Places(trial, example_inputs).cliques())
@@ -343,7 +343,7 @@ class _Places:
                     reasons.append(f"{name}[{axis}] has {size} positions where {max(item.idxs) + 1} are needed")
                     continue
                 if None in item.root_idxs:
-                    reasons.append(f"{name}[{axis}] reads repeated heads, and which is whose is not known")
+                    reasons.append(f"{name}[{axis}] reads repeated heads, and it is not known which head each repeats")
                     continue
                 for position, channel in zip(item.idxs, item.root_idxs, strict=True):
                     for place in channels[channel]:
@@ -384,7 +384,7 @@ class _Places:
         module, name = node.module, self._names.get(node.module)
         is_reader = not is_out and isinstance(module, (_ConvNd, nn.Linear)) and not _is_depthwise(module)
         if node.grad_fn in self._output_functions and not is_reader:
-            return "the network puts them out"
+            return "they are outputs of the network"
         if isinstance(module, _ConvNd) and module.groups > 1 and not _is_depthwise(module):
             return f"{name} is a grouped convolution"
         known = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.PReLU, nn.Embedding)

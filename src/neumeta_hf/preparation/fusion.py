@@ -159,8 +159,8 @@ def _find_pairs(model: nn.Module, example_inputs: Inputs) -> list[_Pair]:
         for module in (conv, norm):
             if len(calls[module]) > 1:
                 raise PreparationError(
-                    f"{names[module]!r} runs {len(calls[module])} times, which one fused convolution cannot stand for. "
-                    f"{_KEEP}"
+                    f"{names[module]!r} runs {len(calls[module])} times, so a single fused convolution cannot replace "
+                    f"it. {_KEEP}"
                 )
         if readers.get(taken, set()) - {made}:
             raise PreparationError(

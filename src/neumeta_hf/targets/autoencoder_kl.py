@@ -114,12 +114,12 @@ def _check(vae: Mapping[str, Any]) -> None:
     for name, known in _BLOCK_TYPES.items():
         if others := [block_type for block_type in vae[name] if block_type != known]:
             raise TargetError(
-                f"{name} has {others[0]!r}: only {known} can have other sizes, so take a VAE of it alone."
+                f"{name} has {others[0]!r}: only {known} can have other sizes. Take a VAE that is built of it alone."
             )
     for name in (*_BLOCK_TYPES, "decoder_block_out_channels"):
         if vae[name] is not None and len(vae[name]) != len(blocks):
             raise TargetError(
-                f"{name}={vae[name]} has {len(vae[name])} entries, block_out_channels={blocks} has {len(blocks)}: "
+                f"{name}={vae[name]} has {len(vae[name])} entries, but block_out_channels={blocks} has {len(blocks)}: "
                 "give one for each block."
             )
     for name in ("layers_per_block", "norm_num_groups", "in_channels", "out_channels", "latent_channels"):
@@ -137,7 +137,7 @@ def _check(vae: Mapping[str, Any]) -> None:
             )
     paths = [resnet.path for side in ("encoder", "decoder") for resnet in _resnets(side, vae)]
     if unknown := sorted(set(inner) - set(paths)):
-        raise TargetError(f"inner_channels names {unknown[0]!r}: there is {', '.join(paths)}.")
+        raise TargetError(f"inner_channels names {unknown[0]!r}, which is unknown: there is {', '.join(paths)}.")
     if vae["in_channels"] != vae["out_channels"]:
         raise TargetError(
             f"in_channels={vae['in_channels']} and out_channels={vae['out_channels']}: a VAE puts out images like "

@@ -137,7 +137,7 @@ def _stated(vae: Mapping[str, Any]) -> dict[str, Any]:
         if layer.block is not None and layer.target is not None
     }
     if unknown := sorted(set(inner) - set(streams)):
-        raise TargetError(f"inner_channels names {unknown[0]!r}: there is {', '.join(streams)}.")
+        raise TargetError(f"inner_channels names {unknown[0]!r}, which is unknown: there is {', '.join(streams)}.")
     if own := {path: inner[path] for path, stream in streams.items() if inner.get(path, stream) != stream}:
         stated["inner_channels"] = own
     return stated

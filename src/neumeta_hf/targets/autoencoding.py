@@ -98,9 +98,9 @@ class AutoencoderFamily(TargetFamily):
         class_name = open_checkpoint(name, dict(options)).config.get("_class_name")
         if not isinstance(class_name, str) or class_name not in known:
             raise TargetError(
-                f"{name!r} holds a {class_name or 'network that is not of diffusers'}, and {self.name!r} has "
-                f"{' and '.join(known)}: take a folder or Hub id with one of them, with subfolder=... where it is "
-                "part of a pipeline."
+                f"{name!r} holds a {class_name or 'network that is not of diffusers'}, but the target family "
+                f"{self.name!r} takes {' and '.join(known)}: give a folder or Hub id with one of them, and "
+                "subfolder=... if it is part of a pipeline."
             )
         return load_complete(known[class_name], name, **precision, **options)
 

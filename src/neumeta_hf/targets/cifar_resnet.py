@@ -71,7 +71,9 @@ class CifarResNetConfig(PreTrainedConfig):
         """Three stages with blocks and channels, and inner channels for each block."""
         for name in ("num_blocks", "stage_channels"):
             if len(getattr(self, name)) != NUM_STAGES or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: pass {NUM_STAGES} counts from 1 up, one a stage.")
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: pass {NUM_STAGES} counts from 1 up, one for each stage."
+                )
         inner = self.inner_channels
         if inner is not None and ([len(s) for s in inner] != self.num_blocks or min(map(min, inner)) < 1):
             raise ValueError(f"inner_channels={inner}: pass a count from 1 up for each of {self.num_blocks} blocks.")

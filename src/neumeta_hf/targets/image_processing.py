@@ -76,7 +76,8 @@ def build_image_processor(
         raise TargetError(f"images with {num_channels} channels have no image processor: it takes 1 (grey) or 3 (RGB).")
     if not len(mean) == len(std) == num_channels:
         raise TargetError(
-            f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value a channel."
+            f"mean={list(mean)} and std={list(std)} do not fit {num_channels} channels: pass one value for each "
+            "channel."
         )
     height, width = height_and_width(image_size)
     if center_crop:
@@ -129,8 +130,8 @@ def build_segmentation_processor(
     """
     if not len(mean) == len(std) == 3:
         raise TargetError(
-            f"mean={list(mean)} and std={list(std)} do not fit 3 channels, which segmentation takes: pass one value a "
-            "channel."
+            f"mean={list(mean)} and std={list(std)} do not fit 3 channels, which segmentation takes: pass one value "
+            "for each channel."
         )
     height, width = height_and_width(image_size)
     return SegformerImageProcessorPil(

@@ -50,7 +50,9 @@ class LeNetConfig(PreTrainedConfig):
     def validate_hidden_channels(self):
         """Three positive counts."""
         if len(self.hidden_channels) != 3 or min(self.hidden_channels) < 1:
-            raise ValueError(f"hidden_channels={self.hidden_channels}: pass three counts from 1 up, one a convolution.")
+            raise ValueError(
+                f"hidden_channels={self.hidden_channels}: pass three counts from 1 up, one for each convolution."
+            )
 
     def validate_kernel_size(self):
         """Odd, so that padding keeps the height and width."""

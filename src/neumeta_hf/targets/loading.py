@@ -113,8 +113,8 @@ def kind_of(checkpoint: Checkpoint) -> str:
         return f"it is of model type {kind!r}"
     if "architecture" in config:
         return (
-            f"it is a network of timm ({str(config['architecture'])[:40]}), which timm alone reads (take the same one "
-            "of transformers, or copy its weights into that and save it with save_pretrained)"
+            f"it is a network of timm ({str(config['architecture'])[:40]}), which only timm reads (take the same "
+            "network from transformers, or copy its weights into that one and save it with save_pretrained)"
         )
     return "its config.json names no model_type"
 
@@ -126,5 +126,6 @@ def needed_code(checkpoint: Checkpoint) -> tuple[str, str]:
     found = f" It names code of its own ({'; '.join(checkpoint.code)[:200]}), and none of it runs here: read it, and "
     return (
         f"{found}load the network yourself in Python with trust_remote_code=True, and pass it to prepare().",
-        f"{found}load the network yourself in Python. A family of your own is known with --import MODULE.",
+        f"{found}load the network yourself in Python. To use a target family of your own, name its module with "
+        "--import MODULE.",
     )

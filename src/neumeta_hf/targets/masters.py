@@ -29,7 +29,9 @@ def load_in_float32(name: str, family: TargetFamily | None = None) -> nn.Module:
     load = load_network if family is None else family.load
     network = load(name, dtype=torch.float32)
     if (saved := _saved_precision(name)) not in (None, "float32"):
-        logger.warning("%s was saved in %s: it is read in float32, and what is made of it is float32.", name, saved)
+        logger.warning(
+            "%s was saved in %s: it is read in float32, and everything made from it is float32.", name, saved
+        )
     return network
 
 

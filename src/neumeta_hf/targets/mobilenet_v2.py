@@ -88,8 +88,8 @@ def _channels(config: MobileNetV2Config) -> _Channels:
     found = _stock_channels(config)
     if _has_odd_shortcut(config, found.stages):
         raise TargetError(
-            f"depth_multiplier={config.depth_multiplier} gives stages of {found.stages} channels, where two neighbours "
-            "that are equally wide have an identity shortcut, which no other size has. Take a larger one."
+            f"depth_multiplier={config.depth_multiplier} gives stages of {found.stages} channels. Neighbours of equal "
+            "width have an identity shortcut, which no other size has: take a larger one."
         )
     return found
 

@@ -114,7 +114,8 @@ class TargetFamily(abc.ABC):
         model_type = fields.get("model_type", self.model_types[0])
         if model_type not in self.model_types:
             raise TargetError(
-                f"target.config.model_type={model_type!r}: configs of {self.name} are {' or '.join(self.model_types)}."
+                f"target.config.model_type={model_type!r}: the target family {self.name} takes "
+                f"{' or '.join(self.model_types)}."
             )
         said = {name: value for name, value in fields.items() if name != "model_type"}
         defaults: Any = AutoConfig.for_model(model_type)
@@ -208,7 +209,7 @@ class TargetFamily(abc.ABC):
         inputs = {name: batch[name] for name in self.input_names if name in batch}
         if not inputs:
             raise TargetError(
-                f"the batch holds {', '.join(map(str, batch)) or 'nothing'}, and networks of {self.name!r} take "
+                f"the batch holds {', '.join(map(str, batch)) or 'nothing'}, but networks of {self.name!r} take "
                 f"{', '.join(self.input_names)}: give at least the first."
             )
         return inputs
@@ -320,8 +321,8 @@ class TargetFamily(abc.ABC):
         height, width = height_and_width(image_size)
         if self.square_only and height != width:
             raise TargetError(
-                f"the target family {self.name!r} has square images alone, and data.image_size gives {height}x{width}: "
-                "give one number, or take a family that has images of any shape."
+                f"the target family {self.name!r} takes square images alone, but data.image_size gives "
+                f"{height}x{width}: give one number, or take a target family that has images of any shape."
             )
 
     def example_batch(self, config: PreTrainedConfig, batch_size: int = 2) -> dict[str, Tensor]:

@@ -95,8 +95,8 @@ def _sizes(config: Any) -> StagedSizes:
         )
     if not config.reshape_last_stage:
         raise TargetError(
-            "reshape_last_stage=False: this decoder then takes the last stage's channels for its height and width, "
-            "which only some sizes have. Set it to True in the config; it has no weights."
+            "reshape_last_stage=False: the decoder then takes the last stage's channels for height and width, which "
+            "fits only some sizes. Set it to True in the config; it has no weights."
         )
     found = _stock_sizes(config)
     if isinstance(config, NeuMetaSegformerConfig):

@@ -33,7 +33,10 @@ def resize(
     family = find_target(config)
     space = family.space(config)
     if unknown := [group for group in groups or () if group not in space.axes]:
-        raise SizeError(f"groups={list(groups or ())} has {unknown[0]!r}: {family.name!r} has {', '.join(space.axes)}.")
+        raise SizeError(
+            f"groups={list(groups or ())} names {unknown[0]!r}, which is unknown: {family.name!r} has "
+            f"{', '.join(space.axes)}."
+        )
     return family.config_at(config, space.size(width, free=groups))
 
 
@@ -55,8 +58,8 @@ def size_of(config: PreTrainedConfig, reference_config: PreTrainedConfig) -> Siz
     family = find_target(reference_config)
     if not family.accepts(config):
         raise SizeError(
-            f"a config of model type {config.model_type!r} is no size of one of {reference_config.model_type!r}: "
-            f"take one of the target family {family.name!r}."
+            f"a config of model type {config.model_type!r} is not a size of a reference of "
+            f"{reference_config.model_type!r}: take one of the target family {family.name!r}."
         )
     size, full = family.size_of(config), family.size_of(reference_config)
     if list(size) != list(full):

@@ -217,7 +217,7 @@ class ClassifierFeatures(nn.Module):
         """
         if images.shape[1:] != self.image_shape:
             raise DataError(
-                f"task.features={self.name!r} takes images of {list(self.image_shape)}, these are "
+                f"task.features={self.name!r} takes images of {list(self.image_shape)}, but these are "
                 f"{list(images.shape[1:])}: give a classifier that was trained on the same images."
             )
         found: list[Tensor] = []

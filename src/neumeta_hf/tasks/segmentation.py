@@ -100,8 +100,8 @@ class SemanticSegmentation(Task):
     ) -> BaseImageProcessor:
         if center_crop:
             raise RecipeError(
-                "data.center_crop=true: a network would learn on the centres of images and be asked for masks of whole "
-                "ones. Set it to false, then images are resized whole."
+                "data.center_crop=true: a network would learn on the centres of images, but be measured on whole "
+                "masks. Set it to false to resize images whole."
             )
         return build_segmentation_processor(image_size=image_size, mean=mean, std=std, interpolation=interpolation)
 
@@ -162,7 +162,7 @@ class SegmentationMeter:
 @functools.cache  # once, however many networks are measured
 def _say_that_one_class_is_measured(split_name: str, label: int) -> None:
     logger.warning(
-        "all pixels of the %s split that count have class %s: a mean IoU over one class says little", split_name, label
+        "all pixels of the %s split that count have class %s: a mean IoU of one class says little", split_name, label
     )
 
 

@@ -75,7 +75,7 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
         size = shape[1:] if data.image_size is None else height_and_width(data.image_size)
         raise other_images(shape, (data.num_channels, *size), what=what)
     if recipe.target.preprocessing == "recipe":
-        logger.info("target.preprocessing=recipe: what %s says of its images is set aside.", name)
+        logger.info("target.preprocessing=recipe: what %s says about its images is set aside.", name)
         stated = None
     else:
         stated = compare_preprocessing(data, name, config)
@@ -83,9 +83,9 @@ def take_preprocessing(recipe: Recipe, name: str, config: PreTrainedConfig, *, w
     filled = data.filled()
     if lacking := [key for key in ("mean", "std") if getattr(data, key) is None]:
         said = (
-            f"{' and '.join(f'data.{key}' for key in lacking)}: no preprocessor_config.json of {name} says it, or it "
+            f"{' and '.join(f'data.{key}' for key in lacking)}: no preprocessor_config.json of {name} says it (or that "
         )
-        said += "is set aside, and the recipe does not say it either. Give what the network was trained with"
+        said += "file is set aside), and neither does the recipe. Give what the network was trained with"
         if filled.num_channels != 1:
             raise RecipeError(f"{said}.")
         logger.warning("%s; until then it is %s", said, ", ".join(f"{key}={getattr(filled, key)}" for key in lacking))
@@ -109,8 +109,8 @@ def other_images(shape: Sequence[int], wanted: Sequence[int], *, what: str = "ta
     """
     told, asked = ("x".join(map(str, sizes)) for sizes in (shape, wanted))
     return TargetError(
-        f"{what} takes images of {told} (channels, height, width), and data.num_channels and "
-        f"data.image_size give {asked}: give the checkpoint's, whose weights are for no other."
+        f"{what} takes images of {told} (channels, height, width), but data.num_channels and data.image_size give "
+        f"{asked}: give the checkpoint's, because its weights fit no other."
     )
 
 
@@ -138,8 +138,8 @@ def compare_preprocessing(data: DataConfig, name: str, config: PreTrainedConfig)
     ]
     if differing:
         raise RecipeError(
-            f"recipe and network disagree on its images: {'; '.join(differing)}. Leave what differs out of the recipe "
-            "to have the network's, or say `target.preprocessing: recipe` to have the recipe's on purpose."
+            f"recipe and network disagree on their images: {'; '.join(differing)}. To use the network's settings, "
+            "leave these keys out of the recipe. To use the recipe's on purpose, set `target.preprocessing: recipe`."
         )
     return stated
 

@@ -68,8 +68,8 @@ def check_output(recipe: Recipe, output: Path, *, resume: bool) -> Recipe:
             )
     if resume and is_finished(output):
         raise RecipeError(
-            f"the run in {output} has ended, and its state was removed, as by keep_state: false; there is nothing to "
-            "go on with. To train anew, name another output_dir."
+            f"the run in {output} has ended, and its state was removed (as keep_state: false does), so there is "
+            "nothing to resume. To train anew, name another output_dir."
         )
     if resume:
         before = load_recipe(written)
@@ -122,9 +122,9 @@ def check_data(recipe: Recipe, task: Task, data: Data) -> None:
     if (recipe.pretrain or recipe.train) and len(data.validation) == 0:
         num_rows = 0 if isinstance(data.train, StreamSplit) else len(data.train)
         raise DataError(
-            f"data.validation_fraction={recipe.data.validation_fraction} of {num_rows} training rows is no row, "
-            "and training keeps what is best on the validation split: give "
-            f"{max(0.1, 1 / max(num_rows, 1)):.2g} or so, or name data.validation_split."
+            f"data.validation_fraction={recipe.data.validation_fraction} of {num_rows} training rows leaves no row "
+            "for validation, by which training keeps its best weights: give about "
+            f"{max(0.1, 1 / max(num_rows, 1)):.2g}, or name data.validation_split."
         )
     # Of a stream nobody has counted them.
     if task.has_classes and isinstance(data, ImageData) and isinstance(data.train, ImageSplit):
@@ -182,13 +182,13 @@ def check_run(recipe: Recipe, task: Task, data: Data, config: PreTrainedConfig, 
         )
     if recipe.static_cache.augmentations and isinstance(data.train, StreamSplit):
         raise RecipeError(
-            f"static_cache.augmentations={recipe.static_cache.augmentations}: nothing is kept of a stream "
-            "(data.streaming). Set it to 0."
+            f"static_cache.augmentations={recipe.static_cache.augmentations}: outputs for a stream (data.streaming) "
+            "are not kept. Set it to 0."
         )
     if len(training_depths(recipe)) > 1 and recipe.static_cache.augmentations:
         raise RecipeError(
-            "static_cache.augmentations with sizes.depths: what lies before the generated part changes with the depth. "
-            "Set augmentations to 0, or train whole networks."
+            "static_cache.augmentations with sizes.depths: the modules before the generated part change with the "
+            "depth. Set augmentations to 0, or train whole networks."
         )
     if model.statistic_names:
         model.config.statistics_widths, model.config.statistics_depths = stored, training_depths(recipe)

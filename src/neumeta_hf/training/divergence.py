@@ -44,8 +44,8 @@ def check_start(module: nn.Module, name: str) -> None:
     """
     if broken := find_broken(module):
         raise CheckpointError(
-            f"{name}: {_listed(broken)} held NaN or infinite values before the first step, so that no learning rate "
-            "mends it: take another checkpoint, or look at what ran before it (pretrain, fit)."
+            f"{name}: {_listed(broken)} held NaN or infinite values before the first step, so no learning rate helps: "
+            "take another checkpoint, or look at what ran before it (pretrain, fit)."
         )
 
 
@@ -120,9 +120,8 @@ def explain(
         )
     if is_first:
         return RecipeError(
-            f"{name}: {what}, before any weight was changed, and images and weights are finite: the network's outputs "
-            "or a loss overflow, whatever the learning rate. Look at the scale of the checkpoint's weights and at "
-            "losses."
+            f"{name}: {what}, before any weight was changed. Images and weights are finite, so the network's outputs "
+            "or a loss overflow at any learning rate. Look at the scale of the checkpoint's weights and at losses."
         )
     since = f"since step {checked_step}, where it was finite" if checked_step else "since the start"
     return RecipeError(

@@ -55,7 +55,7 @@ def with_new_head(network: nn.Module, family: TargetFamily, label_names: Sequenc
     missing, unexpected = made.load_state_dict(kept, strict=False)
     assert set(missing) == head, missing
     assert not unexpected, unexpected
-    logger.info("target.new_head: for %d classes, drawn anew: %s", len(label_names), ", ".join(sorted(head)))
+    logger.info("target.new_head: drawn anew for %d classes: %s", len(label_names), ", ".join(sorted(head)))
     return made.eval()
 
 

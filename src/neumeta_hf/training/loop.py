@@ -60,8 +60,8 @@ def check_length(split: Split | StreamSplit, recipe: LoopRecipe, *, num_processe
     if isinstance(split, StreamSplit):
         if recipe.max_steps is None or recipe.max_steps % recipe.epochs:
             raise RecipeError(
-                f"{name}.max_steps={recipe.max_steps}: a stream has no end. Give a number of steps that "
-                f"{name}.epochs={recipe.epochs}, the number of evaluations, divides."
+                f"{name}.max_steps={recipe.max_steps}: a stream has no end. Give a number of steps that is a multiple "
+                f"of {name}.epochs={recipe.epochs}, the number of evaluations."
             )
         if recipe.num_workers:
             raise RecipeError(
@@ -423,15 +423,15 @@ class TrainingLoop:
         before = (progress.batches_per_epoch, len(manifest.random))
         if before != (now := (len(self.loader), num_processes)):
             raise RecipeError(
-                f"{self.name}: the state in {self.state_dir} is of {before[0]} batches per process in an epoch and of "
-                f"{before[1]} process(es), and {num_processes} now have {now[0]}: resume with as many processes as the "
-                "run was started with."
+                f"{self.name}: the state in {self.state_dir} was made with {before[1]} process(es) of {before[0]} "
+                f"batches per epoch, but now {num_processes} process(es) have {now[0]} batches: resume with as many "
+                "processes as the run was started with."
             )
         epochs, batches = divmod(progress.batch, len(self.loader))
         steps, rest = divmod(batches, self.recipe.gradient_accumulation_steps)
         is_possible = epochs + bool(batches) <= self.recipe.epochs and (progress.batch or progress.evaluated)
         if not is_possible or rest or progress.step != epochs * self.steps_per_epoch + steps:
             raise CheckpointError(
-                f"{self.state_dir} is of {progress.step} steps after {progress.batch} batches, which are not the "
-                "recipe's."
+                f"{self.state_dir} is of {progress.step} steps after {progress.batch} batches, which do not fit the "
+                "recipe."
             )

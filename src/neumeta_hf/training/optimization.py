@@ -85,8 +85,8 @@ def build_optimizer(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.O
         matrices = {id(matrix): matrix for part in hypernetworks for matrix in part.hidden_matrices()}
         if not matrices:
             raise RecipeError(
-                "optimizer.name=muon is for the matrices between hidden layers, and there are none here: take adamw or "
-                "sgd, or a hypernetwork that has some: the inr or the field."
+                "optimizer.name=muon updates matrices between hidden layers, but this hypernetwork has no such "
+                "matrix: take adamw or sgd, or the hypernetwork inr or field."
             )
         return MuonWithAdamW(
             [parameter for parameter in trained if id(parameter) in matrices],

@@ -101,7 +101,7 @@ class RandomState:
             for name in ("python", "numpy", "torch", *(["device"] if part.device else []))
         }
         if any(part.device == "cpu" for part in numbers):
-            raise ValueError("a CPU is no device with random numbers of its own")
+            raise ValueError("a CPU has no random numbers of a device")
         if expected != tensors.keys():
             raise ValueError(f"it holds {sorted(tensors)[:9]} instead of {sorted(expected)[:9]}")
         mine = {key.partition(".")[2]: tensor for key, tensor in tensors.items() if key.partition(".")[0] == str(rank)}
@@ -116,8 +116,8 @@ class RandomState:
             raise ValueError(str(error)) from error
         if (saved := state.numbers.device or "cpu") != device.type:
             logger.warning(
-                "The state was saved on %s and goes on on %s, whose random numbers start anew: the run will not end "
-                "bit-equal to an uninterrupted one.",
+                "The state was saved on %s and goes on on %s, where random numbers start anew: the result will not be "
+                "bit-equal to that of an uninterrupted run.",
                 saved,
                 device.type,
             )
@@ -141,6 +141,6 @@ class RandomState:
     def _numpy(self) -> tuple[str, Any, int, int, float]:
         numbers, keys = self.numbers, self.tensors["numpy"]
         if keys.dtype != torch.int64 or keys.shape != (624,) or keys.min() < 0 or keys.max() >= 2**32:
-            raise ValueError("NumPy's random state is none")
+            raise ValueError("NumPy's random state is not valid")
         key = keys.numpy().astype(np.uint32)
         return "MT19937", key, numbers.numpy_position, numbers.numpy_has_gauss, numbers.numpy_gauss

@@ -72,11 +72,14 @@ def load_checkpoint(recipe: Recipe) -> nn.Module | None:
     model = load_in_float32(target.checkpoint, family)
     config = config_of(model)
     if not family.accepts(config):
-        raise TargetError(f"target.checkpoint is a {config.model_type}, target.family is {target.family}.")
+        raise TargetError(
+            f"target.checkpoint is a {config.model_type}, but target.family is {target.family}: give a network of "
+            "that target family, or set target.family to the one of the network."
+        )
     if (problem := getattr(config, "problem_type", None)) not in (None, "single_label_classification"):
         raise TargetError(
-            f"target.checkpoint says problem_type={problem!r}: here each image or pixel is of one class. Take a "
-            "network of that kind, or mend its config.json."
+            f"target.checkpoint says problem_type={problem!r}, but networks here give one class to each image or "
+            "pixel. Take a network of that kind, or mend its config.json."
         )
     return model
 
@@ -86,7 +89,10 @@ def _check_new_head(recipe: Recipe) -> None:
     if not target.new_head:
         return
     if target.checkpoint is None:
-        problem = "target.checkpoint names no network to put it on, and fresh ones have it. Name one, or leave it out"
+        problem = (
+            "target.checkpoint names no network to put it on, and a fresh network has a new head anyway. Name one, or "
+            "leave it out"
+        )
     elif not task_of(recipe).has_classes:
         problem = f"networks of the target family {target.family!r} tell no classes apart. Leave it out"
     elif target.classes == "position":
@@ -125,7 +131,7 @@ def load_target(recipe: Recipe, label_names: Sequence[str], checkpoint: nn.Modul
         config = family.make_config(target.config, image_shape=shape, label_names=label_names)
         if (made := family.image_shape(config)) != shape:
             raise TargetError(
-                f"target.config is for images of {made} (channels, height, width), and data.num_channels and "
+                f"target.config is for images of {made} (channels, height, width), but data.num_channels and "
                 f"data.image_size give {shape}: leave it out of target.config, or make the two agree."
             )
         _match_classes(config, label_names, target, masks=masks, where="target.config")
@@ -158,7 +164,7 @@ def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe
             _other_classes(
                 range(config.num_labels),
                 label_names,
-                "they are matched by position" if stated else f"{where} names none",
+                "they are matched by position" if stated else f"{where} does not name its classes",
                 where,
             )
         )
@@ -167,14 +173,13 @@ def _match_classes(config: Any, label_names: Sequence[str], target: TargetRecipe
 
 def _other_classes(stated: Sequence[Any], label_names: Sequence[str], problem: str, where: str) -> str:
     same = len(stated) == len(label_names)
-    said = f"{where} tells {len(stated)} classes apart, the data set has {len(label_names)}: {problem}. "
+    said = f"{where} tells {len(stated)} classes apart, but the data set has {len(label_names)}: {problem}. "
     if where == "target.config":
         return said + "Leave its classes out of target.config, which then has those of the data."
     return (
-        said + "Give it a new head for the classes of the data with `target.new_head: true` and a pretrain section, "
-        "choose the data that it was trained on, or rename classes on one of the two sides (id2label in its "
-        "config.json; folders or label column of the data)"
-        + (", or match them as they stand on purpose with `target.classes: position`." if same else ".")
+        said + "Choose the data that it was trained on, or rename classes on one of the two sides (id2label in its "
+        "config.json; folders or label column of the data). For a new head, set `target.new_head: true` and give a "
+        "pretrain section" + (". To match them as they stand, set `target.classes: position`." if same else ".")
     )
 
 
@@ -193,7 +198,7 @@ def _fit_to_images(model: nn.Module, family: TargetFamily, recipe: Recipe) -> No
         fits = shapes == before
         if fits:
             logger.info(
-                "target.checkpoint is for images of %dx%d, and of any size: it now says %dx%d",
+                "target.checkpoint is for images of %dx%d and can take any size: its config now says %dx%d",
                 *shape[1:],
                 height,
                 width,

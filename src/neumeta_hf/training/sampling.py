@@ -79,18 +79,18 @@ class SizeSampler:
         for key, named in (("turns", turns), ("always", always)):
             if unknown := sorted(set(named) - set(widths)):
                 raise RecipeError(
-                    f"sizes.{key}={list(named)}: {unknown[0]:g} is none of sizes.widths, {sorted(widths)}. Add it "
+                    f"sizes.{key}={list(named)}: {unknown[0]:g} is not among sizes.widths, {sorted(widths)}. Add it "
                     "there."
                 )
         if turns and sampler != "sandwich":
             raise RecipeError(
-                f"sizes.turns={list(turns)} with sampler={sampler!r}: they stand for the largest of a sandwich. Set "
-                "the sampler to sandwich, or leave turns out."
+                f"sizes.turns={list(turns)} with sampler={sampler!r}: turns take the place of the largest width of a "
+                "sandwich. Set the sampler to sandwich, or leave turns out."
             )
         if alternate and not (num_random and num_per_group):
             raise RecipeError(
-                f"sizes.alternate with num_random={num_random} and num_per_group={num_per_group}: steps cannot take "
-                "turns with none. Give both at least 1, or leave alternate out."
+                f"sizes.alternate with num_random={num_random} and num_per_group={num_per_group}: steps alternate "
+                "between the two kinds of size. Give both at least 1, or leave alternate out."
             )
         if smallest_per_group and not num_per_group:
             raise RecipeError(
@@ -98,7 +98,10 @@ class SizeSampler:
                 "num_per_group to at least 1, or leave smallest_per_group out."
             )
         if num_per_group and not groups:
-            raise RecipeError(f"sizes.num_per_group={num_per_group} draws for width groups, and there are none.")
+            raise RecipeError(
+                f"sizes.num_per_group={num_per_group} draws for width groups, but this family has no width groups. "
+                "Set it to 0."
+            )
         self.widths = sorted(widths)
         self.depths = sorted(depths)
         self.sampler = sampler
@@ -199,9 +202,9 @@ def _divide(widths: Sequence[float], number: int) -> list[list[float]]:
             strata[min(int(number * math.log(width / widths[0]) / span + 1e-9), number - 1)].append(width)
     if not all(strata):
         raise RecipeError(
-            f"sizes.strata={number}: the widths from {widths[0]:g} to {widths[-1]:g} are divided into {number} "
-            f"stretches of equal length on a logarithmic scale, and no width of {[float(w) for w in widths]} lies in "
-            f"number {strata.index([]) + 1} of them. Name more widths, or take fewer strata."
+            f"sizes.strata={number}: no width of {[float(w) for w in widths]} lies in stretch {strata.index([]) + 1} "
+            f"of the {number} that divide {widths[0]:g} to {widths[-1]:g} evenly on a logarithmic scale. Name more "
+            "widths, or take fewer strata."
         )
     return strata
 

@@ -70,12 +70,12 @@ def check_silence(model: NeuMetaModel, reference: nn.Module, batch: Inputs, widt
         if len(silent) == len(tried):
             raise RecipeError(
                 f"train: the family fell silent: at width {width:g} the generated weights ({named}) change nothing in "
-                "what the network makes of an image, as a ReLU behind them is shut at every one. Lower the learning "
-                "rate (train.optimizer), add warm-up (train.schedule.warmup), or leave the hypernetwork's options at "
-                "their defaults."
+                "the outputs, because a ReLU behind them gives zero for every image. Lower the learning rate "
+                "(train.optimizer), add warm-up (train.schedule.warmup), or leave the hypernetwork's options at their "
+                "defaults."
             )
         logger.warning(
-            "at width %g %d of %d generated tensors (%s) change nothing in what the network puts out",
+            "at width %g %d of %d generated tensors (%s) change nothing in the network's outputs",
             width,
             len(silent),
             len(tried),

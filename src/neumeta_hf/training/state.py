@@ -131,8 +131,8 @@ def read_manifest(folder: Path) -> Manifest:
     names = sorted(entry.name for entry in os.scandir(folder))
     if MANIFEST not in names and (pickles := [name for name in names if name.endswith(_PICKLES)]):
         raise CheckpointError(
-            f"{folder / pickles[0]} is of an earlier version: it would have to be unpickled, which runs whatever is in "
-            "it, and is not read."
+            f"{folder / pickles[0]} was written by an earlier version as a pickle. Pickles can run code, so "
+            "it is not read."
         )
     path = folder / MANIFEST
     text = _read(path, _MOST_MANIFEST)
@@ -148,7 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise CheckpointError(f"{path} is damaged: {where}{': ' if where else ''}{one_line(entry['msg'])}.") from error
     # Byte for byte: no other text means the same.
     if manifest.text() != text:
-        raise CheckpointError(f"{path} is damaged: it is not what its checksum is of.")
+        raise CheckpointError(f"{path} is damaged: it does not match its checksum.")
     for name in sorted({*manifest.files, MANIFEST} ^ set(names)):
         is_there = name in names
         raise CheckpointError(f"{folder / name} {'does not belong to the state' if is_there else 'is missing'}.")
@@ -346,16 +346,16 @@ def _read(path: Path, most: int) -> bytes:
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path} is a link or no file, and nothing but files is read.")
+        raise CheckpointError(f"{path} is a link or not a file, and only files are read.")
     if status.st_size > most:
-        raise CheckpointError(f"{path} is damaged: it has {status.st_size:,} bytes, and at most {most:,} belong there.")
+        raise CheckpointError(f"{path} is damaged: it has {status.st_size:,} bytes, but at most {most:,} belong there.")
     return path.read_bytes()
 
 
 def _read_tensors(path: Path, digest: str, most: int) -> dict[str, Tensor]:
     content = _read(path, most)
     if hashlib.sha256(content).hexdigest() != digest:
-        raise CheckpointError(f"{path} is damaged: it is not the file that {MANIFEST} has the checksum of.")
+        raise CheckpointError(f"{path} is damaged: it does not match its checksum in {MANIFEST}.")
     try:
         return load(content)
     except SafetensorError as error:

@@ -56,7 +56,7 @@ def images_of(split: Split | StreamSplit, num_images: int) -> ImageSplit:
         return split.head(num_images)
     if not isinstance(split, ImageSplit):
         raise DataError(
-            f"the {split.name} split is of no images, and statistics of BatchNorm are measured on images alone: fuse "
+            f"the {split.name} split has no images, but BatchNorm statistics are measured on images alone: fuse "
             "BatchNorm (preparation.normalization: fuse)."
         )
     return split
@@ -170,7 +170,7 @@ def draw_calibration_sizes(recipe: Recipe, model: NeuMetaModel) -> list[Any]:
         return sampler.draw(0)
     except RecipeError as error:
         raise RecipeError(
-            "calibration.images: of random sizes in which each width group has its own ratio the family has none. Set "
+            "calibration.images: the family has no random size in which each width group has its own ratio. Set "
             "calibration.images: 0, or choose a narrower range of sizes.widths."
         ) from error
 

@@ -120,7 +120,7 @@ def test_other_classes_are_refused(run, capsys):
 )
 def test_options_for_families_are_refused(options, capsys):
     said = refusal(capsys, "run/reference", *options)
-    assert f"{options[0]} is for families, and run/reference is one network" in said
+    assert f"{options[0]} is for families, but run/reference is one network" in said
     assert not Path("run/reference/sweep.json").exists()
 
 
@@ -156,7 +156,7 @@ def test_colours_that_nobody_says_how_to_normalise_are_refused(capsys):
 def test_a_recipe_for_another_task_is_refused(checkpoint, capsys):
     write("vae.yaml", {"data": {**OPEN["data"], "labels": "none"}, "target": {"family": "mlp_vae"}})
     said = refusal(capsys, checkpoint, "--config", "vae.yaml")
-    assert f"{checkpoint} does image-classification, and the recipe is for image-generation" in said
+    assert f"{checkpoint} does image-classification, but the recipe is for image-generation" in said
 
 
 def test_a_family_is_measured_by_another_recipe_where_one_is_named():

@@ -393,7 +393,7 @@ def test_a_licence_is_not_dropped_beside_a_card_of_ones_own(hub, run_folder):
     family = load(run_folder)
     for card in (b"---\nlicense: mit\n---\n# Mine\n", b"# Mine\n"):
         hub.put("org/family", {"README.md": card})
-        with pytest.raises(CardError, match="the licence 'apache-2.0' is named, and the card on the Hub"):
+        with pytest.raises(CardError, match="the licence 'apache-2.0' was given, but the card on the Hub"):
             family.push_to_hub("org/family", license="apache-2.0")
         assert hub.files("org/family") == {"README.md": card}
     hub.put("org/family", {"README.md": b"---\nlicense: mit\n---\n# Mine\n"})

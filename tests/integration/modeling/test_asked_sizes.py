@@ -113,7 +113,7 @@ def test_counts_are_a_size(family):
     counts = {group: half[group] for group in family.width_groups}
     assert_same(tensors_of(family.morph(size=counts)), tensors_of(family.morph(0.5)))
     assert family.size_at(counts=counts) == half
-    with pytest.raises(SizeError, match="say it in one of them"):
+    with pytest.raises(SizeError, match="give one of them"):
         family.morph(0.5, size=counts)
     with pytest.raises(SizeError, match="a count is an integer from 1 up"):
         family.morph(size={family.width_groups[0]: 0.5})
@@ -194,7 +194,7 @@ def test_a_config_that_differs_in_more_than_size_is_refused(make_case):
     config.num_blocks = [1, 1, 1]
     with pytest.raises(SizeError, match="only the number of channels may differ"):
         family.morph(config)
-    with pytest.raises(SizeError, match="no size of one of"):
+    with pytest.raises(SizeError, match="is not a size of a reference of"):
         family.morph(make_case("lenet").config)
 
 

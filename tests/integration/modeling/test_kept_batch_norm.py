@@ -149,7 +149,7 @@ def test_a_morph_measures_what_is_not_stored_on_images_in_the_checkpoint(kept_fa
     low = NeuMetaForImageClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert low.calibration.tensors()["pixels"].dtype == torch.uint8
     assert low.morph(0.6)(images.bfloat16()).logits.isfinite().all()
-    with pytest.raises(CheckpointError, match=r"Run morph\(\) of that size"):
+    with pytest.raises(CheckpointError, match=r"Call morph\(\) with that size"):
         reloaded(images, width=0.6)
     reloaded.store_calibration_images(images[:0])
     with pytest.raises(CheckpointError, match="Pass morph"):

@@ -134,7 +134,9 @@ def test_a_static_tensor_that_would_change_its_shape_is_refused(make_case):
 def test_patterns_and_groups_that_match_nothing_are_refused(lenet_case):
     with pytest.raises(TargetError, match=r"generated='layer9' matches no parameter of lenet.*conv1\.weight"):
         lenet_case.family(generated=["*", "layer9"])
-    with pytest.raises(TargetError, match=r"width_groups names \['conv7'\]: lenet has conv1, conv2, conv3"):
+    with pytest.raises(
+        TargetError, match=r"width_groups names \['conv7'\], which is unknown: lenet has conv1, conv2, conv3"
+    ):
         lenet_case.family(width_groups=["conv7"])
 
 

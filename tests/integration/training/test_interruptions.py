@@ -346,7 +346,7 @@ def test_a_run_folder_from_a_stranger_runs_nothing(driver, stopped, tmp_path):
     for name in names:
         (stopped / "state" / name).write_bytes(pickle.dumps(Bomb(exploded)))
     line = driver.refuse(stopped, resume=True)
-    assert f"{stopped}/state/custom_checkpoint_0.pkl is of an earlier version" in line
+    assert f"{stopped}/state/custom_checkpoint_0.pkl was written by an earlier version" in line
     assert f"Remove {stopped}/state, and --resume starts train anew" in line
     assert not exploded.exists()
 

@@ -274,7 +274,7 @@ def test_resuming_with_another_number_of_processes_is_refused(make_loop):
     first.run()
     # Half of the images: what two processes would have each.
     second = make_loop(num_images=40)
-    with pytest.raises(RecipeError, match="is of 5 batches per process in an epoch .* now have 2: resume with as many"):
+    with pytest.raises(RecipeError, match="of 5 batches per epoch, .* have 2 batches: resume with as many"):
         second.run(resume=True)
 
 

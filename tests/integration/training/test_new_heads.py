@@ -75,7 +75,7 @@ def test_a_network_of_three_classes_learns_ten(make_recipe, tmp_path):
     torch.manual_seed(0)
     classifier_of_three().save_pretrained(tmp_path / "three")
     target = {"config": {}, "checkpoint": str(tmp_path / "three")}
-    with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 10: .*target.new_head: true"):
+    with pytest.raises(TargetError, match="tells 3 classes apart, but the data set has 10: .*target.new_head: true"):
         train_anew(make_recipe(target=target))
     assert not (tmp_path / "run").exists()  # found before anything was trained or written
     output = train_anew(make_recipe(target={**target, "new_head": True}, train={"epochs": 1}))

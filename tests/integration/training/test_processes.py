@@ -100,7 +100,7 @@ def test_a_state_holds_the_random_numbers_of_every_process_and_is_of_as_many(fol
     manifest = read_manifest(folder / "state-parts")
     assert len(manifest.random) == 2
     shutil.copytree(folder / "state-parts", tmp_path / "state-parts")
-    with pytest.raises(RecipeError, match=r"of 2 process\(es\), and 1 now .*: resume with as many processes"):
+    with pytest.raises(RecipeError, match=r"with 2 process\(es\) .* now 1 process.*: resume with as many processes"):
         make_loop(tmp_path, Accelerator(cpu=True), name="parts", epochs=2).run(resume=True)
 
 

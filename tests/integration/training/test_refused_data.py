@@ -95,7 +95,7 @@ def test_an_empty_validation_split_is_refused_with_its_key_and_counts(tmp_path):
     refuse_and_mend(
         lenet(folder, output, validation_fraction=0.04),
         lenet(folder, output),
-        "data.validation_fraction=0.04 of 12 training rows is no row.* give 0.1 or so",
+        "data.validation_fraction=0.04 of 12 training rows leaves no row .* give about 0.1",
     )
 
 
@@ -112,7 +112,7 @@ def test_a_slice_with_one_class_is_refused(tmp_path):
     refuse_and_mend(
         lenet(folder, output, train_split="train[:6]"),
         lenet(folder, output, train_split="train[2:10]"),
-        "the 4 images for training have cat, and a network needs two",
+        "the 4 images for training have cat, but a network needs two",
     )
 
 
@@ -150,7 +150,7 @@ def test_oblong_images_for_a_family_of_square_ones_are_refused(tmp_path):
     refuse_and_mend(
         lenet(folder, output, image_size=[16, 24]),
         lenet(folder, output, image_size=16),
-        "'lenet' has square images alone",
+        "'lenet' takes square images alone",
         kind=TargetError,
     )
 

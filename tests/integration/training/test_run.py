@@ -560,13 +560,13 @@ def test_checkpoints_that_do_not_fit_are_refused(make_recipe, tmp_path):
     assert load_target(recipe(), NAMES).config.id2label[2] == "class 2"
     with pytest.raises(TargetError, match="both given"):
         load_target(recipe(config={"image_size": 8}), NAMES)
-    with pytest.raises(TargetError, match="is a neumeta_lenet, target.family is cifar_resnet"):
+    with pytest.raises(TargetError, match="is a neumeta_lenet, but target.family is cifar_resnet"):
         load_target(recipe(family="cifar_resnet"), NAMES)
     with pytest.raises(CheckpointError, match=r"partial: missing keys in the checkpoint: conv2\.bias, conv2\.weight"):
         load_target(recipe(checkpoint=str(tmp_path / "partial")), NAMES)
     with pytest.raises(CheckpointError, match="none cannot be loaded"):
         load_target(recipe(checkpoint=str(tmp_path / "none")), NAMES)
-    with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 2"):
+    with pytest.raises(TargetError, match="tells 3 classes apart, but the data set has 2"):
         load_target(recipe(), NAMES[:2])
     with pytest.raises(
         TargetError, match=r"x\.safetensors: the target family 'lenet' reads no bare .* Give the folder"

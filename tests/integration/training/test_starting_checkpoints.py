@@ -162,7 +162,7 @@ def test_another_number_of_classes_is_refused(recipe_from, tmp_path):
         find_target(config).build(config).save_pretrained(tmp_path / "three")
         for classes in ("name", "position"):
             recipe = recipe_from(tmp_path / "three", target={"classes": classes}, data={"mean": [0.5], "std": [0.5]})
-            with pytest.raises(TargetError, match="tells 3 classes apart, the data set has 10"):
+            with pytest.raises(TargetError, match="tells 3 classes apart, but the data set has 10"):
                 run(recipe)
 
 

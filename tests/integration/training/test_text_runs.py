@@ -129,7 +129,7 @@ def test_a_checkpoint_brings_its_tokenizer(texts, words):
     ("changed", "error", "message"),
     [
         ({"data": {"tokenizer": None}}, DataError, r"data\.tokenizer is left out"),
-        ({"data": {"image_size": 8}}, DataError, r"data\.image_size=8 is of images, and causal-lm reads text"),
+        ({"data": {"image_size": 8}}, DataError, r"data\.image_size=8 is for images, but causal-lm reads text"),
         ({"data": {"block_size": 65}}, TargetError, r"64 tokens at most.*data\.block_size=65"),
         (
             {"target": {"config": {"vocab_size": 5}}},
@@ -334,8 +334,8 @@ def test_a_run_goes_on_with_the_text_in_its_folder(words, monkeypatch, tmp_path)
     ("changed", "message"),
     [
         ({"target": {"checkpoint": None}}, "data.tokenizer is left out"),
-        ({"data": {"validation_split": "validation"}}, r"data\.validation_split='validation'.*nothing of that kind"),
-        ({"data": {"streaming": True}}, r"data\.streaming=True.*nothing of that kind"),
+        ({"data": {"validation_split": "validation"}}, r"data\.validation_split='validation'.*does not apply to text"),
+        ({"data": {"streaming": True}}, r"data\.streaming=True.*does not apply to text"),
         ({"data": {"generated_tokens": 0}}, r"data\.generated_tokens=0"),
         ({"data": {"generated_temperature": 0}}, r"data\.generated_temperature=0"),
         ({"data": {"tokenizer": "characters"}}, r"data\.tokenizer=characters"),

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from neumeta_hf.data import DataConfig, load_image_data
+from neumeta_hf.data.columns import find_columns
 from neumeta_hf.errors import DataError
 
 PLAIN = {"image_size": 2, "num_channels": 1, "mean": [0.0], "std": [1.0], "validation_fraction": 0}
@@ -89,3 +90,15 @@ def test_masks_that_are_not_there_are_asked_for_in_a_form_that_works(tmp_path):
     data = load(folder, labels="mask")
     assert data.label_names == ["0", "1"]
     assert data.train[2]["labels"].tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_column_that_differs_between_splits_is_shown_as_each_has_it():
+    labels = {"train": datasets.ClassLabel(names=["a", "b"]), "test": datasets.Value("int64")}
+    loaded = {
+        role: datasets.Dataset.from_dict(
+            {"image": [], "label": []}, datasets.Features({"image": datasets.Image(), "label": label}), split=role
+        )
+        for role, label in labels.items()
+    }
+    with pytest.raises(DataError, match=r"'label' is Value.* in split 'test', but ClassLabel.* in split 'train'"):
+        find_columns(loaded, DataConfig(**PLAIN))

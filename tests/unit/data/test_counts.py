@@ -63,7 +63,7 @@ def test_a_thousand_names_of_which_the_last_have_no_image(caplog):
             "the 1 masks for training have a, .*mend the masks",
         ),
         (masks([0, 255], label_names=["a", "b"], ignore_index=255), ["a", "b"], "mend the masks"),
-        (masks([255, 255], label_names=["a", "b"]), ["a", "b"], "have none, and a network needs two"),
+        (masks([255, 255], label_names=["a", "b"]), ["a", "b"], "have none, but a network needs two"),
         (classes(1, 1, 1), ["cat", "dog"], "classes cat, dog, the 3 images for training have dog, .*data.train_split"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_selection_cannot_measure_is_refused_or_said(caplog):
     assert not caplog.messages
     check_classes(train, masks([1, 255], [1, 1]), ["a", "b"])
     assert len(caplog.messages) == 1
-    assert "validation have b alone" in caplog.messages[0]
+    assert "validation hold only b" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("in_memory", [True, False])

@@ -169,7 +169,7 @@ def test_folders_of_images_are_streamed_too(tmp_path):
 def test_rows_that_are_sorted_by_class_are_told_of(tmp_path, caplog):
     folder = save(tmp_path / "set", num=30, sort=True)
     next(iter(load(folder).train.loader(batch_size=2, num_batches=1)))
-    assert "data.shuffle_blocks=7" in caplog.text
+    assert "data.shuffle_blocks (7 now)" in caplog.text
     caplog.clear()
     next(iter(load(folder, shuffle_blocks=30).train.loader(batch_size=2, num_batches=1)))
     assert not caplog.text
@@ -186,7 +186,7 @@ def test_rows_that_are_sorted_by_class_are_told_of(tmp_path, caplog):
         ({"label_column": "number"}, r"data\.label_column='number'.*ClassLabel"),
         ({"labels": "mask"}, r"data\.label_names or data\.mask_values"),
         ({"image_column": "number"}, r"data\.image_column='number'"),
-        ({"block_size": 5}, r"data\.block_size=5 is of text"),
+        ({"block_size": 5}, r"data\.block_size=5 is for text"),
         ({"dataset": "digits", "image_column": None, "label_column": None}, "digits"),
     ],
 )

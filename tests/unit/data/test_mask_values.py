@@ -98,7 +98,7 @@ def test_values_that_are_no_class_are_refused_and_the_advice_works(tmp_path, in_
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (grey(1)[0], "row 0 of split 'train' is of mode RGB: masks hold .* Convert its colours"),
+        (grey(1)[0], "row 0 of split 'train' is of mode RGB: a mask has one channel, .* Convert its colours"),
         (Image.new("LA", (8, 6)), "of mode LA"),
         (Image.fromarray(np.full((6, 8), 300, dtype=np.uint16)), "pixels of value 300"),
         (plain(1, (6, 8)), "the mask in row 0 of split 'train' has 6x8 pixels and its image 8x6"),

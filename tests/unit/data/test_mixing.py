@@ -81,7 +81,7 @@ def test_training_images_alone_are_mixed_with_training_images():
         ({"cutmix": float("nan")}, "data.cutmix=nan"),
         ({"mixup": 0.2, "labels": "none"}, "data.mixup=0.2 mixes classes"),
         ({"cutmix": 1.0, "labels": "mask"}, "data.cutmix=1.0 mixes classes"),
-        ({"augmentation": "randaugment", "labels": "mask"}, "randaugment moves no masks"),
+        ({"augmentation": "randaugment", "labels": "mask"}, "randaugment does not move masks"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused_by_name(fields, says):

@@ -84,7 +84,7 @@ def test_subset_is_a_seeded_choice_and_smaller_ones_lie_in_larger_ones(split):
     assert parts[10, 0] < parts[20, 0] < set(range(10, 60))
     assert parts[20, 0] != parts[20, 1]
     assert parts[20, 0] == set(split.subset(20, seed=0).indices.tolist())
-    with pytest.raises(DataError, match="51 images asked of the train split, which has 50"):
+    with pytest.raises(DataError, match="51 images were asked for, but the train split has 50"):
         split.subset(51, seed=0)
 
 

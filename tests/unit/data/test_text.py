@@ -151,8 +151,8 @@ def test_one_file_is_a_training_split(tmp_path, ending):
         ({"text": ["the cat"] * 9}, {"block_size": 1}, "data.block_size=1"),
         ({"text": ["the cat"] * 9}, {"block_size": 100}, "do not fill one block"),
         ({"text": ["x"] * 9}, {"validation_fraction": 1.5}, "validation_fraction=1.5"),
-        ({"text": ["x"] * 9}, {"image_size": 8}, "data.image_size=8 is of images"),
-        ({"text": ["x"] * 9}, {"labels": "mask"}, "data.labels='mask' is of images"),
+        ({"text": ["x"] * 9}, {"image_size": 8}, "data.image_size=8 is for images"),
+        ({"text": ["x"] * 9}, {"labels": "mask"}, "data.labels='mask' is for images"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, columns, fields, message):
@@ -169,7 +169,7 @@ def test_a_column_must_be_there_in_every_split(tmp_path):
 
 @pytest.mark.parametrize("key", ["text_column", "tokenizer"])
 def test_keys_of_text_are_none_of_images(key):
-    with pytest.raises(DataError, match=f"data.{key}='x' is of text.*image-classification reads images"):
+    with pytest.raises(DataError, match=f"data.{key}='x' is for text.*image-classification reads images"):
         check_keys(DataConfig(**{key: "x"}), build_task("image-classification"))
     check_keys(DataConfig(labels="none"), NextToken())
 

@@ -197,7 +197,7 @@ def test_a_sweep_that_cannot_be_told_of_is_refused_before_anything_is_measured(s
 def test_a_score_does_not_take_the_place_of_something_else_in_a_row(split):
     family = Family()
     task = types.SimpleNamespace(name="counting", scores=[Score(name="macs", label="MACs")])
-    with pytest.raises(RecipeError, match="counting has a score 'macs'"):
+    with pytest.raises(RecipeError, match="counting has a score named 'macs'"):
         sweep(family, split, [0.5], task=task, progress=False)
     assert family.calls == []
 

@@ -500,8 +500,11 @@ def test_coordinates_without_the_grids_parts_are_refused():
         ({"positions": "absolute", "resolution": 0.5}, "with absolute positions"),
         ({"positions": "absolute", "levels": 0}, "levels=0: "),
         ({"positions": ["relative"]}, r"positions=\['relative'\]: choose one of"),
-        *(({"resolution": value}, f"resolution={value!r}: a grid has") for value in ("a", None, True, float("nan"))),
-        *(({"levels": value}, f"levels={value!r}: it is a whole number") for value in (3.0, "3", None, True)),
+        *(
+            ({"resolution": value}, f"resolution={value!r}: give the cells per channel")
+            for value in ("a", None, True, float("nan"))
+        ),
+        *(({"levels": value}, f"levels={value!r}: give a whole number") for value in (3.0, "3", None, True)),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, said):

@@ -269,7 +269,7 @@ def test_options_that_are_no_counts_are_refused_by_name(option, value):
 
 @pytest.mark.parametrize("value", ["0.1", None, True])
 def test_a_residual_scale_that_is_no_number_is_refused(value):
-    with pytest.raises(HypernetworkError, match="residual_scale=.*it is a number"):
+    with pytest.raises(HypernetworkError, match="residual_scale=.*give a number"):
         make_inr(residual_scale=value)
 
 

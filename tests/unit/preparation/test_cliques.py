@@ -178,7 +178,7 @@ def test_a_concatenated_channel_keeps_its_offset():
 @pytest.mark.parametrize(
     ("network", "level", "words"),
     [
-        (networks.Plain, logging.INFO, ["head.weight[0]", "puts them out"]),
+        (networks.Plain, logging.INFO, ["head.weight[0]", "outputs of the network"]),
         (networks.PaddedShortcut, logging.INFO, ["stem.weight[0]", "outer2.weight[0]", "4 positions where 8"]),
         (networks.Grouped, logging.INFO, ["before.weight[0]", "grouped is a grouped convolution"]),
         (networks.Weighted, logging.WARNING, ["before.weight[0]", "after.weight[1]", "changes the outputs"]),

@@ -160,7 +160,7 @@ def test_a_saved_network_is_the_same_after_loading(own, tmp_path):
 
 def test_a_folder_of_another_kind_is_refused(tmp_path):
     find_target("mlp_vae").build(MlpVaeTargetConfig(image_size=4)).save_pretrained(tmp_path / "mlp")
-    with pytest.raises(TargetError, match="holds a MlpVae.*'autoencoder_kl' has AutoencoderKL and NeuMetaAuto"):
+    with pytest.raises(TargetError, match="holds a MlpVae.*'autoencoder_kl' takes AutoencoderKL and NeuMetaAuto"):
         FAMILY.load(str(tmp_path / "mlp"))
     config().save_pretrained(tmp_path / "config")
     with pytest.raises(TargetError, match="holds a network that is not of diffusers"):
@@ -273,7 +273,7 @@ ATTENTION = {"down_block_types": ["AttnDownEncoderBlock2D"], "up_block_types": [
         ({"vae": {"block_out_channel": [32]}}, "vae has block_out_channel: AutoencoderKL takes in_channels"),
         ({"vae": {"block_out_channels": 32}}, "block_out_channels=32: pass a list"),
         ({"vae": {"block_out_channels": [48]}}, "has 48 channels.*norm_num_groups=32"),
-        ({"vae": {"decoder_block_out_channels": [32, 64]}}, "has 2 entries, block_out_channels=.*has 1"),
+        ({"vae": {"decoder_block_out_channels": [32, 64]}}, "has 2 entries, but block_out_channels=.*has 1"),
         ({"vae": {"down_block_types": ["DownEncoderBlock2D"] * 2}}, "down_block_types=.*has 2 entries"),
         ({"vae": {"inner_channels": {"encoder.mid_block.resnets.2": 32}}}, "names 'encoder.mid_block.resnets.2'"),
         ({"vae": {"inner_channels": {"encoder.mid_block.resnets.1": 33}}}, "has 33 channels"),

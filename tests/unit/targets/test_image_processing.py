@@ -123,7 +123,7 @@ def test_center_crop_of_what_has_no_processor_is_refused(options):
     [
         ({"num_channels": 2}, "images with 2 channels"),
         ({"mean": [0.1, 0.2]}, r"mean=\[0.1, 0.2\]"),
-        ({"std": []}, "pass one value a channel"),
+        ({"std": []}, "pass one value for each channel"),
     ],
 )
 def test_what_does_not_fit_the_channels_is_refused(change, said):

@@ -160,5 +160,7 @@ def test_a_recipe_can_say_every_size_by_the_type_of_its_config():
     assert num_channels(FAMILY, made) == num_channels(FAMILY, narrow)
     with pytest.raises(TargetError, match="stage_channels"):
         FAMILY.make_config({**fields, "model_type": "mobilenet_v2"}, **options)
-    with pytest.raises(TargetError, match="model_type='resnet': configs of mobilenet_v2 are mobilenet_v2 or neumeta"):
+    with pytest.raises(
+        TargetError, match="model_type='resnet': the target family mobilenet_v2 takes mobilenet_v2 or neumeta"
+    ):
         FAMILY.make_config({**fields, "model_type": "resnet"}, **options)

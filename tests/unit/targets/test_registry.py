@@ -100,7 +100,7 @@ def test_bare_weights_are_read_by_the_family_that_has_a_reader():
 @pytest.mark.parametrize("name", ["autoencoder_kl", "cifar_resnet", "lenet", "mlp_vae"])
 def test_families_of_square_images_refuse_oblong_ones_by_name(name):
     family = find_target(name)
-    rule = rf"{name!r} has square images alone, and data.image_size gives 16x24: give one number"
+    rule = rf"{name!r} takes square images alone, but data.image_size gives 16x24: give one number"
     with pytest.raises(TargetError, match=rule):
         family.make_config({}, image_shape=(3, 16, 24), label_names=["a", "b"])
     with pytest.raises(TargetError, match=rule):

@@ -117,7 +117,7 @@ def test_a_group_that_is_unknown_or_may_not_change_lists_the_others():
         resize(LENET, {"conv4": 0.5})
     with pytest.raises(SizeError, match="'conv1', which cannot change here: choose among conv2, conv3"):
         resize(LENET, {"conv1": 0.5}, groups=["conv2", "conv3"])
-    with pytest.raises(SizeError, match=r"'conv9': 'lenet' has conv1, conv2, conv3"):
+    with pytest.raises(SizeError, match=r"'conv9', which is unknown: 'lenet' has conv1, conv2, conv3"):
         resize(LENET, 0.5, groups=["conv9"])
 
 

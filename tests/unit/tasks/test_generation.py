@@ -130,7 +130,7 @@ def test_features_are_what_the_head_of_the_classifier_gets(images, classifier):
 
 
 def test_a_classifier_of_other_images_is_refused(classifier):
-    with pytest.raises(DataError, match=r"takes images of \[1, 12, 12\], these are \[1, 8, 8\]"):
+    with pytest.raises(DataError, match=r"takes images of \[1, 12, 12\], but these are \[1, 8, 8\]"):
         ClassifierFeatures(classifier)(torch.zeros(2, 1, 8, 8))
 
 

@@ -175,7 +175,7 @@ def test_overrides_that_cannot_be_read_are_refused(override, says):
         ("[1, 2]", "holds a list"),
         ("a: [", "is no YAML"),
         (None, "cannot be read"),
-        ("seed: 1\nseed: 2", "'seed' stands in one mapping twice"),
+        ("seed: 1\nseed: 2", "the key 'seed' twice in one mapping"),
         ("a: " + "[" * 10**4, "nested"),
     ],
 )

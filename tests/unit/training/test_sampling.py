@@ -76,9 +76,9 @@ def test_widths_take_turns_as_the_largest():
     assert [draw[:2] for draw in draws] == 2 * [[1.0, 0.25], [0.75, 0.25], [0.5, 0.25]]
     without = make(sampler="sandwich")
     assert [draw[2:] for draw in draws] == [without.draw(step)[2:] for step in range(6)]
-    with pytest.raises(RecipeError, match=r"sizes.turns=\[0.3\]: 0.3 is none"):
+    with pytest.raises(RecipeError, match=r"sizes.turns=\[0.3\]: 0.3 is not among"):
         make(sampler="sandwich", turns=[0.3])
-    with pytest.raises(RecipeError, match="they stand for the largest of a sandwich"):
+    with pytest.raises(RecipeError, match="turns take the place of the largest width"):
         make(turns=[1.0])
 
 
@@ -87,7 +87,7 @@ def test_some_widths_are_always_drawn():
     assert all(draw[:4] == [1.0, 0.25, 0.5, 0.75] and len(draw) == 5 for draw in draws)
     assert make(num_random=0, always=[0.5]).draw(3) == [0.5]
     with pytest.raises(
-        RecipeError, match=r"always=\[0.5, 0.3\]: 0.3 is none of sizes.widths, \[0.25, 0.5, 0.75, 1.0\]"
+        RecipeError, match=r"always=\[0.5, 0.3\]: 0.3 is not among sizes.widths, \[0.25, 0.5, 0.75, 1.0\]"
     ):
         make(always=[0.5, 0.3])
 
@@ -98,7 +98,7 @@ def test_uniform_widths_and_those_per_group_can_take_turns():
     assert all([type(size) for size in both.draw(step)] == [float, float, dict] for step in range(6))
     assert [[type(size) for size in turns.draw(step)] for step in range(4)] == 2 * [[float, float], [dict]]
     assert len({str(turns.draw(step)) for step in range(0, 60, 2)}) > 10
-    with pytest.raises(RecipeError, match="num_random=0 and num_per_group=1: steps cannot take turns with none"):
+    with pytest.raises(RecipeError, match="num_random=0 and num_per_group=1: steps alternate between"):
         make(**{**options, "num_random": 0}, alternate=True)
 
 

@@ -262,7 +262,7 @@ def test_a_state_that_is_a_link_is_not_read(saved, tmp_path):
 def test_what_is_no_file_is_not_read(saved, name):
     (saved / name).unlink()
     os.mkfifo(saved / name)  # reading it would wait for ever
-    refused(saved, f"{name} is a link or no file")
+    refused(saved, f"{name} is a link or not a file")
 
 
 def test_a_folder_that_is_none_is_no_state(tmp_path):
@@ -299,7 +299,7 @@ def test_nothing_is_unpickled(saved, tmp_path, write, with_manifest):
             (saved / name).write_bytes(write(Bomb(exploded)))
     if not with_manifest:
         (saved / "manifest.json").unlink()
-    refused(saved, "does not belong" if with_manifest else "of an earlier version: it would have to be unpickled")
+    refused(saved, "does not belong" if with_manifest else "by an earlier version as a pickle")
     for name in FILES:
         (saved / name).write_bytes(pickle.dumps(Bomb(exploded)))
     for name in OF_EARLIER_VERSIONS:
