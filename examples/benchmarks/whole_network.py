@@ -221,9 +221,11 @@ class Benchmark:
         model = NeuMetaModel.from_pretrained(folder).to(self.device)
         sizes: list[tuple[str, Any]] = [(label, width) for width in self.widths]
         sizes += [(f"{label}, random widths per {kind}", width) for kind, width in self.random_sizes()]
+        # Without calibration images in the checkpoint, only uniform widths have statistics.
+        is_data_free = not model.statistic_names or model.config.calibration_images > 0
         for method, width in sizes:
             trained = width in model.config.trained_widths
-            if not self.is_measured(method, width):
+            if (is_data_free or not isinstance(width, dict)) and not self.is_measured(method, width):
                 self.measure(method, width, model.morph(width), trained=trained)
             calibrated = method + CALIBRATED
             if part == "family" and model.statistic_names and not self.is_measured(calibrated, width):
