@@ -1,6 +1,6 @@
 """Training steps of families of common networks beside plain steps, on the device at hand.
 
-    python examples/benchmarks/step_times.py
+    python examples/benchmarks/step_times.py --output outputs/step_times
 
 A step of a family at one width generates the weights, runs the network of that width and trains the hypernetwork; the
 plain step trains a network of that width. Both have one batch, AdamW and bfloat16 autocast, and are timed in turns.
@@ -154,13 +154,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=150, format="png")
 
 
-def main() -> None:
-    """Measure, print, write."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--small", action="store_true", help="small networks, to try the script")
     parser.add_argument("--output", default="outputs/step_times", help="PREFIX of the files; default: %(default)s")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print, write."""
+    arguments = build_parser().parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     table = Table("network", "width", "family (s)", "plain (s)", "ratio", "family (GB)", "plain (GB)")

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 MEASURED = DOCS["measured"]
 
-BENCHMARKS = ("whole_network", "text_families", "speed", "startup")
+BENCHMARKS = ("whole_network", "text_families", "speed", "startup", "step_times")
 SCRIPTS = (
     *("train.py", "stock_resnet18.py", "transfer.py", "ship_example.py", "plain_loop.py"),
     "by_feature/several_processes.py",

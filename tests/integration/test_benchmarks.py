@@ -1,5 +1,6 @@
 """The whole-network benchmark: what it computes from its measurements, and a run of every part on a tiny network."""
 
+import itertools
 import json
 import sys
 
@@ -324,3 +325,16 @@ def test_crops_of_photos_are_parts_at_their_own_scale_and_small_images_are_enlar
     assert [crop.tobytes() for crop in crops] == [crop.tobytes() for crop in again]
     assert len({crop.tobytes() for crop in crops}) > 3
     assert script.to_tensor(Image.new("RGB", (30, 20), (255, 0, 0))).shape == (1, 3, 16, 24)
+
+
+def test_steps_of_common_networks_are_timed_beside_plain_ones(tmp_path, monkeypatch):
+    script = load_script("benchmarks/step_times.py")
+    command = ["step_times.py", "--small", "--repeats", "1", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", command)
+    script.main()
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["network"], row["width"]) for row in rows] == list(itertools.product(script.NETWORKS, script.WIDTHS))
+    for full, half in zip(rows[::2], rows[1::2], strict=True):
+        assert half["num_parameters"] < full["num_parameters"] < full["hypernetwork_parameters"]
+        assert full["ratio"] > 0
+    assert (tmp_path / "out.png").is_file()
