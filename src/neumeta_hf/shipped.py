@@ -1,5 +1,6 @@
 """What comes with the package beside its code: recipes, guides, the page and trained families, as in a checkout."""
 
+import difflib
 import importlib.metadata
 import importlib.resources
 import itertools
@@ -116,10 +117,21 @@ def find_recipe(name: str) -> Path:
         name: A path, or one of `recipes()`.
 
     Returns:
-        The path; the one given where neither is there.
+        The path.
+
+    Raises:
+        RecipeError: There is neither; the message names the nearest recipe of the package.
     """
+    if Path(name).is_file():
+        return Path(name)
     known = recipes()
-    return Path(name) if Path(name).is_file() or name not in known else known[name]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        advice = f"did you mean {close[0]}? " if close else ""
+        raise RecipeError(
+            f"{name} is neither a file nor a recipe of the package: {advice}`neumeta recipes` lists them."
+        )
+    return known[name]
 
 
 def title_of(path: Path) -> str:

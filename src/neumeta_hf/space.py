@@ -8,6 +8,7 @@ shapes are then arithmetic, and no module is built for them.
 import dataclasses
 import fnmatch
 import functools
+import math
 import numbers
 import operator
 from collections.abc import Collection, Mapping, Sequence
@@ -101,7 +102,7 @@ class SizeSpace:
             given = width if not isinstance(width, Mapping) else by_axis[name]
             raise SizeError(
                 f"width={given} leaves no channel of the {self.axes[name].full} in {name!r}{step}: "
-                f"the smallest possible ratio is {0.5 / units[name]!r}."
+                f"the smallest possible ratio is {_rounded_up(0.5 / units[name])}."
             )
         return self._checked(self._with_depth(counts, depth))
 
@@ -331,13 +332,16 @@ class SizeSpace:
                 f"such as {{'stage3': 2}}."
             )
         if depth != 1 and not self.depths:
-            raise SizeError(f"depth={depth!r}: no network of {self.name!r} here has blocks that can be left out.")
+            raise SizeError(
+                f"depth={depth!r}: no network of {self.name!r} here has blocks that can be left out. Drop it."
+            )
         found = {name: scale_channels(stack.full, float(depth)) for name, stack in self.depths.items()}
         for name, count in found.items():
             if count < (least := self.depths[name].least):
                 raise SizeError(
                     f"depth={depth} leaves {count} of the {self.depths[name].full} blocks of {name!r}, but at least "
-                    f"{least} are needed: the smallest possible ratio is {(least - 0.5) / self.depths[name].full!r}."
+                    f"{least} are needed: the smallest possible ratio is "
+                    f"{_rounded_up((least - 0.5) / self.depths[name].full)}."
                 )
         return found
 
@@ -418,6 +422,12 @@ class SizeSpace:
         below = [n for n in range(count, 0, -axis.step) if n not in taken][:1]
         above = [n for n in range(count, count + 4 * axis.step, axis.step) if n not in taken][:1]
         return below + above
+
+
+def _rounded_up(ratio: float) -> str:
+    """Write a ratio in four digits that are no less."""
+    digits = 3 - math.floor(math.log10(ratio))
+    return f"{math.ceil(round(ratio * 10**digits, 6)) / 10**digits:.6g}"
 
 
 def _check_ratio(ratio: object, num_channels: int, name: str, advice: str) -> None:

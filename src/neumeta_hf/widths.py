@@ -28,7 +28,7 @@ def parse_widths(text: str, *, what: str = "widths") -> list[float]:
         return [float(first + step * number) for number in range(int((last - first) / step) + 1)]
     except (InvalidOperation, ValueError) as error:
         raise RecipeError(
-            f"{what} {text!r}: write first:last:step with a positive step (10,000 {what} at most), such as "
+            f"{what} {text!r}: write first:last:step with a positive step (10,000 values at most), such as "
             "0.25:1.0:0.125, or a list such as 0.25,0.5,1.0."
         ) from error
 

@@ -385,7 +385,8 @@ def test_evaluate_names_what_it_cannot_find(family, capsys):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--config", "nowhere.yaml"], "recipe nowhere.yaml cannot be read"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml is neither a file nor a recipe"),
+        (["--config", "digits_lenett"], "did you mean digits_lenet?"),
         (["--set", "train.epochs"], "write key=value"),
         (["--set", "=3"], "write key=value"),
         (["--set", "seed={"], "no YAML value"),

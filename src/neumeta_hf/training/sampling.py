@@ -218,7 +218,7 @@ def training_widths(recipe: Recipe) -> list[float]:
     Returns:
         Ratios in ascending order.
     """
-    return _ascending(recipe.sizes.widths)
+    return _ascending(recipe.sizes.widths, "sizes.widths")
 
 
 def training_depths(recipe: Recipe) -> list[float]:
@@ -230,11 +230,11 @@ def training_depths(recipe: Recipe) -> list[float]:
     Returns:
         Ratios in ascending order.
     """
-    return _ascending(recipe.sizes.depths)
+    return _ascending(recipe.sizes.depths, "sizes.depths")
 
 
-def _ascending(ratios: list[float] | str) -> list[float]:
-    return sorted(parse_widths(ratios) if isinstance(ratios, str) else ratios)
+def _ascending(ratios: list[float] | str, key: str) -> list[float]:
+    return sorted(parse_widths(ratios, what=key) if isinstance(ratios, str) else ratios)
 
 
 def validation_widths(recipe: Recipe) -> list[float]:

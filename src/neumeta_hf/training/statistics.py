@@ -106,7 +106,7 @@ def statistics_widths(recipe: Recipe, model: NeuMetaModel, *, has_images: bool =
         trained = training_widths(recipe)
         stored = trained if len(trained) <= _MANY_WIDTHS else _thinned(trained)
         return stored if has_images else _filled(stored)
-    return parse_widths(widths) if isinstance(widths, str) else widths
+    return parse_widths(widths, what="statistics_widths") if isinstance(widths, str) else widths
 
 
 def _thinned(widths: list[float]) -> list[float]:
