@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import AutoModelForImageClassification
 
-from neumeta_hf import cli
+from neumeta_hf import cli, example
 from neumeta_hf.cli.numbers import parse_budget
 from neumeta_hf.data import DataConfig, load_image_data
 from neumeta_hf.errors import SizeError
@@ -436,6 +436,13 @@ def test_info_counts_what_is_there(family, capsys):
     assert cli.main(["info", str(family)]) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in facts)
+
+
+def test_evaluate_takes_the_name_of_a_recipe_as_train_does():
+    command = ["evaluate", str(example("digits-lenet")), "--config", "digits_lenet", "--widths", "0.5", "--output"]
+    assert cli.main([*command, "half"]) == 0
+    (row,) = json.loads(Path("half.json").read_text())["rows"]
+    assert row["accuracy"] > 0.9
 
 
 def test_morph_writes_a_plain_network_that_a_new_process_classifies_with(family, capsys, tmp_path, fork):

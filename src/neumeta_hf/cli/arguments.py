@@ -165,8 +165,9 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
         "--config",
         type=PATH,
         metavar="FILE",
-        help="recipe with the data and the task to measure by; default: recipe.yaml in the checkpoint's folder, or in "
-        "the run's folder where the checkpoint is its reference, best, last or pretrained",
+        help="recipe with the data and the task to measure by, a YAML file or the name of one that comes with the "
+        "package; default: recipe.yaml in the checkpoint's folder, or in the run's folder where the checkpoint is its "
+        "reference, best, last or pretrained",
     )
     sizes.add_argument(
         "--widths",

@@ -376,9 +376,11 @@ def _recipe_of(arguments: argparse.Namespace) -> "Recipe":
     """The recipe of --config or of a checkpoint's run, with what the command says about its data."""
     from neumeta_hf.data import generated_data
     from neumeta_hf.data.config import GENERATED
+    from neumeta_hf.shipped import find_recipe
     from neumeta_hf.training import load_recipe, task_of
 
-    path = getattr(arguments, "config", None) or _find_recipe(arguments.checkpoint)
+    named = getattr(arguments, "config", None)
+    path = find_recipe(named) if named else _find_recipe(arguments.checkpoint)
     if path is None:
         advice = (
             "name one with --config" if hasattr(arguments, "config") else "give the output folder of a training run"
