@@ -126,7 +126,7 @@ def test_a_family_without_names_has_as_many_classes_as_the_data(capsys):
 def test_a_reference_has_the_families_classes_in_their_order(network, capsys):
     for place, (names, said) in enumerate(
         [
-            (["cat", "owl", "dog"], "class 0 is 'cat' of the reference and 'owl' of the family"),
+            (["cat", "owl", "dog"], "class 0 is 'cat' in the reference and 'owl' in the family"),
             (["owl", "cat", "fish"], "'fish'"),
             (["owl", "cat"], "'dog'"),
             (["LABEL_0", "LABEL_1"], "2 apart"),

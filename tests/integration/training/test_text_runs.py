@@ -352,5 +352,5 @@ def test_what_says_nothing_of_generated_text_is_refused(words, changed, message)
 
 
 def test_only_language_models_write(tmp_path):
-    with pytest.raises(DataError, match="sentence-embedding does not"):
+    with pytest.raises(DataError, match="the task is sentence-embedding"):
         train(encoder(tmp_path, data={"dataset": "generated"}))
