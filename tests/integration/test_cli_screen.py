@@ -166,7 +166,7 @@ def test_train_takes_a_recipe_by_its_name_where_there_is_no_such_file(capsys):
     assert "train.epohcs is unknown" in refusal(capsys, "-q", "train", "--config", "digits_lenet", *override)
     Path("digits_lenet").write_text("seed: one")
     assert "seed='one'" in refusal(capsys, "-q", "train", "--config", "digits_lenet")
-    assert "recipe nowhere cannot be read" in refusal(capsys, "-q", "train", "--config", "nowhere")
+    assert "nowhere is neither a file nor a recipe" in refusal(capsys, "-q", "train", "--config", "nowhere")
 
 
 def test_guides_are_there_and_errors_name_one_of_them(run, capsys):
