@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import os
 from typing import Any
 
@@ -96,6 +97,16 @@ def case(request, make_case) -> Case:
 @pytest.fixture
 def lenet_case(make_case) -> Case:
     return make_case("lenet")
+
+
+@pytest.fixture(autouse=True)
+def logger_as_it_was():
+    """The command sets up the package's logger; the next test is to find it as this one did."""
+    logger = logging.getLogger("neumeta_hf")
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers, logger.propagate = handlers, propagate
 
 
 @pytest.fixture(scope="session")
