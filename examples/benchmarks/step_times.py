@@ -11,8 +11,6 @@ small, to try the script on a CPU. Writes PREFIX.json and PREFIX.png and prints 
 import argparse
 import gc
 import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+from speed import side_by_side
 from torch import nn
 from transformers import LlamaConfig, PreTrainedConfig, ResNetConfig, ViTConfig
 
@@ -115,13 +114,7 @@ def measure(build: Callable, device: torch.device, *, small: bool, repeats: int)
             for _ in range(3):
                 step()
             memory[name] = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for _ in range(repeats):
-            for name, step in steps.items():
-                start = time.perf_counter()
-                step()
-                times[name].append(time.perf_counter() - start)
-        seconds = {name: round(statistics.median(values), 5) for name, values in times.items()}
+        seconds = {name: round(value, 5) for name, value in side_by_side(steps, repeats=repeats).items()}
         rows.append(
             {
                 "width": width,

@@ -73,7 +73,7 @@ from neumeta_hf.data import load_data, make_preprocessor
 from neumeta_hf.errors import NeuMetaError, RecipeError
 from neumeta_hf.evaluation import count_macs, count_parameters, environment_facts, evaluate_network, parse_widths
 from neumeta_hf.family_sizes import ignore_size_warnings
-from neumeta_hf.files import write_beside
+from neumeta_hf.files import shorten_paths, write_beside
 from neumeta_hf.targets import config_of, find_target, load_network
 from neumeta_hf.training import (
     Recipe,
@@ -386,6 +386,8 @@ def main() -> int:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     recipe = benchmark.recipe().to_dict()
     recipe["data"]["dataset"] = Path(recipe["data"]["dataset"]).name
+    if checkpoint := recipe["target"]["checkpoint"]:
+        recipe["target"]["checkpoint"] = shorten_paths(checkpoint)
     facts = {
         **environment_facts(),
         "seed": arguments.seed,

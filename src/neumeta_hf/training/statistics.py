@@ -188,9 +188,13 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         RecipeError: There are more widths than a checkpoint stores, or no sizes to make images for.
         CheckpointError: The statistics of a network are not finite.
     """
-    reach = _reach_of_images(recipe, model, split)
-    widths = statistics_widths(recipe, model, has_images=reach is None)
-    if reach is not None:
+    measured = None  # what images are made like, where the recipe leaves their number open
+    if recipe.calibration.images is None and resolve_calibration(recipe, model).images:
+        measured = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
+    reach = max(float(batch.abs().max()) for batch in measured) if measured is not None else 0.0
+    has_images = reach <= LIMIT + 0.1
+    widths = statistics_widths(recipe, model, has_images=has_images)
+    if not has_images:
         logger.warning(
             "no calibration images are made: training images reach %.1f standard deviations from their mean, and "
             "stored ones 4 (data.mean, data.std). Sizes without statistics then need images of yours. Statistics are "
@@ -212,17 +216,8 @@ def store_statistics(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, acc
         sum(map(len, batches)),
     )
     _measure_statistics(model, batches, sizes, accelerator)
-    if reach is None:
-        on_main(accelerator, lambda: _store_images(recipe, model, split, batches))
-
-
-def _reach_of_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit) -> float | None:
-    """Tell how many standard deviations training images reach from their mean, if it is more than stored ones can."""
-    if recipe.calibration.images is not None or not resolve_calibration(recipe, model).images:
-        return None
-    batches = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
-    reach = max(float(batch.abs().max()) for batch in batches)
-    return reach if reach > LIMIT + 0.1 else None
+    if has_images:
+        on_main(accelerator, lambda: _store_images(recipe, model, batches if measured is None else measured))
 
 
 def _measure_statistics(
@@ -245,13 +240,11 @@ def _measure_statistics(
     model.statistics.to(model.device)
 
 
-def _store_images(recipe: Recipe, model: NeuMetaModel, split: ImageSplit, batches: NormalizedImages) -> None:
+def _store_images(recipe: Recipe, model: NeuMetaModel, batches: NormalizedImages) -> None:
     """Make calibration images where the recipe has some."""
     calibration = resolve_calibration(recipe, model)
     if not calibration.images:
         return
-    if recipe.calibration.images is None:
-        batches = calibration_batches(split, min(recipe.statistics_images, _MEASURED_IMAGES))
     logger.info(
         "calibration images, for the statistics of all other sizes: %d networks on %d images each, then %d steps of a "
         "batch of %d, about the work of training one network on %d images (calibration.images: 0 for none)",

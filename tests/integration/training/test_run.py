@@ -421,14 +421,18 @@ def test_a_run_makes_images_on_which_any_size_is_measured(make_recipe):
             assert ((morph.state_dict()[name] - tensor).abs() / spread).mean() < 0.5, name
 
 
+KEPT = {
+    "target": {"config": {**RECIPE["target"]["config"], "batch_norm": True}},
+    "preparation": {"normalization": "keep"},
+    "family": {"hypernetwork": {"type": "grid"}},
+    "train": {"epochs": 1},
+}
+"""A short run that keeps BatchNorm and says nothing of statistics."""
+
+
 def test_any_size_in_the_range_of_a_recipe_that_names_no_statistics_morphs_without_data(make_recipe, caplog):
     caplog.set_level("INFO", "neumeta_hf")
-    recipe = make_recipe(
-        target={"config": {**RECIPE["target"]["config"], "batch_norm": True}},
-        preparation={"normalization": "keep"},
-        family={"hypernetwork": {"type": "grid"}},
-        train={"epochs": 1},
-    )
+    recipe = make_recipe(**KEPT)
     family = AutoModelForImageClassification.from_pretrained(train(recipe))
     assert family.config.calibration_images == 64
     assert "200 steps of a batch of 64" in caplog.text  # said what it costs
@@ -439,13 +443,7 @@ def test_any_size_in_the_range_of_a_recipe_that_names_no_statistics_morphs_witho
 
 
 def test_images_that_no_stored_ones_can_be_like_leave_every_uniform_width_with_statistics(make_recipe, caplog):
-    recipe = make_recipe(
-        data={"std": [0.1]},
-        target={"config": {**RECIPE["target"]["config"], "batch_norm": True}},
-        preparation={"normalization": "keep"},
-        family={"hypernetwork": {"type": "grid"}},
-        train={"epochs": 1},
-    )
+    recipe = make_recipe(data={"std": [0.1]}, **KEPT)
     family = AutoModelForImageClassification.from_pretrained(train(recipe))
     assert family.config.calibration_images == 0
     assert "no calibration images are made" in caplog.text
